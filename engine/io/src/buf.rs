@@ -1,0 +1,376 @@
+//! Aligned, pooled memory for direct I/O and for bytes that cross shards.
+//!
+//! An [`IoBuf`] is exclusive and mutable; [`IoBuf::freeze`] turns it into [`Bytes`], which is shared, counted and
+//! sliced without a copy. [`IoBuf::split_to`] gives away the front of a buffer, so that one slab holds many small
+//! journal groups while earlier ones are still being written. The memory returns to its [`BufPool`] when the last
+//! handle goes, on whichever thread that happens.
+//!
+//! ```text
+//!   slab (one allocation, IO_ALIGNMENT aligned)
+//!   ├── frozen group ──┼── frozen group ──┼── IoBuf being filled ─────────┤
+//!   0                                      start        start+len    capacity end
+//! ```
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::fmt;
+use std::future::poll_fn;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
+
+use bytes::Bytes;
+use crossbeam::queue::ArrayQueue;
+
+/// Alignment in bytes of every slab: enough for direct I/O on devices with 512 B and 4 KiB blocks.
+pub const IO_ALIGNMENT: usize = 4096;
+
+/// One aligned allocation. Its bytes are initialised from the start and stay so.
+pub(crate) struct Memory {
+    ptr: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: `Memory` owns its allocation; access is arbitrated by `IoBuf` (exclusive, disjoint ranges) and `Bytes`
+// (shared, read only).
+unsafe impl Send for Memory {}
+// SAFETY: as above; a shared `Memory` hands out no references of its own.
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    /// At least `size_bytes` zeros, aligned to [`IO_ALIGNMENT`].
+    pub(crate) fn zeroed(size_bytes: usize) -> Self {
+        let layout = Layout::from_size_align(size_bytes.next_multiple_of(IO_ALIGNMENT), IO_ALIGNMENT)
+            .expect("the size of an I/O buffer fits the address space");
+        assert!(layout.size() > 0, "an I/O buffer has at least one byte");
+        // SAFETY: the layout's size is not zero, asserted above.
+        let ptr = unsafe { alloc_zeroed(layout) };
+        let Some(ptr) = NonNull::new(ptr) else { handle_alloc_error(layout) };
+        Memory { ptr, layout }
+    }
+
+    fn size_bytes(&self) -> usize {
+        self.layout.size()
+    }
+
+    /// Start of the allocation. Valid while this lives; moving this does not move it.
+    pub(crate) fn as_ptr(&self) -> *mut u8 {
+        self.ptr.as_ptr()
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: the pointer came from `alloc_zeroed` with this layout and is freed once, here.
+        unsafe { dealloc(self.ptr.as_ptr(), self.layout) }
+    }
+}
+
+/// What a pool's handles and its slabs share.
+struct PoolShared {
+    free: ArrayQueue<Memory>,
+    slab_bytes: usize,
+    lent: AtomicUsize,
+    limit: usize,
+    waiting: Mutex<Vec<Waker>>,
+}
+
+impl PoolShared {
+    fn waiting(&self) -> MutexGuard<'_, Vec<Waker>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_back(&self, memory: Memory) {
+        // A full cache lets the memory go back to the allocator.
+        drop(self.free.push(memory));
+        self.lent.fetch_sub(1, Ordering::AcqRel);
+        let waiting = std::mem::take(&mut *self.waiting());
+        waiting.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// A slab that goes home to its pool when the last handle to it is dropped.
+struct Slab {
+    memory: Option<Memory>,
+    home: Option<Arc<PoolShared>>,
+}
+
+impl Drop for Slab {
+    fn drop(&mut self) {
+        if let (Some(memory), Some(home)) = (self.memory.take(), self.home.take()) {
+            home.take_back(memory);
+        }
+    }
+}
+
+impl Slab {
+    fn memory(&self) -> &Memory {
+        self.memory.as_ref().expect("a slab has its memory until it is dropped")
+    }
+}
+
+/// A bounded set of equal slabs. Cheap to clone; usable from every thread.
+#[derive(Clone)]
+pub struct BufPool {
+    shared: Arc<PoolShared>,
+}
+
+impl fmt::Debug for BufPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BufPool")
+            .field("slab_bytes", &self.shared.slab_bytes)
+            .field("lent", &self.lent())
+            .field("limit", &self.shared.limit)
+            .finish_non_exhaustive()
+    }
+}
+
+impl BufPool {
+    /// A pool that lends at most `limit` slabs of `slab_bytes` (rounded up to [`IO_ALIGNMENT`]) at once, and keeps at
+    /// most `max_free` of those that came back.
+    #[must_use]
+    pub fn new(slab_bytes: usize, limit: usize, max_free: usize) -> Self {
+        BufPool {
+            shared: Arc::new(PoolShared {
+                free: ArrayQueue::new(max_free.max(1)),
+                slab_bytes: slab_bytes.max(1).next_multiple_of(IO_ALIGNMENT),
+                lent: AtomicUsize::new(0),
+                limit: limit.max(1),
+                waiting: Mutex::default(),
+            }),
+        }
+    }
+
+    /// Size in bytes of each slab.
+    #[must_use]
+    pub fn slab_bytes(&self) -> usize {
+        self.shared.slab_bytes
+    }
+
+    /// Slabs that are out, in any handle.
+    #[must_use]
+    pub fn lent(&self) -> usize {
+        self.shared.lent.load(Ordering::Acquire)
+    }
+
+    /// Most slabs that may be out at once.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.shared.limit
+    }
+
+    /// An empty buffer with a capacity of one slab, or `None` when all are out. Its spare bytes are initialised, with
+    /// whatever was there.
+    #[must_use]
+    pub fn try_take(&self) -> Option<IoBuf> {
+        let claim = |lent: usize| (lent < self.shared.limit).then_some(lent + 1);
+        self.shared.lent.fetch_update(Ordering::AcqRel, Ordering::Acquire, claim).ok()?;
+        let memory = self.shared.free.pop().unwrap_or_else(|| Memory::zeroed(self.shared.slab_bytes));
+        Some(IoBuf::over(Slab { memory: Some(memory), home: Some(Arc::clone(&self.shared)) }))
+    }
+
+    /// As [`try_take`](Self::try_take), waiting for a slab to come back.
+    pub async fn take(&self) -> IoBuf {
+        poll_fn(|cx| {
+            if let Some(buf) = self.try_take() {
+                return Poll::Ready(buf);
+            }
+            self.shared.waiting().push(cx.waker().clone());
+            // One may have come back between the attempt and the registration.
+            self.try_take().map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+}
+
+/// An exclusive, aligned, growable-in-place buffer: `len` bytes of content in `capacity` bytes of memory.
+///
+/// The start is aligned to [`IO_ALIGNMENT`] unless [`split_to`](Self::split_to) was given an unaligned length.
+pub struct IoBuf {
+    slab: Arc<Slab>,
+    start: usize,
+    len: usize,
+    capacity: usize,
+}
+
+impl fmt::Debug for IoBuf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IoBuf").field("len", &self.len).field("capacity", &self.capacity).finish()
+    }
+}
+
+impl IoBuf {
+    fn over(slab: Slab) -> Self {
+        let capacity = slab.memory().size_bytes();
+        IoBuf { slab: Arc::new(slab), start: 0, len: 0, capacity }
+    }
+
+    /// An empty, zeroed buffer of its own with at least `capacity_bytes` of room.
+    #[must_use]
+    pub fn with_capacity(capacity_bytes: usize) -> Self {
+        IoBuf::over(Slab { memory: Some(Memory::zeroed(capacity_bytes.max(1))), home: None })
+    }
+
+    /// A buffer of its own that holds a copy of `content`.
+    #[must_use]
+    pub fn copy_from_slice(content: &[u8]) -> Self {
+        let mut buf = IoBuf::with_capacity(content.len());
+        buf.extend_from_slice(content);
+        buf
+    }
+
+    /// Content length in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is no content.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Room in bytes, content included.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Room in bytes after the content.
+    #[must_use]
+    pub fn remaining(&self) -> usize {
+        self.capacity - self.len
+    }
+
+    /// Sets the content length; bytes that come into view are initialised, with whatever was there.
+    ///
+    /// # Panics
+    /// If `len` is above the capacity.
+    pub fn set_len(&mut self, len: usize) {
+        assert!(len <= self.capacity, "length {len} is above the capacity {}", self.capacity);
+        self.len = len;
+    }
+
+    /// Appends `content`.
+    ///
+    /// # Panics
+    /// If it does not fit into [`remaining`](Self::remaining).
+    pub fn extend_from_slice(&mut self, content: &[u8]) {
+        let end = self.len.checked_add(content.len()).expect("lengths fit the address space");
+        assert!(end <= self.capacity, "{} bytes do not fit into {}", content.len(), self.remaining());
+        let at = self.len;
+        self.len = end;
+        self[at..end].copy_from_slice(content);
+    }
+
+    /// Appends zeros up to the next multiple of `alignment`, and returns how many.
+    ///
+    /// # Panics
+    /// If they do not fit.
+    pub fn pad_to(&mut self, alignment: usize) -> usize {
+        let end = self.len.next_multiple_of(alignment);
+        let at = self.len;
+        self.set_len(end);
+        self[at..end].fill(0);
+        end - at
+    }
+
+    /// Gives away the first `at` bytes of memory (content and spare room alike) and keeps the rest.
+    ///
+    /// # Panics
+    /// If `at` is above the capacity.
+    #[must_use]
+    pub fn split_to(&mut self, at: usize) -> IoBuf {
+        assert!(at <= self.capacity, "cannot split at {at}, capacity {}", self.capacity);
+        let front =
+            IoBuf { slab: Arc::clone(&self.slab), start: self.start, len: self.len.min(at), capacity: at };
+        self.start += at;
+        self.capacity -= at;
+        self.len -= front.len;
+        front
+    }
+
+    /// The content as shared bytes, without a copy.
+    #[must_use]
+    pub fn freeze(self) -> Bytes {
+        if self.is_empty() { Bytes::new() } else { Bytes::from_owner(self) }
+    }
+
+    /// Start of the memory, for a driver that fills it. Valid for `capacity` bytes while the buffer lives.
+    pub(crate) fn as_mut_ptr(&mut self) -> *mut u8 {
+        let base = self.slab.memory().ptr.as_ptr();
+        // SAFETY: `start` lies inside the allocation (or one past its end when the capacity is zero).
+        unsafe { base.add(self.start) }
+    }
+}
+
+impl Deref for IoBuf {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        let base = self.slab.memory().ptr.as_ptr();
+        // SAFETY: `start` lies inside the allocation (or one past its end when the capacity is zero).
+        let at = unsafe { base.add(self.start) };
+        // SAFETY: `start..start+len` is inside the allocation, initialised, and no other handle covers it:
+        // ranges of one slab are disjoint, because `split_to` is the only way to make a second one.
+        unsafe { std::slice::from_raw_parts(at, self.len) }
+    }
+}
+
+impl DerefMut for IoBuf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        let at = self.as_mut_ptr();
+        // SAFETY: as for `deref`, and `&mut self` makes this the only access through this handle.
+        unsafe { std::slice::from_raw_parts_mut(at, self.len) }
+    }
+}
+
+impl AsRef<[u8]> for IoBuf {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn split_to_gives_disjoint_aligned_ranges() {
+        let mut rest = BufPool::new(4 * IO_ALIGNMENT, 1, 1).try_take().expect("one slab");
+        rest.extend_from_slice(b"group one");
+        rest.pad_to(IO_ALIGNMENT);
+        let first = rest.split_to(IO_ALIGNMENT).freeze();
+        rest.extend_from_slice(b"group two");
+        let second = rest.freeze();
+        assert_eq!(&first[..9], b"group one");
+        assert_eq!(&second[..], b"group two");
+        assert_eq!(first.as_ptr() as usize % IO_ALIGNMENT, 0);
+        assert_eq!(second.as_ptr() as usize % IO_ALIGNMENT, 0);
+    }
+
+    #[test]
+    fn pool_takes_memory_back_after_the_last_handle() {
+        let pool = BufPool::new(IO_ALIGNMENT, 1, 1);
+        let mut buf = pool.try_take().expect("one slab");
+        buf.extend_from_slice(b"abc");
+        let bytes = buf.freeze();
+        let slice = bytes.slice(1..2);
+        drop(bytes);
+        assert!(pool.try_take().is_none(), "a slice still holds the slab");
+        let mut take = std::pin::pin!(pool.take());
+        let mut cx = std::task::Context::from_waker(Waker::noop());
+        assert!(take.as_mut().poll(&mut cx).is_pending());
+        std::thread::spawn(move || drop(slice)).join().expect("the thread drops the slice");
+        assert!(take.as_mut().poll(&mut cx).is_ready());
+    }
+
+    #[test]
+    #[should_panic(expected = "do not fit")]
+    fn extend_beyond_capacity_panics() {
+        let mut buf = IoBuf::with_capacity(1);
+        buf.extend_from_slice(&vec![0; IO_ALIGNMENT + 1]);
+    }
+}

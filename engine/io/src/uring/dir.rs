@@ -1,0 +1,138 @@
+//! Names, directories and file systems, as a shard sees them.
+
+use std::ffi::CString;
+use std::io;
+use std::path::Path;
+use std::rc::Rc;
+
+use io_uring::types::FsyncFlags;
+
+use super::core::Core;
+use super::request::{Request, StatTarget};
+use super::{file, sys};
+use crate::buf::IO_ALIGNMENT;
+use crate::error::{FileError, FileOp};
+use crate::fs::{DirEntry, FileKind, Metadata, Space};
+
+/// Permissions of new directories, before the umask.
+const DIRECTORY_MODE: u32 = 0o755;
+/// Unit of `stx_blocks` in bytes.
+const STAT_BLOCK_BYTES: u64 = 512;
+
+pub(super) async fn create_dir(core: &Rc<Core>, path: &Path) -> Result<(), FileError> {
+    on_path(core, FileOp::Create, path, |path| Request::create_dir(path, DIRECTORY_MODE)).await
+}
+
+pub(super) async fn remove_file(core: &Rc<Core>, path: &Path) -> Result<(), FileError> {
+    on_path(core, FileOp::Remove, path, |path| Request::unlink(path, 0)).await
+}
+
+pub(super) async fn remove_dir(core: &Rc<Core>, path: &Path) -> Result<(), FileError> {
+    on_path(core, FileOp::Remove, path, |path| Request::unlink(path, libc::AT_REMOVEDIR)).await
+}
+
+async fn on_path(
+    core: &Rc<Core>,
+    op: FileOp,
+    path: &Path,
+    request: impl Fn(CString) -> Request,
+) -> Result<(), FileError> {
+    let failed = |error| FileError::new(op, path, error);
+    let c_path = sys::c_path(path).map_err(failed)?;
+    core.repeat(|| request(c_path.clone())).await.map_err(failed)
+}
+
+pub(super) async fn rename(core: &Rc<Core>, from: &Path, to: &Path) -> Result<(), FileError> {
+    let failed = |error| FileError::new(FileOp::Rename, from, error);
+    let c_from = sys::c_path(from).map_err(failed)?;
+    let c_to = sys::c_path(to).map_err(failed)?;
+    core.repeat(|| Request::rename(c_from.clone(), c_to.clone())).await.map_err(failed)
+}
+
+pub(super) async fn sync_dir(core: &Rc<Core>, path: &Path) -> Result<(), FileError> {
+    let failed = |error| FileError::new(FileOp::SyncDirectory, path, error);
+    let directory = file::open(core, path, libc::O_RDONLY | libc::O_DIRECTORY).await.map_err(failed)?;
+    file::sync(core, &directory, FsyncFlags::empty()).await.map_err(failed)
+}
+
+/// Lists a directory. The ring has no operation for it.
+pub(super) fn read_dir(path: &Path) -> Result<Vec<DirEntry>, FileError> {
+    let failed = |error| FileError::new(FileOp::List, path, error);
+    let mut entries = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        let file_type = entry.file_type().map_err(failed)?;
+        let kind = match () {
+            () if file_type.is_file() => FileKind::File,
+            () if file_type.is_dir() => FileKind::Directory,
+            () => FileKind::Other,
+        };
+        entries.push(DirEntry { name, kind });
+    }
+    Ok(entries)
+}
+
+async fn stat(core: &Rc<Core>, target: StatTarget, mask: u32) -> io::Result<Box<libc::statx>> {
+    let completion = core.submit(Request::stat(target, mask)).await;
+    completion.result?;
+    Ok(completion.held.into_stat())
+}
+
+async fn stat_path(core: &Rc<Core>, path: &Path) -> io::Result<Box<libc::statx>> {
+    stat(core, StatTarget::Path(sys::c_path(path)?), libc::STATX_BASIC_STATS).await
+}
+
+pub(super) async fn metadata(core: &Rc<Core>, path: &Path) -> Result<Metadata, FileError> {
+    let stat = stat_path(core, path).await.map_err(|error| FileError::new(FileOp::Metadata, path, error))?;
+    let kind = match u32::from(stat.stx_mode) & libc::S_IFMT {
+        libc::S_IFREG => FileKind::File,
+        libc::S_IFDIR => FileKind::Directory,
+        _ => FileKind::Other,
+    };
+    let allocated_bytes = stat.stx_blocks * STAT_BLOCK_BYTES;
+    Ok(Metadata { len_bytes: stat.stx_size, allocated_bytes, kind })
+}
+
+pub(super) fn space(path: &Path) -> Result<Space, FileError> {
+    let space = sys::c_path(path).and_then(|path| sys::statvfs(&path));
+    let space = space.map_err(|error| FileError::new(FileOp::Space, path, error))?;
+    Ok(Space {
+        available_bytes: space.f_bavail.saturating_mul(space.f_frsize),
+        total_bytes: space.f_blocks.saturating_mul(space.f_frsize),
+    })
+}
+
+/// The greatest of what the file system, its device and `statx` say.
+pub(super) async fn direct_io_alignment(core: &Rc<Core>, path: &Path) -> Result<usize, FileError> {
+    let failed = |error| FileError::new(FileOp::Metadata, path, error);
+    let stat = stat_path(core, path).await.map_err(failed)?;
+    let c_path = sys::c_path(path).map_err(failed)?;
+    let block = sys::statvfs(&c_path).map_err(failed)?.f_frsize;
+    let physical_block = physical_block(stat.stx_dev_major, stat.stx_dev_minor);
+    let [memory, position] = reported_alignment(core, path).await;
+    let greatest = [block, physical_block, memory, position].into_iter().max().unwrap_or_default();
+    let greatest = usize::try_from(greatest).unwrap_or_default();
+    Ok(greatest.max(IO_ALIGNMENT).next_power_of_two())
+}
+
+/// Physical block of the device in bytes; 0 for what is no block device, or is not told.
+fn physical_block(major: u32, minor: u32) -> u64 {
+    let device = format!("/sys/dev/block/{major}:{minor}");
+    // A partition has no queue of its own, and stands in the directory of its disk.
+    ["queue", "../queue"]
+        .iter()
+        .find_map(|queue| std::fs::read_to_string(format!("{device}/{queue}/physical_block_size")).ok())
+        .and_then(|size| size.trim().parse().ok())
+        .unwrap_or_default()
+}
+
+/// Alignment of memory and position that `statx` reports (Linux 6.1); zeros where it does not. It reports for files
+/// only, hence an unnamed one.
+async fn reported_alignment(core: &Rc<Core>, directory: &Path) -> [u64; 2] {
+    let Ok(file) = file::open(core, directory, libc::O_TMPFILE | libc::O_RDWR).await else { return [0; 2] };
+    match stat(core, StatTarget::File(file), libc::STATX_DIOALIGN).await {
+        Ok(stat) => [stat.stx_dio_mem_align, stat.stx_dio_offset_align].map(u64::from),
+        Err(_) => [0; 2],
+    }
+}

@@ -1,0 +1,144 @@
+//! TCP sockets of a shard.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use super::accept::Acceptor;
+use super::core::{Core, descriptor, is_transient};
+use super::file::File;
+use super::recv::Receiver;
+use super::request::{Descriptor, Pieces, Request};
+use super::{splice, sys};
+use crate::buf::IoBuf;
+use crate::net::ListenOptions;
+
+fn no_address() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the socket has no IP address")
+}
+
+fn open_socket(address: SocketAddr) -> io::Result<Socket> {
+    Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))
+}
+
+pub(crate) struct TcpListener {
+    core: Rc<Core>,
+    acceptor: Rc<Acceptor>,
+    local_addr: SocketAddr,
+}
+
+impl TcpListener {
+    pub(super) fn bind(core: &Rc<Core>, address: SocketAddr, options: ListenOptions) -> io::Result<Self> {
+        let socket = open_socket(address)?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(options.reuse_port)?;
+        socket.bind(&address.into())?;
+        socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
+        let local_addr = socket.local_addr()?.as_socket().ok_or_else(no_address)?;
+        let acceptor = Acceptor::new(descriptor(socket));
+        Ok(TcpListener { core: Rc::clone(core), acceptor, local_addr })
+    }
+
+    pub(crate) fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    pub(crate) async fn accept(&self) -> io::Result<TcpStream> {
+        loop {
+            let fd = poll_fn(|cx| self.acceptor.poll_accept(&self.core, cx)).await?;
+            // Fails if the peer has gone since: an error of this connection only.
+            if let Ok(stream) = TcpStream::new(&self.core, fd) {
+                return Ok(stream);
+            }
+        }
+    }
+}
+
+impl Drop for TcpListener {
+    fn drop(&mut self) {
+        self.acceptor.abandon(&self.core);
+    }
+}
+
+pub(crate) struct TcpStream {
+    core: Rc<Core>,
+    socket: Descriptor,
+    receiver: Rc<Receiver>,
+    local_addr: SocketAddr,
+    peer_addr: SocketAddr,
+}
+
+impl TcpStream {
+    pub(super) async fn connect(core: &Rc<Core>, address: SocketAddr) -> io::Result<Self> {
+        let socket = descriptor(open_socket(address)?);
+        // Not made again after EINTR: the connection may be under way, and a second connect(2) would report that.
+        core.submit(Request::connect(&socket, address.into())).await.result?;
+        TcpStream::adopt(core, socket)
+    }
+
+    /// A stream over a connected socket.
+    fn new(core: &Rc<Core>, socket: OwnedFd) -> io::Result<Self> {
+        Self::adopt(core, descriptor(socket))
+    }
+
+    fn adopt(core: &Rc<Core>, socket: Descriptor) -> io::Result<Self> {
+        let options = SockRef::from(&*socket);
+        options.set_tcp_nodelay(true)?;
+        let local_addr = options.local_addr()?.as_socket().ok_or_else(no_address)?;
+        let peer_addr = options.peer_addr()?.as_socket().ok_or_else(no_address)?;
+        let receiver = Receiver::new(Rc::clone(&socket));
+        Ok(TcpStream { core: Rc::clone(core), socket, receiver, local_addr, peer_addr })
+    }
+
+    pub(crate) fn peer_addr(&self) -> SocketAddr {
+        self.peer_addr
+    }
+
+    pub(crate) fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    pub(crate) async fn recv(&self) -> io::Result<Bytes> {
+        self.receiver.recv(&self.core).await
+    }
+
+    pub(crate) async fn recv_into(&self, buf: IoBuf, len: usize) -> io::Result<IoBuf> {
+        self.receiver.recv_into(&self.core, buf, len).await
+    }
+
+    pub(crate) async fn send(&self, data: Vec<Bytes>) -> io::Result<()> {
+        let mut pieces = Pieces::new(data, || self.core.spare_vector());
+        while !pieces.is_done() {
+            let completion = self.core.submit(Request::send(&self.socket, pieces)).await;
+            pieces = completion.held.into_pieces();
+            match completion.result {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(sent) => pieces.advance(sent),
+                Err(error) if is_transient(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.core.keep_vector(pieces.into_vector());
+        Ok(())
+    }
+
+    pub(crate) async fn send_file(&self, file: &File, position_bytes: u64, len_bytes: u64) -> io::Result<()> {
+        splice::send_file(&self.core, file.descriptor(), &self.socket, position_bytes, len_bytes).await
+    }
+
+    pub(crate) fn shutdown(&self) {
+        // Fails only if the connection is down already.
+        let _ = sys::shut_down(&*self.socket);
+    }
+}
+
+impl Drop for TcpStream {
+    fn drop(&mut self) {
+        self.receiver.abandon(&self.core);
+    }
+}

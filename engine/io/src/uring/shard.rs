@@ -1,0 +1,188 @@
+//! The loop of one shard: run what is ready, hand the kernel what that asked for, take what is complete.
+//!
+//! ```text
+//!   ┌─> ready tasks (a bounded batch) ─> buffers, timers ─> io_uring_enter ─> completions wake tasks ─┐
+//!   └─────────────────────────────────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! One system call a turn at most. It waits only if no task is ready, and then until the next timer, a completion, or
+//! the alarm.
+//!
+//! The end has an order: tasks are dropped, which cancels what they waited for; everything else is cancelled; the
+//! loop takes completions until nothing is in flight; then the ring goes.
+
+use std::any::Any;
+use std::future::Future;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Driver;
+use super::core::Core;
+use super::probe::Kernel;
+use super::ready::{Alarm, Ready};
+use super::request::{EventKind, Request};
+use super::ring::Wait;
+use super::signals::SignalHandlers;
+use super::stop::StopRequest;
+use super::sys;
+use crate::exec::{self, Executor, Task};
+use crate::runtime::{self, Io, RuntimeConfig, ShardIndex};
+use crate::time::SharedTimers;
+
+pub(super) type Payload = Box<dyn Any + Send>;
+
+/// Tasks that run in one turn at most, so that those that keep each other busy do not hold up completions.
+const BATCH: usize = 256;
+/// Longest wait that is asked of the kernel, which adds it to its clock. A sleep may be centuries; whether every kernel
+/// since 6.1 adds those without overflow is not for the driver to rely on.
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+/// How long a shard that ends waits before it asks for cancellation again: a request may have been between two places
+/// where the kernel looks for it.
+const CANCEL_AGAIN: Duration = Duration::from_millis(100);
+
+/// What all shards of a runtime have in common.
+#[derive(Clone)]
+pub(super) struct Common {
+    pub(super) kernel: Kernel,
+    pub(super) stop: Arc<StopRequest>,
+    pub(super) signals: Option<Arc<SignalHandlers>>,
+    pub(super) clock: Instant,
+}
+
+pub(super) struct Shard {
+    core: Rc<Core>,
+    ready: Arc<Ready>,
+    timers: SharedTimers,
+    io: Io,
+}
+
+impl Shard {
+    /// A shard on the calling thread.
+    pub(super) fn new(index: ShardIndex, config: &RuntimeConfig, common: &Common) -> io::Result<Self> {
+        let seed = sys::random_seed()?;
+        let alarm = Arc::new(Alarm::new()?);
+        let stop = Arc::clone(&common.stop);
+        let core = Core::new(config, common.kernel, Arc::clone(&alarm), stop, common.clock)?;
+        core.start(Request::poll_event(alarm.event(), EventKind::Alarm));
+        if let Some(signals) = &common.signals {
+            core.start(Request::poll_event(signals.event(), EventKind::Signal));
+        }
+        let ready = Arc::new(Ready::for_this_thread(alarm));
+        let timers = SharedTimers::default();
+        let driver = runtime::Driver::Uring(Driver { core: Rc::clone(&core) });
+        let executor = Executor::new(Arc::clone(&ready) as Arc<_>);
+        let io = Io::new(index, executor, Rc::clone(&timers), driver, seed);
+        Ok(Shard { core, ready, timers, io })
+    }
+
+    /// Runs `main` and what it spawns until it returns or something panics, then ends all that is left.
+    pub(super) fn run<Fut>(self, main: impl FnOnce(Io) -> Fut) -> Result<(), Payload>
+    where
+        Fut: Future<Output = ()> + 'static,
+    {
+        let ran = catch_unwind(AssertUnwindSafe(|| {
+            let io = self.io.clone();
+            let main = self.io.spawn(main(io));
+            self.run_until_finished(&main)
+        }));
+        // A panic in a task is the inner error, and leaves the driver intact. The outer one is the driver's own: what
+        // it knows of requests in flight may be wrong then, and waiting for them may never end.
+        ran?.and(self.end())
+    }
+
+    /// Gives up a shard that has not run.
+    pub(super) fn cancel(self) {
+        // Nobody is there to tell; a core that could not end clean leaks its memory.
+        let _ = self.end();
+    }
+
+    fn end(&self) -> Result<(), Payload> {
+        catch_unwind(AssertUnwindSafe(|| self.wind_down()))
+    }
+
+    fn run_until_finished(&self, main: &Task<()>) -> Result<(), Payload> {
+        loop {
+            self.run_batch()?;
+            if main.is_finished() {
+                return Ok(());
+            }
+            self.core.keep_house();
+            self.expire_timers();
+            let wait = self.prepare_wait();
+            self.core.turn(wait);
+            self.core.alarm.stay_awake();
+            self.ready.take_in();
+        }
+    }
+
+    fn run_batch(&self) -> Result<(), Payload> {
+        let mut polled = 0;
+        let result = loop {
+            if polled == BATCH {
+                break Ok(());
+            }
+            let Some(runnable) = self.ready.pop() else { break Ok(()) };
+            polled += 1;
+            if let Err(payload) = exec::run(runnable) {
+                break Err(payload);
+            }
+        };
+        self.core.polled_tasks.set(self.core.polled_tasks.get() + polled as u64);
+        result
+    }
+
+    fn expire_timers(&self) {
+        let Some(deadline) = self.timers.borrow().next_deadline() else { return };
+        let now = self.io.now();
+        if deadline <= now {
+            let due = self.timers.borrow_mut().expire(now);
+            due.into_iter().for_each(std::task::Waker::wake);
+        }
+    }
+
+    /// How long to wait. From here until the turn is over, other threads ring the alarm.
+    fn prepare_wait(&self) -> Wait {
+        if !self.ready.is_empty() {
+            return Wait::Not;
+        }
+        self.core.alarm.fall_asleep();
+        if !self.ready.is_empty() {
+            return Wait::Not;
+        }
+        match self.timers.borrow().next_deadline() {
+            Some(deadline) => Wait::AtMost(deadline.since(self.io.now()).min(LONGEST_WAIT)),
+            None => Wait::Forever,
+        }
+    }
+
+    fn wind_down(&self) {
+        self.drop_tasks();
+        self.core.alarm.stay_awake();
+        let mut cancel_at = self.io.now();
+        while self.core.in_flight() > 0 {
+            let now = self.io.now();
+            if now >= cancel_at {
+                self.core.cancel_everything();
+                cancel_at = now + CANCEL_AGAIN;
+            }
+            self.core.turn(Wait::AtMost(cancel_at.since(now)));
+        }
+        assert_eq!(self.core.in_flight(), 0, "a shard that has ended has nothing in flight");
+        self.ready.leave_thread();
+    }
+
+    /// Drops every task on its own thread, those included that are spawned by the dropping. A destructor that panics
+    /// ends the process; `async-task` sees to that.
+    fn drop_tasks(&self) {
+        while self.io.executor().live_tasks() > 0 {
+            self.io.executor().wake_all();
+            self.ready.take_in();
+            while let Some(runnable) = self.ready.pop() {
+                drop(runnable);
+            }
+        }
+    }
+}

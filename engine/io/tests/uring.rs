@@ -1,0 +1,510 @@
+//! What only the real driver promises: threads, system calls, bounds of its buffers.
+
+use std::cell::RefCell;
+use std::future::{Future, pending};
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::panic::resume_unwind;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+use highwater_io::fs::{Durability, OpenOptions};
+use highwater_io::net::{ListenOptions, TcpStream};
+use highwater_io::{Io, IoBuf, Runtime, RuntimeConfig, mailbox};
+
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn run<Fut>(config: &RuntimeConfig, main: impl Fn(Io) -> Fut + Clone + Send + 'static)
+where
+    Fut: Future<Output = ()> + 'static,
+{
+    let main = move |io: Io, ()| {
+        let main = main.clone();
+        async move { io.timeout(PATIENCE, main(io.clone())).await.expect("the test takes too long") }
+    };
+    let runtime = Runtime::start(config, vec![()], main).expect("the runtime starts");
+    runtime.join().unwrap_or_else(|payload| resume_unwind(payload));
+}
+
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory beside the build")
+}
+
+async fn connected(io: &Io, ip: IpAddr) -> (TcpStream, TcpStream) {
+    let listener = io.listen(SocketAddr::new(ip, 0), ListenOptions::default()).await.expect("a free port");
+    let address = listener.local_addr();
+    let connecting = io.spawn({
+        let io = io.clone();
+        async move { io.connect(address).await }
+    });
+    let accepted = listener.accept().await.expect("accepted");
+    (connecting.await.expect("connected"), accepted)
+}
+
+/// Bytes that tell stream and position.
+fn pattern(seed: usize, len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i * 31 + i / 251 + seed * 7) as u8).collect()
+}
+
+/// Polls `future` on this thread, which runs no shard.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    struct Unpark(thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => thread::park(),
+        }
+    }
+}
+
+#[test]
+fn foreign_thread_and_sleeping_shard_wake_each_other() {
+    let (to_shard, from_thread) = mailbox::channel(1);
+    let (to_thread, mut from_shard) = mailbox::channel(1);
+    let state = (to_thread, from_thread);
+    let echo = |_io, (to_thread, mut from_thread): (mailbox::Sender<u32>, mailbox::Receiver<u32>)| async move {
+        while let Some(message) = from_thread.recv().await {
+            to_thread.send(message + 1).await.expect("the thread waits");
+        }
+    };
+    let runtime = Runtime::start(&RuntimeConfig::default(), vec![state], echo).expect("started");
+    for round in 0..2000 {
+        block_on(to_shard.send(round)).expect("the shard listens");
+        assert_eq!(block_on(from_shard.recv()), Some(round + 1));
+    }
+    drop(to_shard);
+    runtime.join().expect("no panic");
+}
+
+#[test]
+fn stop_reaches_every_waiter_of_every_shard() {
+    let stopped = Arc::new(AtomicUsize::new(0));
+    let (ready, mut all_wait) = mailbox::channel(3);
+    let states = vec![(Arc::clone(&stopped), ready); 3];
+    let main = |io: Io, (stopped, ready): (Arc<AtomicUsize>, mailbox::Sender<()>)| async move {
+        let waiters: Vec<_> = (0..10)
+            .map(|_| {
+                let (io, stopped) = (io.clone(), Arc::clone(&stopped));
+                io.clone().spawn(async move {
+                    io.stop_requested().await;
+                    stopped.fetch_add(1, Ordering::SeqCst);
+                })
+            })
+            .collect();
+        assert!(io.timeout(Duration::from_millis(1), io.stop_requested()).await.is_err());
+        ready.send(()).await.expect("the test waits");
+        for waiter in waiters {
+            waiter.await;
+        }
+        io.stop_requested().await;
+    };
+    let runtime = Runtime::start(&RuntimeConfig::default(), states, main).expect("started");
+    for _ in 0..3 {
+        block_on(all_wait.recv()).expect("every shard waits");
+    }
+    assert_eq!(stopped.load(Ordering::SeqCst), 0);
+    runtime.stop();
+    runtime.join().expect("no panic");
+    assert_eq!(stopped.load(Ordering::SeqCst), 30);
+}
+
+#[test]
+fn dropped_runtime_stops_and_waits() {
+    let ended = Arc::new(AtomicUsize::new(0));
+    let main = |io: Io, ended: Arc<AtomicUsize>| async move {
+        io.stop_requested().await;
+        io.sleep(Duration::from_millis(20)).await;
+        ended.fetch_add(1, Ordering::SeqCst);
+    };
+    let states = vec![Arc::clone(&ended); 2];
+    drop(Runtime::start(&RuntimeConfig::default(), states, main).expect("started"));
+    assert_eq!(ended.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn panic_on_one_shard_stops_the_others_and_surfaces() {
+    let main = |io: Io, panics: bool| async move {
+        if panics {
+            io.sleep(Duration::from_millis(5)).await;
+            io.spawn(async { panic!("shard down") }).detach();
+            pending::<()>().await;
+        }
+        io.stop_requested().await;
+    };
+    let runtime = Runtime::start(&RuntimeConfig::default(), vec![false, true, false], main).expect("started");
+    let payload = runtime.join().expect_err("the panic surfaces");
+    assert_eq!(payload.downcast_ref::<&str>(), Some(&"shard down"));
+}
+
+#[test]
+fn runtime_without_shards_ends_at_once() {
+    let main = |_io: Io, (): ()| async {};
+    Runtime::start(&RuntimeConfig::default(), Vec::new(), main).expect("started").join().expect("no panic");
+}
+
+#[test]
+fn tasks_run_in_the_order_of_spawning() {
+    run(&RuntimeConfig::default(), |io| async move {
+        let order = Rc::new(RefCell::new(Vec::new()));
+        let tasks: Vec<_> = (0..1000)
+            .map(|i| {
+                let order = Rc::clone(&order);
+                io.spawn(async move { order.borrow_mut().push(i) })
+            })
+            .collect();
+        for task in tasks {
+            task.await;
+        }
+        assert!(order.borrow().iter().copied().eq(0..1000));
+    });
+}
+
+#[test]
+fn wake_ups_on_the_shard_cost_no_system_call() {
+    run(&RuntimeConfig::default(), |io| async move {
+        let (sender, mut receiver) = mailbox::channel(1);
+        let task = io.spawn(async move {
+            for i in 0..10_000 {
+                sender.send(i).await.expect("the other receives");
+            }
+        });
+        let before = io.counters();
+        while receiver.recv().await.is_some() {}
+        let after = io.counters();
+        task.await;
+        assert!(after.task_polls - before.task_polls > 10_000, "{before:?} {after:?}");
+        assert!(after.enters - before.enters < 10, "{before:?} {after:?}");
+    });
+}
+
+#[test]
+fn endless_sleep_does_not_keep_the_shard_awake() {
+    let (asleep, mut is_asleep) = mailbox::channel(1);
+    let (to_shard, from_thread) = mailbox::channel::<()>(1);
+    let main = |io: Io, (asleep, mut from_thread): (mailbox::Sender<()>, mailbox::Receiver<()>)| async move {
+        let endless = io.sleep(Duration::MAX);
+        io.spawn(endless).detach();
+        asleep.send(()).await.expect("the test waits");
+        let before = io.counters();
+        from_thread.recv().await.expect("the test sends");
+        let after = io.counters();
+        assert!(after.enters - before.enters < 10, "{before:?} {after:?}");
+    };
+    let runtime =
+        Runtime::start(&RuntimeConfig::default(), vec![(asleep, from_thread)], main).expect("started");
+    block_on(is_asleep.recv()).expect("the shard starts");
+    // Time to spin in, if it did.
+    thread::sleep(Duration::from_millis(20));
+    block_on(to_shard.send(())).expect("the shard waits");
+    runtime.join().unwrap_or_else(|payload| resume_unwind(payload));
+}
+
+#[test]
+fn requests_of_one_turn_share_a_system_call() {
+    run(&RuntimeConfig::default(), |io| async move {
+        let dir = directory();
+        let options = OpenOptions::read_write().create();
+        let file = Rc::new(io.fs().open(dir.path().join("f"), options).await.expect("created"));
+        file.write_at(vec![pattern(1, 64 << 10).into()], 0, Durability::Plain).await.expect("written");
+        let before = io.counters();
+        let reads: Vec<_> = (0..64u64)
+            .map(|i| {
+                let file = Rc::clone(&file);
+                io.spawn(async move { file.read_at(IoBuf::with_capacity(1024), i << 10, 1024).await })
+            })
+            .collect();
+        for read in reads {
+            assert_eq!(read.await.expect("read").len(), 1024);
+        }
+        let after = io.counters();
+        assert_eq!(after.requests - before.requests, 64);
+        assert!(after.enters - before.enters < 16, "{before:?} {after:?}");
+    });
+}
+
+#[test]
+fn more_requests_than_the_queues_hold_all_complete() {
+    // More than the completion queue holds, too.
+    const REQUESTS: u64 = 10_000;
+    run(&RuntimeConfig { ring_entries: 8, ..RuntimeConfig::default() }, |io| async move {
+        let dir = directory();
+        let options = OpenOptions::read_write().create();
+        let file = Rc::new(io.fs().open(dir.path().join("f"), options).await.expect("created"));
+        let content = pattern(3, 10_000);
+        file.write_at(vec![content.clone().into()], 0, Durability::Plain).await.expect("written");
+        let mut reads: Vec<_> =
+            (0..REQUESTS).map(|i| Box::pin(file.read_at(IoBuf::with_capacity(1), i, 1))).collect();
+        // All are polled before the shard has a turn.
+        let mut cx = Context::from_waker(Waker::noop());
+        for read in &mut reads {
+            assert!(read.as_mut().poll(&mut cx).is_pending());
+        }
+        assert!(io.counters().in_flight >= REQUESTS);
+        for (i, read) in reads.into_iter().enumerate() {
+            assert_eq!(read.await.expect("read")[..], content[i..=i]);
+        }
+    });
+}
+
+/// Few and small receive buffers.
+fn small(recv_buffers: u16) -> RuntimeConfig {
+    RuntimeConfig {
+        recv_buffers,
+        recv_buffer_bytes: 1024,
+        recv_queue_per_stream: 2,
+        ..RuntimeConfig::default()
+    }
+}
+
+#[test]
+fn held_buffers_do_not_stop_the_receive_and_come_back_from_another_thread() {
+    run(&small(4), |io| async move {
+        let (near, far) = connected(&io, LOOPBACK).await;
+        let expected = pattern(5, 1 << 20);
+        let data = Bytes::from(expected.clone());
+        io.spawn(async move { near.send(vec![data]).await }).detach();
+        let (mut held, mut received) = (Vec::new(), Vec::new());
+        while received.len() < expected.len() {
+            let bytes = far.recv().await.expect("received");
+            received.extend_from_slice(&bytes);
+            held.push(bytes);
+            if held.len() == 20 {
+                assert!(held.iter().any(|bytes| bytes.len() > 1024), "not all can be provided buffers");
+                let given_back = std::mem::take(&mut held);
+                thread::spawn(move || drop(given_back)).join().expect("no panic");
+            }
+        }
+        assert!(received == expected);
+    });
+}
+
+#[test]
+fn slow_consumer_is_given_little_that_it_did_not_ask_for() {
+    run(&small(4096), |io| async move {
+        let (near, far) = connected(&io, LOOPBACK).await;
+        let flood = io.spawn(async move { near.send(vec![pattern(1, 64 << 20).into()]).await });
+        let first = far.recv().await.expect("received");
+        let before = io.counters().completions;
+        // Some hundred turns of the shard's loop, enough to fill every buffer if nothing stopped it.
+        for _ in 0..50_000 {
+            io.yield_now().await;
+        }
+        assert!(!flood.is_finished());
+        // The queue's limit is two; the kernel delivers some tens at once before it looks for a cancellation.
+        let unasked = io.counters().completions - before;
+        assert!(unasked < 200, "{unasked} buffers of 4096 are filled for nobody");
+        drop(first);
+    });
+}
+
+#[test]
+fn many_streams_share_few_buffers_without_loss() {
+    const STREAMS: usize = 40;
+    const LEN: usize = 100_000;
+    run(&small(2), |io| async move {
+        let mut receivers = Vec::new();
+        for seed in 0..STREAMS {
+            let (near, far) = connected(&io, LOOPBACK).await;
+            // Streams without traffic wait like all others, and must not keep buffers from those with.
+            let (idle, idle_peer) = connected(&io, LOOPBACK).await;
+            io.spawn(async move {
+                let (_idle, _near) = (idle, near.send(vec![pattern(seed, LEN).into()]).await.expect("sent"));
+                pending::<()>().await;
+            })
+            .detach();
+            io.spawn(async move { idle_peer.recv().await.map(drop) }).detach();
+            receivers.push(io.spawn(receive_both_ways(io.clone(), far, pattern(seed, LEN))));
+        }
+        for receiver in receivers {
+            receiver.await;
+        }
+    });
+}
+
+async fn receive_both_ways(io: Io, stream: TcpStream, expected: Vec<u8>) {
+    let mut at = 0;
+    while at < expected.len() {
+        if io.random_u64().is_multiple_of(4) {
+            let len = 1500.min(expected.len() - at);
+            let buf = stream.recv_into(IoBuf::with_capacity(len), len).await.expect("received");
+            assert_eq!(buf[..], expected[at..at + len]);
+            at += len;
+        } else {
+            let bytes = stream.recv().await.expect("received");
+            assert_eq!(bytes[..], expected[at..at + bytes.len()]);
+            at += bytes.len();
+        }
+    }
+}
+
+#[test]
+fn stream_that_nobody_reads_does_not_hold_up_others() {
+    run(&small(16), |io| async move {
+        let (near, far) = connected(&io, LOOPBACK).await;
+        let flood = io.spawn(async move { near.send(vec![pattern(1, 64 << 20).into()]).await });
+        // Arms the receive; then nobody asks again.
+        let first = far.recv().await.expect("received");
+        for seed in 0..200 {
+            let (near, far) = connected(&io, LOOPBACK).await;
+            near.send(vec![pattern(seed, 5000).into()]).await.expect("sent");
+            let mut received = Vec::new();
+            while received.len() < 5000 {
+                received.extend_from_slice(&far.recv().await.expect("received"));
+            }
+            assert_eq!(received, pattern(seed, 5000));
+        }
+        assert!(!flood.is_finished());
+        let next = far.recv().await.expect("received");
+        assert_eq!(next[..], pattern(1, 64 << 10)[first.len()..first.len() + next.len()]);
+    });
+}
+
+#[test]
+fn receives_of_both_kinds_work_while_every_buffer_is_held() {
+    run(&small(1), |io| async move {
+        let (near, far) = connected(&io, LOOPBACK).await;
+        near.send(vec![pattern(1, 5000).into()]).await.expect("sent");
+        let held = far.recv().await.expect("received");
+        let buf = far.recv_into(IoBuf::with_capacity(1000), 1000).await.expect("received");
+        let mut received = [&held[..], &buf[..]].concat();
+        while received.len() < 5000 {
+            received.extend_from_slice(&far.recv().await.expect("received"));
+        }
+        assert_eq!(received, pattern(1, 5000));
+        let waiting = io.timeout(Duration::from_millis(1), far.recv()).await;
+        assert!(waiting.is_err(), "there is no more");
+        near.send(vec![Bytes::from_static(b"late")]).await.expect("sent");
+        let buf = far.recv_into(IoBuf::with_capacity(4), 4).await.expect("received");
+        assert_eq!(&buf[..], b"late", "what the dropped receive got is not lost");
+    });
+}
+
+#[test]
+fn dropped_receive_into_does_not_overlap_the_next_receive() {
+    run(&RuntimeConfig::default(), |io| async move {
+        for _ in 0..50 {
+            let (near, far) = connected(&io, LOOPBACK).await;
+            let dropped = io.timeout(Duration::from_micros(50), far.recv_into(IoBuf::with_capacity(10), 10));
+            assert!(dropped.await.is_err(), "nothing was sent");
+            near.send(vec![Bytes::from_static(b"hello")]).await.expect("sent");
+            assert_eq!(far.recv().await.expect("received"), "hello");
+        }
+    });
+}
+
+#[test]
+fn dropped_stream_gives_its_buffers_back() {
+    run(&small(4), |io| async move {
+        for seed in 0..50 {
+            let (near, far) = connected(&io, LOOPBACK).await;
+            near.send(vec![pattern(seed, 4000).into()]).await.expect("sent");
+            let first = far.recv().await.expect("received");
+            assert_eq!(first[..], pattern(seed, 4000)[..first.len()]);
+        }
+    });
+}
+
+#[test]
+fn stalled_file_sends_do_not_hold_up_other_work_or_the_end() {
+    run(&RuntimeConfig::default(), |io| async move {
+        let dir = directory();
+        let options = OpenOptions::read_write().create();
+        let file = Rc::new(io.fs().open(dir.path().join("f"), options).await.expect("created"));
+        let content = pattern(1, 32 << 20);
+        file.write_at(vec![content.clone().into()], 0, Durability::Plain).await.expect("written");
+        let mut peers = Vec::new();
+        for _ in 0..20 {
+            let (near, far) = connected(&io, LOOPBACK).await;
+            let file = Rc::clone(&file);
+            // Nobody receives.
+            io.spawn(async move { near.send_file(&file, 0, 32 << 20).await }).detach();
+            peers.push(far);
+        }
+        let (near, far) = connected(&io, LOOPBACK).await;
+        let sending = io.spawn(async move { near.send_file(&file, 0, 8 << 20).await });
+        let buf = far.recv_into(IoBuf::with_capacity(8 << 20), 8 << 20).await.expect("received");
+        assert!(buf[..] == content[..8 << 20]);
+        sending.await.expect("sent");
+    });
+}
+
+#[test]
+fn ipv6_works_as_ipv4() {
+    run(&RuntimeConfig::default(), |io| async move {
+        let (near, far) = connected(&io, IpAddr::V6(Ipv6Addr::LOCALHOST)).await;
+        assert!(near.peer_addr().is_ipv6() && near.peer_addr() == far.local_addr());
+        near.send(vec![Bytes::from_static(b"six")]).await.expect("sent");
+        assert_eq!(far.recv().await.expect("received"), "six");
+    });
+}
+
+#[test]
+fn shards_share_a_port_if_asked() {
+    run(&RuntimeConfig::default(), |io| async move {
+        let address = SocketAddr::new(LOOPBACK, 0);
+        let options = ListenOptions { reuse_port: true, ..ListenOptions::default() };
+        let first = io.listen(address, options).await.expect("a free port");
+        let second = io.listen(first.local_addr(), options).await.expect("shared");
+        assert_eq!(first.local_addr(), second.local_addr());
+        let refused = io.listen(first.local_addr(), ListenOptions::default()).await;
+        assert_eq!(refused.expect_err("not shared").kind(), ErrorKind::AddrInUse);
+    });
+}
+
+#[test]
+fn names_and_numbers_resolve() {
+    run(&RuntimeConfig::default(), |io| async move {
+        let numeric = io.resolve("127.0.0.1", 9092).await.expect("a number");
+        assert_eq!(numeric, [SocketAddr::new(LOOPBACK, 9092)]);
+        let named = io.resolve("localhost", 9092).await.expect("a name");
+        assert!(
+            named.iter().all(|address| address.ip().is_loopback() && address.port() == 9092),
+            "{named:?}"
+        );
+        assert!(!named.is_empty());
+    });
+}
+
+#[test]
+fn path_with_a_zero_byte_is_refused() {
+    run(&RuntimeConfig::default(), |io| async move {
+        let error = io.fs().open("a\0b", OpenOptions::read_only()).await.expect_err("no such path can be");
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    });
+}
+
+#[test]
+fn clock_is_the_same_on_all_shards() {
+    let (sender, receiver) = mailbox::channel(1);
+    let states = vec![(Some(sender), None), (None, Some(receiver))];
+    type State =
+        (Option<mailbox::Sender<highwater_io::MonoTime>>, Option<mailbox::Receiver<highwater_io::MonoTime>>);
+    let main = |io: Io, (sender, receiver): State| async move {
+        for _ in 0..100 {
+            if let Some(sender) = &sender {
+                sender.send(io.now()).await.expect("the other receives");
+            }
+        }
+        if let Some(mut receiver) = receiver {
+            while let Some(sent) = receiver.recv().await {
+                assert!(sent <= io.now(), "sent before it is received");
+            }
+        }
+    };
+    let runtime = Runtime::start(&RuntimeConfig::default(), states, main).expect("started");
+    runtime.join().unwrap_or_else(|payload| resume_unwind(payload));
+}
