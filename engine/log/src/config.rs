@@ -1,0 +1,119 @@
+//! Settings of a log and of a shard. Names and defaults are Kafka's where Kafka has the setting.
+
+use std::time::Duration;
+
+/// What a record's timestamp means (`message.timestamp.type`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TimestampType {
+    /// The producer's.
+    #[default]
+    CreateTime,
+    /// The moment of appending.
+    LogAppendTime,
+}
+
+/// Settings of one partition's log; each may change while it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogConfig {
+    /// `segment.bytes`: a segment is rolled before it grows beyond.
+    pub segment_bytes: u64,
+    /// `segment.ms`: a segment is rolled this long after its first record.
+    pub segment_ms: Duration,
+    /// `retention.bytes`: whole segments go from the start while the log is larger; `None` for no limit.
+    pub retention_bytes: Option<u64>,
+    /// `retention.ms`: whole segments go when their newest record is older; `None` for no limit.
+    pub retention_ms: Option<Duration>,
+    /// `flush.messages`: the append that brings the unflushed messages to this number waits for the flush, and so does
+    /// its ack. 1 makes every ack durable and is the default; `u64::MAX` leaves flushing to time or to nobody.
+    pub flush_messages: u64,
+    /// `flush.ms`: a message is flushed at most this long after it was appended; `None` for never by time.
+    pub flush_ms: Option<Duration>,
+    /// `max.message.bytes`: largest batch that is accepted.
+    pub max_message_bytes: usize,
+    /// `index.interval.bytes`: distance of entries in the sparse index.
+    pub index_interval_bytes: u64,
+    /// `message.timestamp.type`.
+    pub message_timestamp_type: TimestampType,
+    /// `message.timestamp.before.max.ms`: how far a record's timestamp may lie in the past; `None` for any.
+    pub message_timestamp_before_max_ms: Option<Duration>,
+    /// `message.timestamp.after.max.ms`: how far a record's timestamp may lie in the future; `None` for any.
+    pub message_timestamp_after_max_ms: Option<Duration>,
+    /// Whether `cleanup.policy` includes `delete`.
+    pub delete_enabled: bool,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        LogConfig {
+            segment_bytes: 1 << 30,
+            segment_ms: Duration::from_hours(168),
+            retention_bytes: None,
+            retention_ms: Some(Duration::from_hours(168)),
+            flush_messages: 1,
+            flush_ms: None,
+            max_message_bytes: 1_048_588,
+            index_interval_bytes: 4096,
+            message_timestamp_type: TimestampType::CreateTime,
+            message_timestamp_before_max_ms: None,
+            message_timestamp_after_max_ms: Some(Duration::from_hours(1)),
+            delete_enabled: true,
+        }
+    }
+}
+
+impl LogConfig {
+    /// Whether every acknowledged append is durable.
+    #[must_use]
+    pub fn is_durable_ack(&self) -> bool {
+        self.flush_messages <= 1
+    }
+}
+
+/// Settings of a shard's storage: its journal, its memory, its housekeeping.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShardConfig {
+    /// Size in bytes of each journal file. A batch above a quarter of it is refused (MESSAGE_TOO_LARGE).
+    pub journal_file_bytes: u64,
+    /// Number of journal files a shard may use, at least 2. When all are in use, appends wait for a checkpoint.
+    pub journal_max_files: usize,
+    /// A checkpoint is made after this many bytes of journal.
+    pub checkpoint_interval_bytes: u64,
+    /// A journal group takes no further append beyond this size in bytes.
+    pub group_max_bytes: usize,
+    /// Where no setting asks for a flush, the journal is flushed after this many bytes: only durable groups can be
+    /// written behind.
+    pub unflushed_max_bytes: u64,
+    /// Bound in bytes of the memory that holds groups and the hot tail.
+    pub hot_tail_bytes: usize,
+    /// Size in bytes of the chunks in which the hot tail is written behind into segments.
+    pub chunk_bytes: usize,
+    /// Chunks that may be in flight at once.
+    pub chunks_in_flight: usize,
+    /// `log.retention.check.interval.ms`.
+    pub retention_check_interval: Duration,
+    /// `producer.id.expiration.ms`: idle producers are forgotten after this time.
+    pub producer_id_expiration: Duration,
+    /// Most idempotent producers that one partition remembers; the longest idle goes first.
+    pub max_producers_per_partition: usize,
+    /// Whether direct I/O is used where the file system has it (otherwise the page cache, with `fdatasync`).
+    pub direct_io: bool,
+}
+
+impl Default for ShardConfig {
+    fn default() -> Self {
+        ShardConfig {
+            journal_file_bytes: 64 << 20,
+            journal_max_files: 8,
+            checkpoint_interval_bytes: 128 << 20,
+            group_max_bytes: 2 << 20,
+            unflushed_max_bytes: 16 << 20,
+            hot_tail_bytes: 192 << 20,
+            chunk_bytes: 256 << 10,
+            chunks_in_flight: 8,
+            retention_check_interval: Duration::from_mins(5),
+            producer_id_expiration: Duration::from_hours(24),
+            max_producers_per_partition: 10_000,
+            direct_io: true,
+        }
+    }
+}

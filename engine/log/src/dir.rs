@@ -1,0 +1,531 @@
+//! A data directory: whose it is, who has it, what is in it.
+//!
+//! ```text
+//!   D/  meta.properties          Kafka's, with highwater.journal=1: a journal belongs to it
+//!       .lock                    held while a process uses it
+//!       .highwater_clean         written last at a clean stop, removed first at a start
+//!       journal/current          names the generation that counts
+//!       journal/<generation>/shard-<n>/   journal-<k>, checkpoint-0, checkpoint-1
+//!       <topic>-<partition>/     Kafka's files
+//! ```
+//!
+//! A start recovers the journals of the current generation into the segments, flushes, then begins a new generation with
+//! one empty journal a shard, and switches `current` over. So every journal is empty when service begins, and shards may
+//! change in number between starts. A crash anywhere before the switch is recovered by running it again.
+//!
+//! A copy of a live directory must include `journal/`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use highwater_io::{FileError, Io, fs};
+use highwater_model::{BrokerId, Offset, TopicId, TopicPartition};
+
+use crate::checkpoint;
+use crate::config::{LogConfig, ShardConfig};
+use crate::error::OpenError;
+use crate::journal::JournalPlace;
+use crate::kafka_files::{LOG_SUFFIX, PARTITION_METADATA, parse_partition_dir, parse_partition_metadata};
+use crate::mutants;
+use crate::partition::state::PartitionState;
+use crate::recovery;
+
+const META_PROPERTIES: &str = "meta.properties";
+const LOCK_FILE: &str = ".lock";
+const CLEAN_MARKER: &str = ".highwater_clean";
+const JOURNAL_DIR: &str = "journal";
+const CURRENT_FILE: &str = "current";
+const JOURNAL_PROPERTY: &str = "highwater.journal";
+
+/// Most bytes of a small text file that are read.
+const SMALL_FILE_BYTES: usize = 1 << 20;
+
+/// How to open a data directory.
+#[derive(Debug, Clone, Default)]
+pub struct OpenOptions {
+    /// Settings of each shard.
+    pub shard: ShardConfig,
+    /// Cluster that the directory belongs to. Written to a fresh one; must match an existing one. `None` takes what is
+    /// there, or a random one.
+    pub cluster_id: Option<String>,
+    /// Broker that the directory belongs to; must match an existing one.
+    pub node_id: BrokerId,
+    /// Settings of the partitions that are found, until somebody sets theirs.
+    pub default_log: LogConfig,
+}
+
+/// What recovery did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// Whether the last stop was clean, so that nothing had to be recovered.
+    pub was_clean: bool,
+    /// Whether Apache Kafka wrote the directory, and it is ours from now on.
+    pub was_kafka: bool,
+    /// Journals read.
+    pub journals: usize,
+    /// Groups applied.
+    pub groups_replayed: u64,
+    /// Their bytes.
+    pub bytes_replayed: u64,
+    /// Bytes of groups at the end that were never acknowledged as durable, and are gone.
+    pub bytes_cut: u64,
+    /// Partitions found.
+    pub partitions: usize,
+    /// Partitions fenced because of damage, and why.
+    pub fenced: Vec<(TopicPartition, String)>,
+    /// What was found that belongs to nobody, and where it was put.
+    pub strays: Vec<String>,
+}
+
+/// A partition as found on disk, before a shard takes it over. `Send`.
+#[derive(Debug)]
+pub(crate) struct PartitionSeed {
+    pub(crate) dir: PathBuf,
+    pub(crate) state: PartitionState,
+    pub(crate) segments: Vec<SegmentFile>,
+}
+
+/// A segment's data on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SegmentFile {
+    pub(crate) base_offset: Offset,
+    pub(crate) size_bytes: u64,
+}
+
+/// What a shard needs to start; may be sent to its thread.
+#[derive(Debug)]
+pub struct ShardSeed {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) journal_dir: PathBuf,
+    pub(crate) generation: [u8; 16],
+    pub(crate) config: ShardConfig,
+    pub(crate) default_log: LogConfig,
+    pub(crate) partitions: Vec<PartitionSeed>,
+}
+
+/// An opened, locked and recovered data directory. Stays on the shard that opened it, and holds the lock.
+pub struct DataDir {
+    io: Io,
+    path: PathBuf,
+    options: OpenOptions,
+    meta: MetaProperties,
+    partitions: Vec<PartitionSeed>,
+    /// Generations that the next switch makes superfluous.
+    old_generations: Vec<PathBuf>,
+    _lock: fs::File,
+}
+
+impl std::fmt::Debug for DataDir {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DataDir").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl DataDir {
+    /// Opens `path`, creating it if it is missing: takes the lock, recovers, lists the partitions.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn open(
+        io: &Io,
+        path: &Path,
+        options: OpenOptions,
+    ) -> Result<(DataDir, RecoveryReport), OpenError> {
+        io.fs().create_dir_all_durable(path).await?;
+        let lock = lock_dir(io, path).await?;
+        let was_clean = take_clean_marker(io, path).await?;
+        let found = read_meta(io, path).await?;
+        let is_fresh = found.is_none();
+        let meta = check_meta(io, path, &options, found)?;
+        let current = current_generation(io, path).await?;
+        if meta.has_journal && current.is_none() && !is_fresh {
+            return Err(OpenError::NotOurs {
+                path: path.join(JOURNAL_DIR),
+                why: "the journal of this data directory is missing, and with it records that were acknowledged; \
+                      put it back from where the directory was copied, or restore a copy that includes journal/"
+                    .to_owned(),
+            });
+        }
+        let mut report = RecoveryReport { was_clean, ..RecoveryReport::default() };
+        let found = discover(io, path, &mut report).await?;
+        let partitions = match &current {
+            Some(generation) => recovery::recover(io, path, generation, &options, found, &mut report).await?,
+            None if found.is_empty() => Vec::new(),
+            None => {
+                report.was_kafka = true;
+                recovery::import_kafka(io, path, &options, found, &mut report).await?
+            }
+        };
+        report.partitions = partitions.len();
+        let old_generations = generations(io, path).await?;
+        let dir = DataDir {
+            io: io.clone(),
+            path: path.to_owned(),
+            options,
+            meta,
+            partitions,
+            old_generations,
+            _lock: lock,
+        };
+        Ok((dir, report))
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Cluster that it belongs to.
+    #[must_use]
+    pub fn cluster_id(&self) -> &str {
+        &self.meta.cluster_id
+    }
+
+    /// Its own id (KIP-858).
+    #[must_use]
+    pub fn directory_id(&self) -> TopicId {
+        self.meta.directory_id
+    }
+
+    /// Partitions that were found, with their topics' names, until [`split`](Self::split) gives them away.
+    pub fn partitions(&self) -> impl Iterator<Item = (TopicPartition, &str)> {
+        self.partitions.iter().map(|seed| (seed.state.id, seed.state.topic_name.as_str()))
+    }
+
+    /// Divides the partitions among `shards` shards as `assign` says (a number below `shards`), and begins a new
+    /// generation with an empty journal for each. Durable when this returns: from then on only the new journals count.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn split(
+        &mut self,
+        shards: usize,
+        assign: impl Fn(&TopicPartition, &str) -> usize,
+    ) -> Result<Vec<ShardSeed>, OpenError> {
+        let generation = *self.io.random_uuid().as_bytes();
+        let journal_root = self.path.join(JOURNAL_DIR);
+        let generation_dir = journal_root.join(hex(&generation));
+        let mut seeds: Vec<ShardSeed> = (0..shards.max(1))
+            .map(|shard| ShardSeed {
+                data_dir: self.path.clone(),
+                journal_dir: generation_dir.join(format!("shard-{shard}")),
+                generation,
+                config: self.options.shard.clone(),
+                default_log: self.options.default_log.clone(),
+                partitions: Vec::new(),
+            })
+            .collect();
+        for partition in std::mem::take(&mut self.partitions) {
+            let shard = assign(&partition.state.id, &partition.state.topic_name);
+            seeds[shard % shards.max(1)].partitions.push(partition);
+        }
+        for seed in &seeds {
+            self.io.fs().create_dir_all_durable(&seed.journal_dir).await?;
+            let mut body = Vec::new();
+            seed.partitions.iter().for_each(|partition| partition.state.encode(&mut body));
+            let bytes = checkpoint::encode(generation, 0, &JournalPlace::default(), &body);
+            checkpoint::create_slots(&self.io, &seed.journal_dir, bytes).await?;
+        }
+        let current = journal_root.join(CURRENT_FILE);
+        self.io.fs().replace_file_durable(current, hex(&generation).into()).await?;
+        // Only now may meta.properties say that there is a journal: the other way round, a crash in between would look
+        // like a journal that got lost.
+        write_meta(&self.io, &self.path, &self.meta).await?;
+        for old in std::mem::take(&mut self.old_generations) {
+            remove_generation(&self.io, &old).await?;
+        }
+        Ok(seeds)
+    }
+
+    /// Marks the directory as cleanly stopped, once every shard has closed, and gives up the lock.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn mark_clean(self) -> Result<(), OpenError> {
+        let marker = self.path.join(CLEAN_MARKER);
+        self.io.fs().replace_file_durable(marker, "version: 1\n".into()).await?;
+        Ok(())
+    }
+}
+
+async fn lock_dir(io: &Io, path: &Path) -> Result<fs::File, OpenError> {
+    let options = fs::OpenOptions::read_write().create();
+    let lock = io.fs().open(path.join(LOCK_FILE), options).await?;
+    if !lock.try_lock().await? {
+        return Err(OpenError::Locked { path: path.to_owned() });
+    }
+    Ok(lock)
+}
+
+/// Removes the marker of a clean stop, durably, before anything is changed; tells whether it was there.
+async fn take_clean_marker(io: &Io, path: &Path) -> Result<bool, OpenError> {
+    let marker = path.join(CLEAN_MARKER);
+    if !io.fs().exists(&marker).await? {
+        return Ok(false);
+    }
+    if !mutants::KEEP_CLEAN_MARKER.is_on() {
+        io.fs().remove_file(&marker).await?;
+        io.fs().sync_dir(path).await?;
+    }
+    Ok(true)
+}
+
+/// The lines of `meta.properties` that matter to us; the others are kept as they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct MetaProperties {
+    cluster_id: String,
+    node_id: Option<i32>,
+    directory_id: TopicId,
+    has_journal: bool,
+    others: Vec<(String, String)>,
+}
+
+impl MetaProperties {
+    fn parse(text: &str) -> Option<Self> {
+        let mut meta = MetaProperties {
+            cluster_id: String::new(),
+            node_id: None,
+            directory_id: TopicId::NIL,
+            has_journal: false,
+            others: Vec::new(),
+        };
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        for line in lines {
+            let (key, value) = line.split_once('=')?;
+            match key.trim() {
+                "cluster.id" => meta.cluster_id = value.trim().to_owned(),
+                "node.id" | "broker.id" => meta.node_id = Some(value.trim().parse().ok()?),
+                "directory.id" => meta.directory_id = TopicId::parse(value.trim())?,
+                "version" => {}
+                JOURNAL_PROPERTY => meta.has_journal = value.trim() == "1",
+                other => meta.others.push((other.to_owned(), value.trim().to_owned())),
+            }
+        }
+        (!meta.cluster_id.is_empty()).then_some(meta)
+    }
+
+    fn encode(&self) -> String {
+        let mut text = format!(
+            "version=1\ncluster.id={}\nnode.id={}\ndirectory.id={}\n{JOURNAL_PROPERTY}=1\n",
+            self.cluster_id,
+            self.node_id.unwrap_or(0),
+            self.directory_id,
+        );
+        for (key, value) in &self.others {
+            text.push_str(&format!("{key}={value}\n"));
+        }
+        text
+    }
+}
+
+async fn read_meta(io: &Io, path: &Path) -> Result<Option<MetaProperties>, OpenError> {
+    let file = path.join(META_PROPERTIES);
+    if !io.fs().exists(&file).await? {
+        return Ok(None);
+    }
+    let bytes = io.fs().read_file(&file, SMALL_FILE_BYTES).await?;
+    let meta = std::str::from_utf8(&bytes).ok().and_then(MetaProperties::parse);
+    meta.map(Some).ok_or_else(|| OpenError::NotOurs {
+        path: file,
+        why:
+            "not a meta.properties file of version 1; if this is a data directory of a Kafka older than 3.0, \
+              start a newer Kafka on it once"
+                .to_owned(),
+    })
+}
+
+fn check_meta(
+    io: &Io,
+    path: &Path,
+    options: &OpenOptions,
+    found: Option<MetaProperties>,
+) -> Result<MetaProperties, OpenError> {
+    let Some(mut meta) = found else {
+        let cluster_id = options.cluster_id.clone().unwrap_or_else(|| TopicId(io.random_uuid()).to_string());
+        return Ok(MetaProperties {
+            cluster_id,
+            node_id: Some(options.node_id.0),
+            directory_id: TopicId(io.random_uuid()),
+            has_journal: false,
+            others: Vec::new(),
+        });
+    };
+    let not_ours = |why: String| OpenError::NotOurs { path: path.join(META_PROPERTIES), why };
+    if let Some(wanted) = options.cluster_id.as_ref().filter(|wanted| **wanted != meta.cluster_id) {
+        return Err(not_ours(format!(
+            "belongs to cluster {}, not {wanted}; use the right directory or cluster id",
+            meta.cluster_id
+        )));
+    }
+    if let Some(node_id) = meta.node_id.filter(|node_id| *node_id != options.node_id.0) {
+        return Err(not_ours(format!(
+            "belongs to node {node_id}, not {}; use the right directory or --set node.id={node_id}",
+            options.node_id
+        )));
+    }
+    meta.node_id = Some(options.node_id.0);
+    if meta.directory_id == TopicId::NIL {
+        meta.directory_id = TopicId(io.random_uuid());
+    }
+    Ok(meta)
+}
+
+async fn write_meta(io: &Io, path: &Path, meta: &MetaProperties) -> Result<(), FileError> {
+    io.fs().replace_file_durable(path.join(META_PROPERTIES), meta.encode().into()).await
+}
+
+/// Directory of the generation that counts, and its id.
+#[derive(Debug, Clone)]
+pub(crate) struct Generation {
+    pub(crate) dir: PathBuf,
+    pub(crate) id: [u8; 16],
+}
+
+async fn current_generation(io: &Io, path: &Path) -> Result<Option<Generation>, OpenError> {
+    let root = path.join(JOURNAL_DIR);
+    let current = root.join(CURRENT_FILE);
+    if !io.fs().exists(&current).await? {
+        return Ok(None);
+    }
+    let bytes = io.fs().read_file(&current, SMALL_FILE_BYTES).await?;
+    let damaged = || OpenError::Damaged {
+        path: current.clone(),
+        position_bytes: 0,
+        what: "does not name a generation of the journal".to_owned(),
+    };
+    let name = std::str::from_utf8(&bytes).map_err(|_| damaged())?.trim();
+    let id = parse_hex(name).ok_or_else(damaged)?;
+    Ok(Some(Generation { dir: root.join(name), id }))
+}
+
+/// All generations in the directory.
+async fn generations(io: &Io, path: &Path) -> Result<Vec<PathBuf>, OpenError> {
+    let root = path.join(JOURNAL_DIR);
+    if !io.fs().exists(&root).await? {
+        return Ok(Vec::new());
+    }
+    let entries = io.fs().read_dir(&root).await?;
+    Ok(entries
+        .into_iter()
+        .filter(|entry| entry.kind == fs::FileKind::Directory && parse_hex(&entry.name).is_some())
+        .map(|entry| root.join(entry.name))
+        .collect())
+}
+
+async fn remove_generation(io: &Io, dir: &Path) -> Result<(), FileError> {
+    let fs = io.fs();
+    for shard in fs.read_dir(dir).await? {
+        let shard = dir.join(&shard.name);
+        for file in fs.read_dir(&shard).await? {
+            fs.remove_file(shard.join(&file.name)).await?;
+        }
+        fs.remove_dir(&shard).await?;
+    }
+    fs.remove_dir(dir).await
+}
+
+/// Removes a partition's directory that nothing refers to any more. Need not be durable: a rest is found at the next
+/// start by its name.
+pub(crate) async fn remove_partition_dir(io: &Io, dir: &Path) -> Result<(), FileError> {
+    for entry in io.fs().read_dir(dir).await? {
+        io.fs().remove_file(dir.join(&entry.name)).await?;
+    }
+    io.fs().remove_dir(dir).await
+}
+
+/// A partition's directory.
+#[derive(Debug, Clone)]
+pub(crate) struct FoundDir {
+    pub(crate) path: PathBuf,
+    pub(crate) topic_name: String,
+}
+
+/// Directories of partitions by id.
+pub(crate) type FoundDirs = BTreeMap<TopicPartition, FoundDir>;
+
+/// Lists the directories of partitions, and finishes deletions that a crash interrupted.
+async fn discover(io: &Io, path: &Path, report: &mut RecoveryReport) -> Result<FoundDirs, OpenError> {
+    let mut found = FoundDirs::new();
+    for entry in io.fs().read_dir(path).await? {
+        if entry.kind != fs::FileKind::Directory || entry.name == JOURNAL_DIR {
+            continue;
+        }
+        let dir = path.join(&entry.name);
+        if entry.name.ends_with("-delete") {
+            remove_partition_dir(io, &dir).await?;
+            continue;
+        }
+        if entry.name.ends_with("-future") {
+            return Err(OpenError::NotOurs {
+                path: dir,
+                why: "a move between log directories was interrupted; start Kafka on it once to finish the move"
+                    .to_owned(),
+            });
+        }
+        let Some((topic_name, partition)) = parse_partition_dir(&entry.name) else { continue };
+        match topic_id_of(io, &dir).await? {
+            Some(topic_id) => {
+                let id = TopicPartition { topic_id, partition: partition.into() };
+                found.insert(id, FoundDir { path: dir, topic_name: topic_name.to_owned() });
+            }
+            None => {
+                let entries = io.fs().read_dir(&dir).await?;
+                if entries.iter().any(|entry| entry.name.ends_with(LOG_SUFFIX)) {
+                    report.strays.push(format!("{}: no topic id, ignored", dir.display()));
+                } else {
+                    // Its creation was interrupted before anything could be appended.
+                    remove_partition_dir(io, &dir).await?;
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+async fn topic_id_of(io: &Io, dir: &Path) -> Result<Option<TopicId>, OpenError> {
+    let path = dir.join(PARTITION_METADATA);
+    if !io.fs().exists(&path).await? {
+        return Ok(None);
+    }
+    let bytes = io.fs().read_file(&path, SMALL_FILE_BYTES).await?;
+    Ok(std::str::from_utf8(&bytes).ok().and_then(parse_partition_metadata))
+}
+
+fn hex(id: &[u8; 16]) -> String {
+    id.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn parse_hex(text: &str) -> Option<[u8; 16]> {
+    if text.len() != 32 || !text.is_ascii() {
+        return None;
+    }
+    let mut id = [0; 16];
+    for (at, byte) in id.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).ok()?;
+    }
+    Some(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn meta_properties_survive_the_round_trip_with_foreign_lines() {
+        let text = "#\n#Tue Nov 24 06:00:00 UTC 2026\ncluster.id=abc\ndirectory.id=AAECAwQFBgcICQoLDA0ODw\n\
+                    node.id=3\nversion=1\nx.y=z\n";
+        let meta = MetaProperties::parse(text).expect("well formed");
+        assert_eq!((meta.cluster_id.as_str(), meta.node_id, meta.has_journal), ("abc", Some(3), false));
+        let ours = MetaProperties::parse(&meta.encode()).expect("well formed");
+        assert!(ours.has_journal);
+        assert_eq!(ours.others, [("x.y".to_owned(), "z".to_owned())]);
+    }
+
+    #[test]
+    fn generation_names_survive_the_round_trip() {
+        let id = [0x0f; 16];
+        assert_eq!(parse_hex(&hex(&id)), Some(id));
+        assert_eq!(parse_hex("zz"), None);
+    }
+}

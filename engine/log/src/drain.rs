@@ -1,0 +1,365 @@
+//! The write-behind: from the hot tail into segments, in large aligned chunks, off the path of any ack.
+//!
+//! ```text
+//!   segment   ┌───────────── in the file ─────────────┬─ hot tail ──────────────────┐
+//!                                               written                            end
+//!   chunk                                 ┌ settled ┬ ─ ─ whole batches ─ ─ ┐        cut to whole blocks,
+//!                                         block start                       │        or padded when it settles
+//! ```
+//!
+//! Invariants:
+//!
+//! * Only bytes of durable groups are written.
+//! * One chunk of a partition is in flight: a chunk that overlaps an older one follows it.
+//! * Memory is let go only after its chunk completed; readers get bytes from the tail or from completed chunks.
+//! * A segment is complete (trimmed, flushed, with its index files) before the next one is written to.
+//! * A failed write or flush of a segment fences the log directory.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use highwater_io::sync::Watch;
+use highwater_io::{FileError, IO_ALIGNMENT, IoBuf, fs};
+use highwater_model::Offset;
+
+use crate::error::{LogError, StorageFailure};
+use crate::journal::progress::Mark;
+use crate::kafka_files::{
+    EPOCH_CHECKPOINT, INDEX_SUFFIX, SNAPSHOT_SUFFIX, TIME_INDEX_SUFFIX, encode_epochs, segment_path,
+};
+use crate::mutants;
+use crate::partition::segment::Segment;
+use crate::partition::{DrainPoint, PartitionCore};
+use crate::shard::ShardCore;
+
+/// Memory that a batch in the hot tail costs beside its bytes, generously.
+const BATCH_OVERHEAD_BYTES: usize = 1024;
+
+/// Partitions with enough durable bytes for a chunk, in order of arrival.
+pub(crate) struct DrainQueue {
+    /// Durable bytes of one partition that are worth a chunk.
+    pub(crate) chunk_bytes: usize,
+    queue: RefCell<VecDeque<Rc<PartitionCore>>>,
+    arrivals: Watch<u64>,
+    /// Partitions whose batches went into segments, in that order: the order in which the tail forgets.
+    drained: RefCell<VecDeque<Rc<PartitionCore>>>,
+    closed: Cell<bool>,
+}
+
+impl DrainQueue {
+    pub(crate) fn new(chunk_bytes: usize) -> Rc<Self> {
+        Rc::new(DrainQueue {
+            chunk_bytes,
+            queue: RefCell::default(),
+            arrivals: Watch::new(0),
+            drained: RefCell::default(),
+            closed: Cell::new(false),
+        })
+    }
+
+    pub(crate) fn push(&self, core: Rc<PartitionCore>) {
+        self.queue.borrow_mut().push_back(core);
+        self.arrivals.update(|arrivals| *arrivals += 1);
+    }
+
+    async fn pop(&self) -> Option<Rc<PartitionCore>> {
+        let take = |_: &u64| {
+            if self.closed.get() {
+                return Some(None);
+            }
+            self.queue.borrow_mut().pop_front().map(Some)
+        };
+        self.arrivals.wait_for(take).await
+    }
+
+    pub(crate) fn close(&self) {
+        self.closed.set(true);
+        self.arrivals.update(|_| ());
+    }
+}
+
+/// How far to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// Whole blocks only, while there is a chunk's worth.
+    Chunks,
+    /// Everything in groups up to this sequence, the last block padded.
+    Sequence(u64),
+}
+
+/// A chunk ready to be written.
+struct Chunk {
+    segment: Rc<Segment>,
+    start_bytes: u64,
+    buf: IoBuf,
+    /// What is in the file when it completes.
+    written_bytes: u64,
+    settled: Bytes,
+}
+
+/// What there is to do next for a partition.
+enum Step {
+    Write(Chunk),
+    /// The segment is all in the file, and no longer the active one.
+    Close {
+        segment: Rc<Segment>,
+        next_base: Offset,
+    },
+    Nothing,
+}
+
+impl ShardCore {
+    /// Writes chunks behind until the shard closes.
+    pub(crate) async fn drain_loop(self: Rc<Self>) {
+        while let Some(core) = self.drain_queue.pop().await {
+            core.drain_queued.set(false);
+            if let Err(error) = self.drain(&core, Until::Chunks).await {
+                tracing::error!("{error}: the log directory is fenced");
+            }
+        }
+    }
+
+    /// Brings everything in groups up to `sequence`, which is durable, into the partition's segments.
+    pub(crate) async fn drain_through(
+        &self,
+        core: &Rc<PartitionCore>,
+        sequence: u64,
+    ) -> Result<(), LogError> {
+        self.drain(core, Until::Sequence(sequence)).await
+    }
+
+    async fn drain(&self, core: &Rc<PartitionCore>, until: Until) -> Result<(), LogError> {
+        let _turn = core.drain_turn.acquire(1).await;
+        if core.live.borrow().deleted {
+            return Ok(());
+        }
+        loop {
+            if let Some(failure) = self.journal.progress().failure() {
+                return Err(failure.into());
+            }
+            match self.next_step(core, until).await {
+                Step::Nothing => return Ok(()),
+                Step::Write(chunk) => self.write_chunk(core, chunk).await?,
+                Step::Close { segment, next_base } => {
+                    self.close_segment(core, &segment, next_base).await?;
+                    let mut live = core.live.borrow_mut();
+                    live.drain = DrainPoint { segment_base: next_base, ..DrainPoint::default() };
+                    live.tail.note_drained(next_base, 0);
+                }
+            }
+        }
+    }
+
+    async fn next_step(&self, core: &Rc<PartitionCore>, until: Until) -> Step {
+        if core.live.borrow().tail.undrained().next().is_none() && !core.live.borrow().is_behind_a_roll() {
+            return Step::Nothing;
+        }
+        let buf = self.chunk_pool.take().await;
+        let live = core.live.borrow();
+        let durable = if mutants::DRAIN_BEFORE_DURABLE.is_on() {
+            u64::MAX
+        } else {
+            self.journal.progress().through(Mark::Durable)
+        };
+        let limit = match until {
+            Until::Chunks => durable,
+            Until::Sequence(sequence) => sequence.min(durable),
+        };
+        let drain = &live.drain;
+        let Some(segment) = live.segments.get(&drain.segment_base).cloned() else { return Step::Nothing };
+        let next_base = live.segments.range(Offset(drain.segment_base.0 + 1)..).next().map(|(base, _)| *base);
+        let rolled = live.state.segment_base > drain.segment_base;
+        let gathered = gather(&live, buf, limit);
+        let whole_segment = rolled && gathered.end_bytes == segment.size_bytes();
+        if whole_segment && gathered.end_bytes == drain.written_bytes {
+            return match next_base {
+                Some(next_base) => Step::Close { segment, next_base },
+                None => Step::Nothing,
+            };
+        }
+        let settles = whole_segment || !gathered.is_full && until != Until::Chunks;
+        let enough = gathered.is_full || settles;
+        match gathered.finish(segment, drain, settles) {
+            Some(chunk) if enough => Step::Write(chunk),
+            _ => Step::Nothing,
+        }
+    }
+
+    async fn write_chunk(&self, core: &Rc<PartitionCore>, chunk: Chunk) -> Result<(), LogError> {
+        let Chunk { segment, start_bytes, buf, written_bytes, settled } = chunk;
+        let outcome = async {
+            self.reserve(core, &segment, start_bytes + buf.len() as u64).await?;
+            let file = segment.file(&self.io, self.direct).await.map_err(|error| self.fence(&error))?;
+            self.note_dirty(core, &segment);
+            file.write_at(vec![buf.freeze()], start_bytes, fs::Durability::Plain)
+                .await
+                .map_err(|error| self.fence(&error))
+        };
+        outcome.await?;
+        let drained = {
+            let mut live = core.live.borrow_mut();
+            let before = live.tail.evictable();
+            live.drain = DrainPoint { segment_base: segment.base_offset, written_bytes, settled };
+            live.tail.note_drained(segment.base_offset, written_bytes);
+            live.tail.evictable() - before
+        };
+        let mut recent = self.drain_queue.drained.borrow_mut();
+        recent.extend(std::iter::repeat_n(Rc::clone(core), drained));
+        drop(recent);
+        self.evict();
+        Ok(())
+    }
+
+    /// Lets drained batches go while more than half of the memory is in use, or there are too many small ones.
+    pub(crate) fn evict(&self) {
+        let pool = &self.hot_pool;
+        let most = self.config.hot_tail_bytes / BATCH_OVERHEAD_BYTES;
+        while pool.lent() > pool.limit() / 2 || self.drain_queue.drained.borrow().len() > most {
+            let Some(core) = self.drain_queue.drained.borrow_mut().pop_front() else { return };
+            core.live.borrow_mut().tail.evict_one();
+        }
+    }
+
+    /// Completes a rolled segment, which is all in the file: trims it, flushes it, writes Kafka's files beside it.
+    pub(crate) async fn close_segment(
+        &self,
+        core: &Rc<PartitionCore>,
+        segment: &Rc<Segment>,
+        next_base: Offset,
+    ) -> Result<(), LogError> {
+        let producers = self.rolled_producers(core, segment.base_offset);
+        self.complete_segment(core, segment).await.map_err(|error| self.fence(&error))?;
+        self.write_kafka_files(core, segment, next_base, producers)
+            .await
+            .map_err(|error| self.fence(&error))?;
+        segment.set_closed(true);
+        segment.close_file();
+        self.forget_roll(core, segment.base_offset);
+        self.note_clean(core, segment);
+        Ok(())
+    }
+
+    async fn complete_segment(&self, core: &Rc<PartitionCore>, segment: &Segment) -> Result<(), FileError> {
+        let file = segment.file(&self.io, self.direct).await?;
+        file.set_len(segment.size_bytes()).await?;
+        segment.reserved_bytes.set(segment.size_bytes());
+        file.sync_all().await?;
+        self.flush_dir_if_new(core).await
+    }
+
+    async fn write_kafka_files(
+        &self,
+        core: &Rc<PartitionCore>,
+        segment: &Rc<Segment>,
+        next_base: Offset,
+        producers: Vec<u8>,
+    ) -> Result<(), FileError> {
+        let interval = core.config.borrow().index_interval_bytes;
+        if let Err(error) = segment.extend_index(&self.io, self.direct, segment.size_bytes(), interval).await
+        {
+            // The index is a hint; the damage shows when somebody reads there.
+            tracing::error!("{error}: the segment is kept, its index is incomplete");
+        }
+        let (offsets, times) = {
+            let index = segment.index.borrow();
+            (index.encode_offsets(segment.base_offset), index.encode_times(segment.base_offset))
+        };
+        let epochs = encode_epochs(core.live.borrow().state.epochs.starts());
+        let snapshot = segment_path(&core.dir, next_base, SNAPSHOT_SUFFIX);
+        let fs = self.io.fs();
+        fs.replace_file_durable(segment.path(INDEX_SUFFIX), offsets.into()).await?;
+        fs.replace_file_durable(segment.path(TIME_INDEX_SUFFIX), times.into()).await?;
+        fs.replace_file_durable(snapshot, producers.into()).await?;
+        fs.replace_file_durable(core.dir.join(EPOCH_CHECKPOINT), epochs.into()).await
+    }
+
+    /// Latches a failure of the log directory; a full disk is none (rule 8).
+    pub(crate) fn fence(&self, error: &FileError) -> LogError {
+        if error.is_out_of_space() {
+            return LogError::OutOfSpace { path: error.path.display().to_string().into() };
+        }
+        self.fence_device(error)
+    }
+
+    /// Latches a failure of the log directory, whatever the errno: a flush that failed is never retried (rule 7).
+    pub(crate) fn fence_device(&self, error: &FileError) -> LogError {
+        let failure = StorageFailure { cause: error.to_string().into() };
+        tracing::error!("{error}: the log directory is fenced");
+        self.journal.fail(failure.clone());
+        failure.into()
+    }
+}
+
+impl crate::partition::Live {
+    /// Whether the write-behind has an older segment to complete.
+    fn is_behind_a_roll(&self) -> bool {
+        self.drain.segment_base < self.state.segment_base
+    }
+}
+
+/// Bytes from the block in which the file ends, copied together.
+struct Gathered {
+    buf: IoBuf,
+    start_bytes: u64,
+    /// Position of the byte after the last one.
+    end_bytes: u64,
+    is_full: bool,
+}
+
+/// Copies the settled block and what follows it into `buf`, while it fits and its groups are at or below `limit`.
+fn gather(live: &crate::partition::Live, mut buf: IoBuf, limit: u64) -> Gathered {
+    let drain = &live.drain;
+    let start_bytes = drain.written_bytes - drain.settled.len() as u64;
+    debug_assert_eq!(start_bytes % IO_ALIGNMENT as u64, 0, "a chunk starts at a block");
+    buf.extend_from_slice(&drain.settled);
+    // One block stays free for the padding.
+    let room = buf.capacity() - IO_ALIGNMENT;
+    let mut is_full = false;
+    'batches: for hot in live.tail.undrained() {
+        if hot.segment_base != drain.segment_base || hot.sequence > limit {
+            break;
+        }
+        let done =
+            usize::try_from(drain.written_bytes.saturating_sub(hot.position_bytes)).expect("in a batch");
+        let mut skip = done;
+        for chunk in &hot.chunks {
+            let now = chunk.len().min(skip);
+            skip -= now;
+            let piece = &chunk[now..];
+            let take = piece.len().min(room - buf.len());
+            buf.extend_from_slice(&piece[..take]);
+            if take < piece.len() {
+                is_full = true;
+                break 'batches;
+            }
+        }
+    }
+    let end_bytes = start_bytes + buf.len() as u64;
+    Gathered { buf, start_bytes, end_bytes, is_full }
+}
+
+impl Gathered {
+    /// The chunk, cut to whole blocks or, if it `settles`, padded. `None` if nothing is new in it.
+    fn finish(mut self, segment: Rc<Segment>, drain: &DrainPoint, settles: bool) -> Option<Chunk> {
+        let settled = if settles {
+            let partial = self.buf.len() % IO_ALIGNMENT;
+            let tail = Bytes::copy_from_slice(&self.buf[self.buf.len() - partial..]);
+            self.buf.pad_to(IO_ALIGNMENT);
+            tail
+        } else {
+            let whole = self.buf.len() / IO_ALIGNMENT * IO_ALIGNMENT;
+            self.buf.set_len(whole);
+            self.end_bytes = self.start_bytes + whole as u64;
+            Bytes::new()
+        };
+        (self.end_bytes > drain.written_bytes).then_some(Chunk {
+            segment,
+            start_bytes: self.start_bytes,
+            buf: self.buf,
+            written_bytes: self.end_bytes,
+            settled,
+        })
+    }
+}

@@ -1,0 +1,595 @@
+//! Appending: validate, wait for a turn, give offsets, copy into the journal's group.
+//!
+//! Everything that can be refused is refused before the first offset is given. From the first offset to the copy there
+//! is no await: the order of acceptance is the order of offsets.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use highwater_io::IO_ALIGNMENT;
+use highwater_io::sync::Permit;
+use highwater_model::batch::{self, BatchHeader, CRC_COVERS_FROM};
+use highwater_model::record::RecordsSummary;
+use highwater_model::{LeaderEpoch, Offset, Timestamp, crc};
+
+use crate::config::{LogConfig, TimestampType};
+use crate::error::{AppendError, LogError, ReadError};
+use crate::journal::format::{Change, Entry};
+use crate::journal::group::Group;
+use crate::journal::progress::Mark;
+use crate::mutants;
+use crate::partition::producers::Standing;
+use crate::partition::segment::Segment;
+use crate::partition::tail::HotBatch;
+use crate::partition::{Effect, EndBlock, Partition};
+use crate::shard::ShardCore;
+
+/// Who appends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// A producer: offsets are given, records validated, sequences checked.
+    Client,
+    /// The leader, to its follower: offsets and epochs stay as they are.
+    Replication,
+    /// The broker itself: as a client, but control batches are allowed.
+    Coordinator,
+}
+
+/// An append that was accepted: it has its offsets and is on its way into the journal.
+#[derive(Clone)]
+pub struct Appended {
+    /// Offset of the first record.
+    pub base_offset: Offset,
+    /// Offset of the last record.
+    pub last_offset: Offset,
+    /// Time of appending, where the topic says so, else [`Timestamp::NONE`].
+    pub log_append_time: Timestamp,
+    /// Start of the log at that moment.
+    pub log_start_offset: Offset,
+    /// Whether this is a retry of an append that is there already; the offsets are the original's.
+    pub is_duplicate: bool,
+    shard: Rc<ShardCore>,
+    sequence: u64,
+    ack: Mark,
+}
+
+impl std::fmt::Debug for Appended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Appended")
+            .field("base_offset", &self.base_offset)
+            .field("last_offset", &self.last_offset)
+            .field("is_duplicate", &self.is_duplicate)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Appended {
+    /// Resolves when the append is as safe as the partition's `flush.messages` asks before its ack: written, or flushed.
+    /// A duplicate waits as its original did and shares its failure (rule 6).
+    ///
+    /// # Errors
+    /// [`LogError::Storage`]: the record may or may not be there after a restart.
+    pub async fn acknowledged(&self) -> Result<(), LogError> {
+        self.wait(self.ack).await
+    }
+
+    /// Resolves when the append survives power loss, whatever the partition's settings. Does not ask for a flush.
+    ///
+    /// # Errors
+    /// [`LogError::Storage`].
+    pub async fn durable(&self) -> Result<(), LogError> {
+        self.wait(Mark::Durable).await
+    }
+
+    async fn wait(&self, mark: Mark) -> Result<(), LogError> {
+        let lie = mutants::ACK_BEFORE_FLUSH.is_on() && mark == Mark::Durable;
+        let mark = if lie { Mark::Written } else { mark };
+        if self.is_duplicate && mutants::DUPLICATE_ACKED_AT_ONCE.is_on() {
+            return Ok(());
+        }
+        Ok(self.shard.journal.progress().wait(mark, self.sequence).await?)
+    }
+}
+
+/// A validated batch and where it lies in the request.
+struct Incoming {
+    header: BatchHeader,
+    summary: RecordsSummary,
+    start: usize,
+}
+
+impl Partition {
+    /// Appends one or more consecutive batches as they came from the network. Resolves when they are accepted: they
+    /// have offsets and memory, and what happens to them is told by [`Appended`].
+    ///
+    /// With several batches, all or none are accepted; a duplicate among several is an error, as in Kafka.
+    ///
+    /// # Errors
+    /// [`AppendError`]; nothing was appended.
+    pub async fn append(
+        &self,
+        batches: Bytes,
+        leader_epoch: LeaderEpoch,
+        origin: Origin,
+    ) -> Result<Appended, AppendError> {
+        let config = self.config();
+        let incoming = validate(&batches, origin)?;
+        self.check_sizes(&incoming, &config)?;
+        self.check_timestamps(&incoming, &config, origin)?;
+        let turn = self.core.append_turn.acquire(1).await;
+        self.core.check_writable()?;
+        self.check_epoch(leader_epoch, origin)?;
+        if let Some(original) = self.find_duplicate(&incoming)? {
+            return Ok(original);
+        }
+        self.know_end_block().await?;
+        let roll = self.needs_roll(batches.len() as u64, &config);
+        self.reserve_space(roll, batches.len() as u64).await?;
+        self.shard.journal.admit(batches.len() + IO_ALIGNMENT, 2).await.map_err(LogError::from)?;
+        self.core.check_writable()?;
+        // Only now: a checkpoint may have drawn its line while we waited.
+        let prefix = if roll { Bytes::new() } else { self.end_block_to_repeat() };
+        Ok(self.accept(&batches, incoming, &prefix, roll, leader_epoch, origin, &config, turn))
+    }
+
+    fn check_sizes(&self, incoming: &[Incoming], config: &LogConfig) -> Result<(), AppendError> {
+        for batch in incoming {
+            let size_bytes = batch.header.size_bytes;
+            if size_bytes > config.max_message_bytes {
+                return Err(AppendError::TooLarge { size_bytes, limit_bytes: config.max_message_bytes });
+            }
+        }
+        let size_bytes = incoming.iter().map(|batch| batch.header.size_bytes).sum();
+        // An entry carries the repeated block as well.
+        let limit_bytes = self.shard.journal.max_append_bytes() - IO_ALIGNMENT;
+        let limit_bytes = limit_bytes.min(usize::try_from(config.segment_bytes).unwrap_or(usize::MAX));
+        if size_bytes > limit_bytes {
+            return Err(AppendError::TooLarge { size_bytes, limit_bytes });
+        }
+        Ok(())
+    }
+
+    fn check_timestamps(
+        &self,
+        incoming: &[Incoming],
+        config: &LogConfig,
+        origin: Origin,
+    ) -> Result<(), AppendError> {
+        if origin != Origin::Client || config.message_timestamp_type == TimestampType::LogAppendTime {
+            return Ok(());
+        }
+        let now = self.shard.io.wall_time().as_millis();
+        let millis = |limit: Option<std::time::Duration>| {
+            limit.map_or(i64::MAX, |limit| i64::try_from(limit.as_millis()).unwrap_or(i64::MAX))
+        };
+        let oldest = now.saturating_sub(millis(config.message_timestamp_before_max_ms));
+        let newest = now.saturating_add(millis(config.message_timestamp_after_max_ms));
+        for batch in incoming {
+            let timestamp = batch.summary.max_timestamp;
+            if timestamp >= 0 && !(oldest..=newest).contains(&timestamp) {
+                return Err(AppendError::InvalidTimestamp { timestamp });
+            }
+        }
+        Ok(())
+    }
+
+    fn check_epoch(&self, requested: LeaderEpoch, origin: Origin) -> Result<(), AppendError> {
+        let current = self.core.live.borrow().leader_epoch;
+        if origin != Origin::Replication && requested != current {
+            return Err(AppendError::FencedLeaderEpoch { requested, current });
+        }
+        Ok(())
+    }
+
+    /// The original of a retry, or `None` for a new append.
+    fn find_duplicate(&self, incoming: &[Incoming]) -> Result<Option<Appended>, AppendError> {
+        let live = self.core.live.borrow();
+        let mut ahead: Option<BatchHeader> = None;
+        for batch in incoming.iter().filter(|batch| batch.header.is_idempotent()) {
+            let header = &batch.header;
+            // Batches of one request follow each other, which the table does not know yet.
+            if let Some(before) = ahead.filter(|before| before.producer_id == header.producer_id) {
+                let expected = before.last_sequence().wrapping_advance(1);
+                if header.base_sequence != expected || header.producer_epoch != before.producer_epoch {
+                    return Err(AppendError::OutOfOrderSequence {
+                        producer_id: header.producer_id,
+                        sequence: header.base_sequence,
+                        expected,
+                    });
+                }
+            } else if let Standing::Duplicate(original) = live.state.producers.check(header)? {
+                if mutants::RETRY_STORED_TWICE.is_on() {
+                    return Ok(None);
+                }
+                if incoming.len() > 1 {
+                    return Err(AppendError::InvalidRecord("a retried batch together with others"));
+                }
+                return Ok(Some(Appended {
+                    base_offset: original.base_offset(),
+                    last_offset: original.last_offset,
+                    log_append_time: Timestamp::NONE,
+                    log_start_offset: live.state.log_start_offset,
+                    is_duplicate: true,
+                    shard: Rc::clone(&self.shard),
+                    // The last append of this partition is not before the original.
+                    sequence: live.last_sequence,
+                    ack: self.ack_mark(),
+                }));
+            }
+            ahead = Some(*header);
+        }
+        Ok(None)
+    }
+
+    fn ack_mark(&self) -> Mark {
+        if self.core.config.borrow().is_durable_ack() { Mark::Durable } else { Mark::Written }
+    }
+
+    /// The start of the end block, if the next append repeats it.
+    fn end_block_to_repeat(&self) -> Bytes {
+        let live = self.core.live.borrow();
+        match &live.end_block {
+            EndBlock::Known(block) if live.repeat_end_block && !mutants::SKIP_SETTLED_PREFIX.is_on() => {
+                Bytes::copy_from_slice(block)
+            }
+            _ => Bytes::new(),
+        }
+    }
+
+    /// Reads the end block from the segment, where recovery settled it, if it is not in memory.
+    async fn know_end_block(&self) -> Result<(), LogError> {
+        if matches!(self.core.live.borrow().end_block, EndBlock::Known(_)) {
+            return Ok(());
+        }
+        let (segment, position) = {
+            let live = self.core.live.borrow();
+            let base = live.state.segment_base;
+            (live.segments.get(&base).cloned(), live.state.position_bytes)
+        };
+        let block_start = position / IO_ALIGNMENT as u64 * IO_ALIGNMENT as u64;
+        let block = match segment {
+            Some(segment) => segment
+                .read(&self.shard.io, self.shard.direct, block_start, position)
+                .await
+                .map_err(|error| self.fence_unreadable_end(&error))?,
+            None => Bytes::new(),
+        };
+        let mut live = self.core.live.borrow_mut();
+        if matches!(live.end_block, EndBlock::OnMedium) {
+            live.drain.settled = block.clone();
+            live.end_block = EndBlock::Known(block.to_vec());
+        }
+        Ok(())
+    }
+
+    fn fence_unreadable_end(&self, error: &ReadError) -> LogError {
+        let reason = format!("the end of the log cannot be read: {error}");
+        tracing::error!(topic = %self.core.topic_name, partition = %self.core.id.partition, "{reason}");
+        self.core.fence(&reason);
+        LogError::Fenced { reason: reason.into() }
+    }
+
+    fn needs_roll(&self, add_bytes: u64, config: &LogConfig) -> bool {
+        let live = self.core.live.borrow();
+        if live.state.position_bytes == 0 {
+            return false;
+        }
+        let now = self.shard.io.wall_time().as_millis();
+        let segment_ms = i64::try_from(config.segment_ms.as_millis()).unwrap_or(i64::MAX);
+        let expired =
+            live.state.segment_first_append_ms.is_some_and(|first| now.saturating_sub(first) >= segment_ms);
+        // Index entries have 32 bits for offsets and positions.
+        let index_full = live.state.next_offset.0 - live.state.segment_base.0 > i64::from(i32::MAX);
+        live.state.position_bytes + add_bytes > config.segment_bytes.min(i32::MAX as u64)
+            || expired
+            || index_full
+    }
+
+    /// Makes sure that the segment's file has room on the medium, before anything is accepted (rule 8).
+    async fn reserve_space(&self, roll: bool, add_bytes: u64) -> Result<(), AppendError> {
+        let (segment, end_bytes) = {
+            let live = self.core.live.borrow();
+            if roll {
+                // The new segment is made when the first byte is written behind; its space is reserved then, too.
+                (self.core.next_segment(live.state.next_offset), add_bytes)
+            } else {
+                let base = live.state.segment_base;
+                let segment = live.segments.get(&base).cloned();
+                let segment = segment.unwrap_or_else(|| self.core.next_segment(base));
+                (segment, live.state.position_bytes + add_bytes)
+            }
+        };
+        self.shard.reserve(&self.core, &segment, end_bytes).await?;
+        self.core.live.borrow_mut().segments.insert(segment.base_offset, segment);
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the steps before it each made one of them")]
+    fn accept(
+        &self,
+        batches: &Bytes,
+        incoming: Vec<Incoming>,
+        prefix: &Bytes,
+        roll: bool,
+        leader_epoch: LeaderEpoch,
+        origin: Origin,
+        config: &LogConfig,
+        turn: Permit,
+    ) -> Appended {
+        let now = Timestamp(self.shard.io.wall_time().as_millis());
+        let log_append_time = match (config.message_timestamp_type, origin) {
+            (TimestampType::LogAppendTime, Origin::Client | Origin::Coordinator) => now,
+            _ => Timestamp::NONE,
+        };
+        let mut live = self.core.live.borrow_mut();
+        let records: u64 =
+            incoming.iter().map(|batch| u64::try_from(batch.header.last_offset_delta).unwrap_or(0) + 1).sum();
+        live.unflushed_messages += records;
+        let flush = live.unflushed_messages >= config.flush_messages;
+        let mut base_offset = None;
+        let mut last_offset = live.state.next_offset;
+        let sequence = self.shard.journal.append(|group| {
+            if roll {
+                self.roll(&mut live, group);
+            }
+            let mut entry = EntryBuilder::begin(&live.state, prefix, group);
+            for batch in incoming {
+                let bytes = &batches[batch.start..batch.start + batch.header.size_bytes];
+                let placed = match origin {
+                    Origin::Replication => Placed::as_it_is(bytes, batch.header),
+                    _ => place(bytes, &batch, live.state.next_offset, leader_epoch, log_append_time),
+                };
+                let hot = HotBatch::new(&placed.header, live.state.segment_base, live.state.position_bytes);
+                entry.add(&placed, bytes, hot, group);
+                if let Some(segment) = live.segments.get(&live.state.segment_base) {
+                    let position = live.state.position_bytes;
+                    segment.index.borrow_mut().note(&placed.header, position, config.index_interval_bytes);
+                    segment.set_size(position + placed.header.size_bytes as u64);
+                }
+                let max_producers = self.shard.config.max_producers_per_partition;
+                live.state.record_batch(&placed.header, max_producers);
+                live.note_end(&placed.head, &bytes[placed.head.len()..]);
+                live.state.segment_first_append_ms.get_or_insert(now.0);
+                base_offset.get_or_insert(placed.header.base_offset);
+                last_offset = placed.header.last_offset();
+                if mutants::OFFSET_GIVEN_TWICE.is_on() && placed.header.base_offset.0 % 97 == 96 {
+                    live.state.next_offset = placed.header.base_offset;
+                }
+            }
+            group.wants_flush |= flush;
+            entry.finish(self, leader_epoch, live.state.next_offset, group);
+        });
+        live.last_sequence = sequence;
+        live.touched = true;
+        if flush {
+            live.unflushed_messages = 0;
+            live.flush_deadline = None;
+        } else if let (Some(limit), None) = (config.flush_ms, live.flush_deadline) {
+            let deadline = self.shard.io.now() + limit;
+            live.flush_deadline = Some(deadline);
+            self.shard.flush_by(deadline, &self.core);
+        }
+        let log_start_offset = live.state.log_start_offset;
+        drop(live);
+        drop(turn);
+        Appended {
+            base_offset: base_offset.unwrap_or(last_offset),
+            last_offset,
+            log_append_time,
+            log_start_offset,
+            is_duplicate: false,
+            shard: Rc::clone(&self.shard),
+            sequence,
+            ack: if flush { Mark::Durable } else { Mark::Written },
+        }
+    }
+
+    fn roll(&self, live: &mut super::Live, group: &mut Group) {
+        let next_base = live.state.next_offset;
+        let change = Change::Roll {
+            segment_base: live.state.segment_base,
+            size_bytes: live.state.position_bytes,
+            next_base,
+        };
+        group.push(Entry { id: self.core.id, change }, Effect::none(Rc::clone(&self.core)));
+        self.shard.note_roll(&self.core, live.state.segment_base, &live.state);
+        live.state.roll(next_base);
+        live.end_block = EndBlock::Known(Vec::new());
+        live.repeat_end_block = false;
+    }
+}
+
+impl super::Live {
+    /// Keeps the start of the block that the next byte goes to, after `head` and `rest` (as they go to disk) went to the
+    /// end and the position was moved past them.
+    fn note_end(&mut self, head: &[u8], rest: &[u8]) {
+        let keep = usize::try_from(self.state.position_bytes % IO_ALIGNMENT as u64).expect("below a block");
+        let EndBlock::Known(block) = &mut self.end_block else {
+            unreachable!("the end block is known before anything is accepted");
+        };
+        if rest.len() >= keep {
+            block.clear();
+            block.extend_from_slice(&rest[rest.len() - keep..]);
+        } else {
+            block.extend_from_slice(head);
+            block.extend_from_slice(rest);
+            block.drain(..block.len() - keep);
+        }
+        self.repeat_end_block = false;
+    }
+}
+
+/// A batch with its final header.
+struct Placed {
+    header: BatchHeader,
+    /// The first bytes of the batch, as they go to disk: the rest is unchanged.
+    head: Vec<u8>,
+}
+
+impl Placed {
+    fn as_it_is(bytes: &[u8], header: BatchHeader) -> Self {
+        Placed { header, head: bytes[..CRC_COVERS_FROM].to_vec() }
+    }
+}
+
+/// Gives a batch its offsets and epoch, without touching the request's bytes.
+fn place(
+    bytes: &[u8],
+    batch: &Incoming,
+    next_offset: Offset,
+    leader_epoch: LeaderEpoch,
+    log_append_time: Timestamp,
+) -> Placed {
+    let mut header = batch.header;
+    header.base_offset = next_offset;
+    header.leader_epoch = leader_epoch;
+    let largest = Timestamp(batch.summary.max_timestamp);
+    let mut head = if log_append_time != Timestamp::NONE {
+        header.max_timestamp = log_append_time;
+        let mut whole = bytes.to_vec();
+        batch::stamp_log_append_time(&mut whole, header.size_bytes, log_append_time);
+        whole
+    } else if largest != header.max_timestamp {
+        // As Kafka, the broker corrects a header that does not fit its records.
+        header.max_timestamp = largest;
+        let mut whole = bytes.to_vec();
+        batch::stamp_max_timestamp(&mut whole, header.size_bytes, largest);
+        whole
+    } else if mutants::RECORD_ALTERED.is_on() && next_offset.0 % 101 == 100 {
+        altered(bytes)
+    } else {
+        bytes[..CRC_COVERS_FROM].to_vec()
+    };
+    batch::stamp(&mut head, next_offset, leader_epoch);
+    Placed { header, head }
+}
+
+/// A lie: the last byte of the batch changed, under a checksum that fits.
+fn altered(bytes: &[u8]) -> Vec<u8> {
+    let mut whole = bytes.to_vec();
+    if let Some(last) = whole.last_mut() {
+        *last ^= 1;
+    }
+    let crc = crc::crc32c(&whole[CRC_COVERS_FROM..]);
+    whole[CRC_COVERS_FROM - 4..CRC_COVERS_FROM].copy_from_slice(&crc.to_be_bytes());
+    whole
+}
+
+/// Puts the batches of one append into a group and makes their entry.
+///
+/// The entry's checksum covers the repeated block and the first 21 bytes of each batch; the rest of a batch is covered
+/// by the batch's own checksum, which is among those 21 bytes. So each byte is summed once, when the batch came.
+struct EntryBuilder {
+    segment_base: Offset,
+    position_bytes: u64,
+    base_offset: Offset,
+    prefix_bytes: usize,
+    len_bytes: usize,
+    crc: u32,
+    batches: Vec<(HotBatch, crate::journal::group::Span)>,
+}
+
+impl EntryBuilder {
+    fn begin(state: &super::state::PartitionState, prefix: &Bytes, group: &mut Group) -> Self {
+        group.put(prefix);
+        EntryBuilder {
+            segment_base: state.segment_base,
+            position_bytes: state.position_bytes - prefix.len() as u64,
+            base_offset: state.next_offset,
+            prefix_bytes: prefix.len(),
+            len_bytes: prefix.len(),
+            crc: crc::crc32c(prefix),
+            batches: Vec::with_capacity(1),
+        }
+    }
+
+    fn add(&mut self, placed: &Placed, bytes: &[u8], hot: HotBatch, group: &mut Group) {
+        let mut span = group.put(&placed.head);
+        span.len += group.put(&bytes[placed.head.len()..]).len;
+        self.crc = crc::append(self.crc, &placed.head[..CRC_COVERS_FROM]);
+        self.len_bytes += span.len;
+        self.batches.push((hot, span));
+    }
+
+    fn finish(
+        self,
+        partition: &Partition,
+        leader_epoch: LeaderEpoch,
+        next_offset: Offset,
+        group: &mut Group,
+    ) {
+        let change = Change::Append {
+            leader_epoch,
+            segment_base: self.segment_base,
+            position_bytes: self.position_bytes,
+            base_offset: self.base_offset,
+            next_offset,
+            prefix_bytes: u32::try_from(self.prefix_bytes).expect("below a block"),
+            len_bytes: u32::try_from(self.len_bytes).expect("bounded by a quarter of a journal file"),
+            crc: self.crc,
+        };
+        let effect = Effect::appended(Rc::clone(&partition.core), self.batches);
+        group.push(Entry { id: partition.core.id, change }, effect);
+    }
+}
+
+/// The checksum that an append entry has for `payload`; `None` if the payload is not the repeated block and whole,
+/// intact batches.
+pub(crate) fn entry_crc(payload: &[u8], prefix_bytes: usize) -> Option<u32> {
+    let (prefix, mut rest) = payload.split_at_checked(prefix_bytes)?;
+    let mut sum = crc::crc32c(prefix);
+    while !rest.is_empty() {
+        let header = batch::verify(rest).ok()?;
+        sum = crc::append(sum, &rest[..CRC_COVERS_FROM]);
+        rest = &rest[header.size_bytes..];
+    }
+    Some(sum)
+}
+
+fn validate(bytes: &Bytes, origin: Origin) -> Result<Vec<Incoming>, AppendError> {
+    let mut incoming = Vec::with_capacity(1);
+    let mut start = 0;
+    while start < bytes.len() {
+        let (header, summary) = match origin {
+            Origin::Client => batch::validate(&bytes[start..])?,
+            Origin::Replication | Origin::Coordinator => {
+                let header = batch::verify(&bytes[start..])?;
+                let max_timestamp = header.max_timestamp.0;
+                (header, RecordsSummary { max_timestamp, ..RecordsSummary::default() })
+            }
+        };
+        if origin == Origin::Client {
+            check_client_batch(&header)?;
+        }
+        incoming.push(Incoming { header, summary, start });
+        start += header.size_bytes;
+    }
+    if incoming.is_empty() {
+        return Err(AppendError::InvalidRecord("no batch"));
+    }
+    Ok(incoming)
+}
+
+fn check_client_batch(header: &BatchHeader) -> Result<(), AppendError> {
+    if header.is_control() {
+        return Err(AppendError::InvalidRecord("a client may not write control records"));
+    }
+    if header.base_offset.0 != 0 {
+        // As Kafka: the base offset of a client's batch counts from zero.
+        return Err(AppendError::InvalidRecord("the base offset is not zero"));
+    }
+    if header.has_delete_horizon() {
+        return Err(AppendError::InvalidRecord("a client may not set the delete horizon"));
+    }
+    if header.is_idempotent() && header.base_sequence.0 < 0 {
+        return Err(AppendError::InvalidRecord("an idempotent producer without a sequence"));
+    }
+    Ok(())
+}
+
+impl super::PartitionCore {
+    /// The segment that begins at `base_offset`, not on disk yet.
+    fn next_segment(&self, base_offset: Offset) -> Rc<Segment> {
+        Segment::new(Rc::clone(&self.dir), base_offset, 0, false)
+    }
+}

@@ -1,0 +1,371 @@
+//! One partition's log, on the shard that owns it.
+//!
+//! ```text
+//!   offsets   log_start ─────────── durable ──── log_end ──── next (accepted)
+//!                 │                    │            │            └ given out, on its way into a journal group
+//!                 │                    │            └ written: survives a killed process
+//!                 │                    └ flushed: survives power loss
+//!                 └ moved up by retention and DeleteRecords
+//!
+//!   bytes     segments on disk ──────────────┬─── hot tail ──────────┐
+//!                          write-behind is here                  end block (the start of the block that the next
+//!                                                                byte goes to, repeated after a settle)
+//! ```
+//!
+//! * [`append`]: validation, order of acceptance, the copy into the journal's group.
+//! * [`read`]: from the hot tail or a segment; look-ups by offset and time.
+//! * [`crate::drain`]: the way from the tail to segments.
+//!
+//! Everything here is single-threaded; a `RefCell` is never borrowed across an await.
+
+pub(crate) mod append;
+pub(crate) mod epochs;
+pub(crate) mod index;
+pub(crate) mod producers;
+pub(crate) mod read;
+pub(crate) mod segment;
+pub(crate) mod state;
+pub(crate) mod tail;
+mod truncate;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use highwater_io::MonoTime;
+use highwater_io::sync::{Semaphore, Watch};
+use highwater_model::{LeaderEpoch, NO_PARTITION_LEADER_EPOCH, Offset, TopicPartition};
+
+use crate::config::LogConfig;
+use crate::drain::DrainQueue;
+use crate::error::LogError;
+use crate::journal::group::Span;
+use crate::partition::segment::Segment;
+use crate::partition::state::{FenceReason, PartitionState};
+use crate::partition::tail::{HotBatch, Tail};
+use crate::shard::ShardCore;
+
+pub use append::{Appended, Origin};
+pub use read::{ReadData, ReadRequest, TimestampOffset};
+
+/// The start and the two ends of a log: `log_start_offset ≤ durable_offset ≤ log_end_offset`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Watermarks {
+    /// The first offset that can be read.
+    pub log_start_offset: Offset,
+    /// Below it (exclusive), everything survives power loss.
+    pub durable_offset: Offset,
+    /// Below it (exclusive), everything survives a killed process. The next offset to be seen.
+    pub log_end_offset: Offset,
+}
+
+impl Watermarks {
+    fn check(&self) {
+        assert!(
+            self.log_start_offset <= self.log_end_offset && self.durable_offset <= self.log_end_offset,
+            "watermarks out of order: {self:?}"
+        );
+    }
+}
+
+/// Where the write-behind stands.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct DrainPoint {
+    /// The segment being filled.
+    pub(crate) segment_base: Offset,
+    /// Everything below is in the file. Not a multiple of the block only after a settle.
+    pub(crate) written_bytes: u64,
+    /// The bytes of the last, settled block; empty when `written_bytes` is a multiple of the block.
+    pub(crate) settled: Bytes,
+}
+
+/// The block that the next byte goes to.
+#[derive(Debug, Clone)]
+pub(crate) enum EndBlock {
+    /// Its bytes so far.
+    Known(Vec<u8>),
+    /// On the medium only; read before the next append.
+    OnMedium,
+}
+
+/// What changes with every append.
+pub(crate) struct Live {
+    pub(crate) state: PartitionState,
+    pub(crate) segments: BTreeMap<Offset, Rc<Segment>>,
+    pub(crate) tail: Tail,
+    pub(crate) drain: DrainPoint,
+    pub(crate) end_block: EndBlock,
+    /// Whether the next append repeats the end block: it was settled, or found at start, or cut by a truncation.
+    pub(crate) repeat_end_block: bool,
+    /// Epoch that may append.
+    pub(crate) leader_epoch: LeaderEpoch,
+    /// Records accepted since the last flush that covers them was asked for.
+    pub(crate) unflushed_messages: u64,
+    /// When the oldest of them has to be flushed.
+    pub(crate) flush_deadline: Option<MonoTime>,
+    /// Sequence of the journal group that holds the last append.
+    pub(crate) last_sequence: u64,
+    /// Whether anything was appended since the last checkpoint.
+    pub(crate) touched: bool,
+    /// Whether the partition is deleted, or its shard closed.
+    pub(crate) closed: bool,
+    /// Whether an entry in the journal says that it is deleted.
+    pub(crate) deleted: bool,
+}
+
+pub(crate) struct PartitionCore {
+    pub(crate) id: TopicPartition,
+    pub(crate) topic_name: Rc<str>,
+    pub(crate) dir: Rc<Path>,
+    pub(crate) config: RefCell<LogConfig>,
+    pub(crate) live: RefCell<Live>,
+    pub(crate) watermarks: Watch<Watermarks>,
+    pub(crate) fenced: RefCell<Option<FenceReason>>,
+    /// Held from a look at the end to the acceptance of what goes there: its order is the order of offsets.
+    pub(crate) append_turn: Semaphore,
+    /// Held while a chunk of this partition is on its way, so that chunks that overlap follow each other.
+    pub(crate) drain_turn: Semaphore,
+    drain_queue: Rc<DrainQueue>,
+    /// Whether it stands in that queue.
+    pub(crate) drain_queued: Cell<bool>,
+    /// Durable bytes since the write-behind last looked.
+    drainable_bytes: Cell<usize>,
+}
+
+impl PartitionCore {
+    /// A partition as recovery or creation left it.
+    pub(crate) fn new(
+        dir: Rc<Path>,
+        state: PartitionState,
+        segments: BTreeMap<Offset, Rc<Segment>>,
+        config: LogConfig,
+        drain_queue: Rc<DrainQueue>,
+    ) -> Rc<Self> {
+        let watermarks = Watermarks {
+            log_start_offset: state.log_start_offset,
+            durable_offset: state.next_offset,
+            log_end_offset: state.next_offset,
+        };
+        let end_is_aligned = state.position_bytes.is_multiple_of(highwater_io::IO_ALIGNMENT as u64);
+        let live = Live {
+            drain: DrainPoint {
+                segment_base: state.segment_base,
+                written_bytes: state.position_bytes,
+                settled: Bytes::new(),
+            },
+            end_block: if end_is_aligned { EndBlock::Known(Vec::new()) } else { EndBlock::OnMedium },
+            repeat_end_block: !end_is_aligned,
+            leader_epoch: state.epochs.latest().map_or(NO_PARTITION_LEADER_EPOCH, |latest| latest.epoch),
+            segments,
+            tail: Tail::default(),
+            unflushed_messages: 0,
+            flush_deadline: None,
+            last_sequence: 0,
+            touched: false,
+            closed: false,
+            deleted: false,
+            state,
+        };
+        Rc::new(PartitionCore {
+            id: live.state.id,
+            topic_name: live.state.topic_name.as_str().into(),
+            dir,
+            config: RefCell::new(config),
+            watermarks: Watch::new(watermarks),
+            fenced: RefCell::new(live.state.fenced.as_deref().map(Rc::from)),
+            live: RefCell::new(live),
+            append_turn: Semaphore::new(1),
+            drain_turn: Semaphore::new(1),
+            drain_queue,
+            drain_queued: Cell::new(false),
+            drainable_bytes: Cell::new(0),
+        })
+    }
+
+    /// Refuses appends to a fenced or closed partition.
+    pub(crate) fn check_writable(&self) -> Result<(), LogError> {
+        if let Some(reason) = &*self.fenced.borrow() {
+            return Err(LogError::Fenced { reason: Rc::clone(reason) });
+        }
+        if self.live.borrow().closed { Err(LogError::Closed) } else { Ok(()) }
+    }
+
+    /// Refuses appends from now on, because of damage that was found.
+    pub(crate) fn fence(&self, reason: &str) {
+        self.fenced.borrow_mut().get_or_insert_with(|| reason.into());
+        self.live.borrow_mut().state.fenced.get_or_insert_with(|| reason.to_owned());
+    }
+
+    /// Counts durable bytes, and asks for the write-behind once they make a chunk.
+    fn note_drainable(self: &Rc<Self>, bytes: usize) {
+        let drainable = self.drainable_bytes.get() + bytes;
+        self.drainable_bytes.set(drainable);
+        if drainable >= self.drain_queue.chunk_bytes && !self.drain_queued.replace(true) {
+            self.drainable_bytes.set(0);
+            self.drain_queue.push(Rc::clone(self));
+        }
+    }
+
+    pub(crate) fn segment(&self, base_offset: Offset) -> Option<Rc<Segment>> {
+        self.live.borrow().segments.get(&base_offset).cloned()
+    }
+}
+
+/// What a journal group does to a partition, told at each stage of the group's life.
+pub(crate) struct Effect {
+    partition: Rc<PartitionCore>,
+    batches: Vec<(HotBatch, Span)>,
+    /// End of the log once it is written; `None` for an entry that moves no end.
+    next_offset: Option<Offset>,
+    size_bytes: usize,
+}
+
+impl Effect {
+    /// Appended batches, whose bytes lie in the group.
+    pub(crate) fn appended(partition: Rc<PartitionCore>, batches: Vec<(HotBatch, Span)>) -> Self {
+        let next_offset = batches.last().map(|(batch, _)| Offset(batch.last_offset.0 + 1));
+        let size_bytes = batches.iter().map(|(batch, _)| batch.size_bytes).sum();
+        Effect { partition, batches, next_offset, size_bytes }
+    }
+
+    /// An entry that whoever wrote it acts upon when the group is durable.
+    pub(crate) fn none(partition: Rc<PartitionCore>) -> Self {
+        Effect { partition, batches: Vec::new(), next_offset: None, size_bytes: 0 }
+    }
+
+    /// The group has its sequence and its bytes are final: batches enter the hot tail.
+    pub(crate) fn sealed(&mut self, sequence: u64, slabs: &[Bytes]) {
+        let mut live = self.partition.live.borrow_mut();
+        for (mut batch, span) in self.batches.drain(..) {
+            batch.sequence = sequence;
+            batch.chunks = span.slices(slabs);
+            live.tail.push(batch);
+        }
+    }
+
+    /// The group was written.
+    pub(crate) fn written(&self) {
+        let Some(next_offset) = self.next_offset else { return };
+        self.partition.watermarks.update(|marks| {
+            marks.log_end_offset = marks.log_end_offset.max(next_offset);
+            marks.check();
+        });
+    }
+
+    /// The group was flushed.
+    pub(crate) fn durable(&self) {
+        let Some(next_offset) = self.next_offset else { return };
+        self.partition.watermarks.update(|marks| {
+            marks.durable_offset = marks.durable_offset.max(next_offset);
+            marks.check();
+        });
+        self.partition.note_drainable(self.size_bytes);
+    }
+}
+
+/// One partition's log. Cheap to clone, bound to its shard.
+#[derive(Clone)]
+pub struct Partition {
+    pub(crate) core: Rc<PartitionCore>,
+    pub(crate) shard: Rc<ShardCore>,
+}
+
+impl fmt::Debug for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Partition")
+            .field("topic", &self.core.topic_name)
+            .field("partition", &self.core.id.partition)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Partition {
+    /// Topic id and partition index.
+    #[must_use]
+    pub fn id(&self) -> TopicPartition {
+        self.core.id
+    }
+
+    /// Name of the topic.
+    #[must_use]
+    pub fn topic_name(&self) -> &str {
+        &self.core.topic_name
+    }
+
+    /// Current settings.
+    #[must_use]
+    pub fn config(&self) -> LogConfig {
+        self.core.config.borrow().clone()
+    }
+
+    /// Changes the settings; they take effect at once.
+    pub fn set_config(&self, config: LogConfig) {
+        let flush_now = {
+            let mut current = self.core.config.borrow_mut();
+            let stricter =
+                config.flush_messages < current.flush_messages || config.flush_ms != current.flush_ms;
+            *current = config;
+            stricter
+        };
+        // What waited under the old settings is not left to wait longer than the new ones allow.
+        if flush_now && self.core.live.borrow().unflushed_messages > 0 {
+            self.core.live.borrow_mut().unflushed_messages = 0;
+            self.shard.journal.request_flush();
+        }
+    }
+
+    /// Start and ends of the log; tasks wait for their changes.
+    #[must_use]
+    pub fn watermarks(&self) -> &Watch<Watermarks> {
+        &self.core.watermarks
+    }
+
+    /// Bytes of all segments, the unwritten part of the hot tail included.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.core.live.borrow().segments.values().map(|segment| segment.size_bytes()).sum()
+    }
+
+    /// Why the partition refuses appends, if it does.
+    #[must_use]
+    pub fn fenced(&self) -> Option<String> {
+        self.core.fenced.borrow().as_deref().map(str::to_owned)
+    }
+
+    /// Epoch of the last append, or [`NO_PARTITION_LEADER_EPOCH`].
+    #[must_use]
+    pub fn latest_epoch(&self) -> LeaderEpoch {
+        self.core.live.borrow().state.epochs.latest().map_or(NO_PARTITION_LEADER_EPOCH, |latest| latest.epoch)
+    }
+
+    /// Lets appends of `epoch` in, and fences lower ones. The caller has made the epoch durable elsewhere.
+    pub fn begin_epoch(&self, epoch: LeaderEpoch) {
+        let mut live = self.core.live.borrow_mut();
+        live.leader_epoch = live.leader_epoch.max(epoch);
+    }
+
+    /// The largest epoch not above `epoch` that appended here, and the offset at which it ended (KIP-101, KIP-279).
+    #[must_use]
+    pub fn end_offset_for_epoch(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
+        let log_end_offset = self.core.watermarks.get().log_end_offset;
+        self.core.live.borrow().state.epochs.end_offset_for(epoch, log_end_offset)
+    }
+
+    /// Epoch of the record at `offset`.
+    #[must_use]
+    pub fn epoch_at(&self, offset: Offset) -> Option<LeaderEpoch> {
+        self.core.live.borrow().state.epochs.epoch_at(offset)
+    }
+
+    /// Makes everything accepted so far durable.
+    ///
+    /// # Errors
+    /// [`LogError::Storage`].
+    pub async fn flush(&self) -> Result<(), LogError> {
+        self.shard.flush_journal().await?;
+        Ok(())
+    }
+}

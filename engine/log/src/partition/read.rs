@@ -1,0 +1,350 @@
+//! Reading: from the hot tail where the bytes are in memory, else from a segment, with every checksum looked at
+//! (rule 10); look-ups by offset and by time.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use highwater_model::batch::{self, BATCH_HEADER_BYTES, BatchHeader};
+use highwater_model::compression::Compression;
+use highwater_model::{LeaderEpoch, Offset, Timestamp, record};
+
+use crate::error::ReadError;
+use crate::mutants;
+use crate::partition::Partition;
+use crate::partition::segment::{Segment, Walk};
+
+/// Reads at or below this size are copied, so that a few bytes do not hold a whole slab of the hot tail.
+const COPY_BELOW_BYTES: usize = 16 << 10;
+
+/// Most bytes that one read takes from a segment, whatever the request allows.
+const MAX_SEGMENT_READ_BYTES: usize = 4 << 20;
+
+/// Most bytes that the records of one batch may become when they are searched for a timestamp.
+const MAX_DECOMPRESSED_BYTES: usize = 256 << 20;
+
+/// What to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadRequest {
+    /// First offset wanted.
+    pub offset: Offset,
+    /// Most bytes wanted; a read ends with the last whole batch that fits.
+    pub max_bytes: usize,
+    /// Whether the first batch is returned even if it is larger.
+    pub min_one_batch: bool,
+    /// Exclusive end: high watermark, last stable offset or log end.
+    pub upper_bound: Offset,
+}
+
+/// Whole batches in order. The first one holds the wanted offset, or is the first after it.
+#[derive(Debug, Clone, Default)]
+pub struct ReadData {
+    /// The bytes, in pieces.
+    pub chunks: Vec<Bytes>,
+    /// Their sum.
+    pub size_bytes: usize,
+    /// Offset after the last batch, or the wanted one if there is none.
+    pub next_offset: Offset,
+}
+
+/// A record found by time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimestampOffset {
+    /// Its timestamp.
+    pub timestamp: Timestamp,
+    /// Its offset.
+    pub offset: Offset,
+    /// Epoch under which it was appended.
+    pub leader_epoch: LeaderEpoch,
+}
+
+/// A part of a segment that holds whole batches in the file.
+struct Stretch {
+    segment: Rc<Segment>,
+    /// Exclusive end of what the file holds.
+    end_bytes: u64,
+}
+
+impl Partition {
+    /// Reads batches from `request.offset` on. Empty at the upper bound.
+    ///
+    /// # Errors
+    /// [`ReadError`]; an offset beyond the log's end or before its start is [`ReadError::OffsetOutOfRange`].
+    pub async fn read(&self, request: ReadRequest) -> Result<ReadData, ReadError> {
+        let marks = self.core.watermarks.get();
+        if request.offset < marks.log_start_offset || request.offset > marks.log_end_offset {
+            return Err(ReadError::OffsetOutOfRange {
+                offset: request.offset,
+                log_start_offset: marks.log_start_offset,
+                log_end_offset: marks.log_end_offset,
+            });
+        }
+        let upper_bound = request.upper_bound.min(marks.log_end_offset);
+        let request = ReadRequest { upper_bound, ..request };
+        let empty = ReadData { next_offset: request.offset, ..ReadData::default() };
+        if request.offset >= upper_bound {
+            return Ok(empty);
+        }
+        if let Some(data) = self.read_hot(&request) {
+            return Ok(data);
+        }
+        self.read_cold(&request).await
+    }
+
+    /// Reads from memory; `None` if the wanted offset is not there.
+    fn read_hot(&self, request: &ReadRequest) -> Option<ReadData> {
+        let live = self.core.live.borrow();
+        if live.tail.first_offset()? > request.offset {
+            return None;
+        }
+        let mut data = ReadData { next_offset: request.offset, ..ReadData::default() };
+        for hot in live.tail.starting_at(request.offset) {
+            let first = data.size_bytes == 0;
+            let fits = data.size_bytes + hot.size_bytes <= request.max_bytes;
+            let wanted = fits || first && request.min_one_batch;
+            if hot.last_offset >= request.upper_bound || !wanted {
+                break;
+            }
+            data.chunks.extend(hot.chunks.iter().cloned());
+            data.size_bytes += hot.size_bytes;
+            data.next_offset = Offset(hot.last_offset.0 + 1);
+        }
+        if data.size_bytes <= COPY_BELOW_BYTES && !data.chunks.is_empty() {
+            data.chunks = vec![Bytes::from(data.chunks.concat())];
+        }
+        Some(data)
+    }
+
+    async fn read_cold(&self, request: &ReadRequest) -> Result<ReadData, ReadError> {
+        let mut offset = request.offset;
+        loop {
+            let Some(stretch) = self.stretch_with(offset) else {
+                return Ok(ReadData { next_offset: request.offset, ..ReadData::default() });
+            };
+            let data = match self.read_stretch(&stretch, offset, request).await {
+                // A damaged index misleads into the middle of a batch; without it the segment is walked.
+                Err(ReadError::Corrupt { .. }) if stretch.segment.index.borrow().covered_bytes() > 0 => {
+                    stretch.segment.drop_index();
+                    self.read_stretch(&stretch, offset, request).await?
+                }
+                outcome => outcome?,
+            };
+            if data.size_bytes > 0 || data.next_offset == offset {
+                return Ok(data);
+            }
+            // The rest of this segment holds nothing at or after the offset: go on with the next.
+            offset = data.next_offset;
+            if let Some(data) = self.read_hot(&ReadRequest { offset, ..*request }) {
+                return Ok(data);
+            }
+        }
+    }
+
+    /// The segment that holds `offset`, as far as it is in the file.
+    fn stretch_with(&self, offset: Offset) -> Option<Stretch> {
+        let live = self.core.live.borrow();
+        let segment = live.segments.range(..=offset).next_back().map(|(_, segment)| Rc::clone(segment))?;
+        let end_bytes = match segment.base_offset.cmp(&live.drain.segment_base) {
+            std::cmp::Ordering::Less => segment.size_bytes(),
+            std::cmp::Ordering::Equal => live.drain.written_bytes,
+            std::cmp::Ordering::Greater => return None,
+        };
+        // A batch that is written in part is served from memory.
+        let end_bytes = live
+            .tail
+            .undrained()
+            .find(|hot| hot.segment_base == segment.base_offset)
+            .map_or(end_bytes, |hot| end_bytes.min(hot.position_bytes));
+        Some(Stretch { segment, end_bytes })
+    }
+
+    async fn read_stretch(
+        &self,
+        stretch: &Stretch,
+        offset: Offset,
+        request: &ReadRequest,
+    ) -> Result<ReadData, ReadError> {
+        let Stretch { segment, end_bytes } = stretch;
+        let position = self.find_batch(
+            segment,
+            *end_bytes,
+            |header| header.last_offset() >= offset,
+            |index| index.position_for(offset),
+        );
+        let Some((position, first)) = position.await? else {
+            return Ok(ReadData { next_offset: self.after(segment), ..ReadData::default() });
+        };
+        let nothing = ReadData { next_offset: offset, ..ReadData::default() };
+        if first.last_offset() >= request.upper_bound {
+            return Ok(nothing);
+        }
+        let budget = request.max_bytes.min(MAX_SEGMENT_READ_BYTES);
+        if first.size_bytes > request.max_bytes && !request.min_one_batch {
+            return Ok(nothing);
+        }
+        let len = budget.max(first.size_bytes) as u64;
+        let bytes = segment
+            .read(&self.shard.io, self.shard.direct, position, (position + len).min(*end_bytes))
+            .await?;
+        self.whole_batches(segment, position, &bytes, request)
+    }
+
+    /// Offset at which to go on after `segment`.
+    fn after(&self, segment: &Segment) -> Offset {
+        let live = self.core.live.borrow();
+        let next = live.segments.range(Offset(segment.base_offset.0 + 1)..).next();
+        next.map_or(live.state.next_offset, |(base, _)| *base)
+    }
+
+    /// The first batch at which `wanted` holds, from the place that the index gives.
+    async fn find_batch(
+        &self,
+        segment: &Rc<Segment>,
+        end_bytes: u64,
+        wanted: impl Fn(&BatchHeader) -> bool,
+        start: impl Fn(&crate::partition::index::SparseIndex) -> u64,
+    ) -> Result<Option<(u64, BatchHeader)>, ReadError> {
+        let shard = &self.shard;
+        shard.note_open(segment);
+        let interval = self.core.config.borrow().index_interval_bytes;
+        segment.load_index(&shard.io).await;
+        if segment.index.borrow().covered_bytes() < end_bytes {
+            segment.extend_index(&shard.io, shard.direct, end_bytes, interval).await?;
+        }
+        let from = start(&segment.index.borrow());
+        let mut found = None;
+        let position = segment
+            .walk(&shard.io, shard.direct, from.min(end_bytes), end_bytes, |_, header| {
+                if wanted(header) {
+                    found = Some(*header);
+                    return Walk::Stop;
+                }
+                Walk::On
+            })
+            .await?;
+        Ok(found.map(|header| (position, header)))
+    }
+
+    /// Cuts `bytes` to whole batches below the bound, and looks at each checksum.
+    fn whole_batches(
+        &self,
+        segment: &Segment,
+        position: u64,
+        bytes: &Bytes,
+        request: &ReadRequest,
+    ) -> Result<ReadData, ReadError> {
+        let mut end = 0;
+        let mut next_offset = request.offset;
+        while bytes.len() - end >= BATCH_HEADER_BYTES {
+            let at = position + end as u64;
+            let header = BatchHeader::parse(&bytes[end..]).map_err(|error| segment.bad_batch(at, &error))?;
+            let after = end + header.size_bytes;
+            if after > bytes.len() || header.last_offset() >= request.upper_bound {
+                break;
+            }
+            if end > 0 && after > request.max_bytes {
+                break;
+            }
+            if !mutants::SERVE_UNCHECKED.is_on() {
+                batch::verify(&bytes[end..after]).map_err(|error| segment.bad_batch(at, &error))?;
+            }
+            end = after;
+            next_offset = header.next_offset();
+        }
+        Ok(ReadData { chunks: vec![bytes.slice(..end)], size_bytes: end, next_offset })
+    }
+
+    /// The first record whose timestamp is at or after `timestamp`, in the order of offsets.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn offset_for_timestamp(
+        &self,
+        timestamp: Timestamp,
+    ) -> Result<Option<TimestampOffset>, ReadError> {
+        let segments: Vec<Rc<Segment>> = self.core.live.borrow().segments.values().cloned().collect();
+        for segment in segments {
+            let Some(stretch) = self.stretch_with(segment.base_offset) else { break };
+            if stretch.segment.base_offset != segment.base_offset {
+                continue;
+            }
+            let reaches = |header: &BatchHeader| header.max_timestamp >= timestamp;
+            let found = self
+                .find_batch(&segment, stretch.end_bytes, reaches, |index| index.position_for_time(timestamp))
+                .await?;
+            if let Some((position, header)) = found {
+                let end = position + header.size_bytes as u64;
+                let bytes = segment.read(&self.shard.io, self.shard.direct, position, end).await?;
+                batch::verify(&bytes).map_err(|error| segment.bad_batch(position, &error))?;
+                if let Some(found) = self.first_at_or_after(&header, &bytes, timestamp) {
+                    return Ok(Some(found));
+                }
+            }
+        }
+        Ok(self.hot_offset_for_timestamp(timestamp))
+    }
+
+    fn hot_offset_for_timestamp(&self, timestamp: Timestamp) -> Option<TimestampOffset> {
+        let hot: Vec<Bytes> = {
+            let live = self.core.live.borrow();
+            let log_end_offset = self.core.watermarks.get().log_end_offset;
+            live.tail
+                .undrained()
+                .filter(|hot| hot.max_timestamp >= timestamp && hot.last_offset < log_end_offset)
+                .map(|hot| Bytes::from(hot.chunks.concat()))
+                .take(1)
+                .collect()
+        };
+        let bytes = hot.first()?;
+        let header = BatchHeader::parse(bytes).ok()?;
+        self.first_at_or_after(&header, bytes, timestamp)
+    }
+
+    /// The first record in a batch at or after `timestamp` and the log's start.
+    fn first_at_or_after(
+        &self,
+        header: &BatchHeader,
+        bytes: &[u8],
+        timestamp: Timestamp,
+    ) -> Option<TimestampOffset> {
+        let log_start_offset = self.core.watermarks.get().log_start_offset;
+        let found =
+            |timestamp, offset| TimestampOffset { timestamp, offset, leader_epoch: header.leader_epoch };
+        if header.is_log_append_time() {
+            return Some(found(header.max_timestamp, header.base_offset.max(log_start_offset)));
+        }
+        let payload = &bytes[BATCH_HEADER_BYTES..header.size_bytes];
+        let plain = match header.compression().ok()? {
+            Compression::None => None,
+            codec => Some(codec.decompress(payload, MAX_DECOMPRESSED_BYTES).ok()?),
+        };
+        let records = record::records(plain.as_deref().unwrap_or(payload));
+        records
+            .map_while(Result::ok)
+            .map(|record| {
+                let time = header.base_timestamp.0.saturating_add(record.timestamp_delta);
+                (Timestamp(time), Offset(header.base_offset.0 + i64::from(record.offset_delta)))
+            })
+            .find(|(time, offset)| *time >= timestamp && *offset >= log_start_offset)
+            .map(|(time, offset)| found(time, offset))
+    }
+
+    /// The record with the largest timestamp (KIP-734).
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn max_timestamp(&self) -> Result<Option<TimestampOffset>, ReadError> {
+        let mut largest: Option<Timestamp> = None;
+        let segments: Vec<Rc<Segment>> = self.core.live.borrow().segments.values().cloned().collect();
+        for segment in segments {
+            let Some(stretch) = self.stretch_with(segment.base_offset) else { break };
+            let interval = self.core.config.borrow().index_interval_bytes;
+            segment.extend_index(&self.shard.io, self.shard.direct, stretch.end_bytes, interval).await?;
+            largest = largest.max(segment.index.borrow().max_time().map(|time| time.timestamp));
+        }
+        largest = largest.max(self.core.live.borrow().tail.iter().map(|hot| hot.max_timestamp).max());
+        match largest {
+            Some(timestamp) if timestamp.0 >= 0 => self.offset_for_timestamp(timestamp).await,
+            _ => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! One segment: a file of record batches, in Kafka's format, with its sparse index.
+//!
+//! Written only by the write-behind ([`crate::drain`]) and by recovery, in aligned direct chunks. While it is the active
+//! one its file is longer than its data (space is reserved ahead); at a roll it is trimmed. Descriptors are opened when
+//! needed and given back under a bound.
+
+use std::cell::{Cell, RefCell};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use bytes::Bytes;
+use highwater_io::sync::Semaphore;
+use highwater_io::{FileError, Io, IoBuf, fs};
+use highwater_model::Offset;
+use highwater_model::batch::{BATCH_HEADER_BYTES, BatchError, BatchHeader};
+
+use crate::error::ReadError;
+use crate::journal::files::lock_for_writing;
+use crate::kafka_files::{INDEX_SUFFIX, LOG_SUFFIX, TIME_INDEX_SUFFIX, segment_path};
+use crate::partition::index::SparseIndex;
+
+/// Bytes read at a time when batch headers are walked.
+const WALK_BYTES: usize = 64 << 10;
+
+/// Largest index file in bytes that is read; Kafka's default bound is 10 MiB.
+const MAX_INDEX_BYTES: usize = 64 << 20;
+
+pub(crate) struct Segment {
+    pub(crate) base_offset: Offset,
+    dir: Rc<Path>,
+    /// Data in bytes, accepted appends included.
+    size_bytes: Cell<u64>,
+    /// File length in bytes that is reserved on the medium.
+    pub(crate) reserved_bytes: Cell<u64>,
+    /// Whether it is trimmed, flushed and never written again.
+    closed: Cell<bool>,
+    /// Whether the log does not have it any more, and its files go.
+    removed: Cell<bool>,
+    file: RefCell<Option<Rc<fs::File>>>,
+    /// Held while the file is opened: a second description would wait for the first one's lock.
+    opening: Semaphore,
+    pub(crate) index: RefCell<SparseIndex>,
+    index_loaded: Cell<bool>,
+}
+
+impl Segment {
+    /// A segment that exists on disk with `size_bytes` of data, or is to be created with none.
+    pub(crate) fn new(dir: Rc<Path>, base_offset: Offset, size_bytes: u64, closed: bool) -> Rc<Self> {
+        Rc::new(Segment {
+            base_offset,
+            dir,
+            size_bytes: Cell::new(size_bytes),
+            reserved_bytes: Cell::new(0),
+            closed: Cell::new(closed),
+            removed: Cell::new(false),
+            file: RefCell::new(None),
+            opening: Semaphore::new(1),
+            index: RefCell::default(),
+            // A new segment's index is complete from the start.
+            index_loaded: Cell::new(size_bytes == 0),
+        })
+    }
+
+    pub(crate) fn size_bytes(&self) -> u64 {
+        self.size_bytes.get()
+    }
+
+    pub(crate) fn set_size(&self, size_bytes: u64) {
+        self.size_bytes.set(size_bytes);
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    pub(crate) fn is_removed(&self) -> bool {
+        self.removed.get()
+    }
+
+    pub(crate) fn set_removed(&self) {
+        self.removed.set(true);
+    }
+
+    pub(crate) fn set_closed(&self, closed: bool) {
+        self.closed.set(closed);
+    }
+
+    pub(crate) fn path(&self, suffix: &str) -> PathBuf {
+        segment_path(&self.dir, self.base_offset, suffix)
+    }
+
+    pub(crate) fn log_path(&self) -> PathBuf {
+        self.path(LOG_SUFFIX)
+    }
+
+    /// Whether a descriptor is open.
+    pub(crate) fn is_open(&self) -> bool {
+        self.file.borrow().is_some()
+    }
+
+    /// Gives the descriptor back; it is opened again when needed.
+    pub(crate) fn close_file(&self) {
+        self.file.borrow_mut().take();
+    }
+
+    /// The file, for reading and writing. The first opening for writing waits for a dead process's requests.
+    pub(crate) async fn file(&self, io: &Io, direct: bool) -> Result<Rc<fs::File>, FileError> {
+        let open = || self.file.borrow().clone();
+        if let Some(file) = open() {
+            return Ok(file);
+        }
+        let _turn = self.opening.acquire(1).await;
+        if let Some(file) = open() {
+            return Ok(file);
+        }
+        let closed = self.closed.get();
+        let options =
+            if closed { fs::OpenOptions::read_only() } else { fs::OpenOptions::read_write().create() };
+        let options = if direct { options.direct() } else { options };
+        let file = io.fs().open(self.log_path(), options).await?;
+        if !closed {
+            lock_for_writing(io, &file).await?;
+            self.reserved_bytes.set(self.reserved_bytes.get().max(file.len().await?));
+        }
+        let file = Rc::new(file);
+        self.file.replace(Some(Rc::clone(&file)));
+        Ok(file)
+    }
+
+    /// Reads the bytes from `position_bytes` up to `end_bytes`, whatever the alignment.
+    pub(crate) async fn read(
+        &self,
+        io: &Io,
+        direct: bool,
+        position_bytes: u64,
+        end_bytes: u64,
+    ) -> Result<Bytes, ReadError> {
+        let file = self.file(io, direct).await.map_err(|error| io_error(&error))?;
+        let alignment = highwater_io::IO_ALIGNMENT as u64;
+        let start = position_bytes / alignment * alignment;
+        let end = end_bytes.next_multiple_of(alignment);
+        let len = usize::try_from(end - start).expect("reads are bounded by the request");
+        let buf =
+            file.read_at(IoBuf::with_capacity(len), start, len).await.map_err(|error| io_error(&error))?;
+        let skip = usize::try_from(position_bytes - start).expect("less than a block");
+        let wanted = usize::try_from(end_bytes - position_bytes).expect("reads are bounded by the request");
+        let bytes = buf.freeze();
+        if bytes.len() < skip + wanted {
+            let at = start + bytes.len() as u64;
+            return Err(self.corrupt(at, format!("the file ends, {end_bytes} bytes were expected")));
+        }
+        Ok(bytes.slice(skip..skip + wanted))
+    }
+
+    /// An error about damage in this segment.
+    pub(crate) fn corrupt(&self, position_bytes: u64, what: impl Into<Rc<str>>) -> ReadError {
+        let path = self.log_path().display().to_string().into();
+        ReadError::Corrupt { path, position_bytes, what: what.into() }
+    }
+
+    pub(crate) fn bad_batch(&self, position_bytes: u64, error: &BatchError) -> ReadError {
+        self.corrupt(position_bytes, error.to_string())
+    }
+
+    /// Loads the index files of a closed segment, once. Without usable ones the index is built by walking.
+    pub(crate) async fn load_index(&self, io: &Io) {
+        if self.index_loaded.replace(true) || !self.closed.get() {
+            return;
+        }
+        let offsets = io.fs().read_file(self.path(INDEX_SUFFIX), MAX_INDEX_BYTES).await;
+        let times = io.fs().read_file(self.path(TIME_INDEX_SUFFIX), MAX_INDEX_BYTES).await;
+        let (Ok(offsets), Ok(times)) = (offsets, times) else { return };
+        if self.index.borrow().covered_bytes() > 0 {
+            return;
+        }
+        // An index without entries says nothing of a segment that has many batches, and Kafka's preallocated index
+        // files of an unclean stop are full of zeros, which do not rise.
+        if let Some(index) = SparseIndex::decode(&offsets, &times, self.base_offset, self.size_bytes.get())
+            && index.max_time().is_some()
+        {
+            *self.index.borrow_mut() = index;
+        }
+    }
+
+    /// Forgets the index: it misled us.
+    pub(crate) fn drop_index(&self) {
+        *self.index.borrow_mut() = SparseIndex::default();
+    }
+
+    /// Walks batch headers from where the index ends until `visit` has seen enough or `end_bytes` is reached, and lets
+    /// the index learn from them.
+    pub(crate) async fn extend_index(
+        &self,
+        io: &Io,
+        direct: bool,
+        end_bytes: u64,
+        interval_bytes: u64,
+    ) -> Result<(), ReadError> {
+        self.load_index(io).await;
+        let from = self.index.borrow().covered_bytes();
+        self.walk(io, direct, from, end_bytes, |position, header| {
+            self.index.borrow_mut().note(header, position, interval_bytes);
+            Walk::On
+        })
+        .await
+        .map(|_| ())
+    }
+
+    /// Walks batch headers from `from_bytes` (a batch's start) to `end_bytes`; returns where it stopped.
+    pub(crate) async fn walk(
+        &self,
+        io: &Io,
+        direct: bool,
+        from_bytes: u64,
+        end_bytes: u64,
+        mut visit: impl FnMut(u64, &BatchHeader) -> Walk,
+    ) -> Result<u64, ReadError> {
+        let mut position = from_bytes;
+        let mut window = Bytes::new();
+        let mut window_start = from_bytes;
+        while position < end_bytes {
+            let window_end = window_start + window.len() as u64;
+            if position + BATCH_HEADER_BYTES as u64 > window_end {
+                let end = (position + WALK_BYTES as u64).min(end_bytes);
+                window = self.read(io, direct, position, end).await?;
+                window_start = position;
+            }
+            let at = usize::try_from(position - window_start).expect("inside the window");
+            let header =
+                BatchHeader::parse(&window[at..]).map_err(|error| self.bad_batch(position, &error))?;
+            let next = position + header.size_bytes as u64;
+            if next > end_bytes {
+                return Err(self.corrupt(position, "the batch is longer than the segment"));
+            }
+            if visit(position, &header) == Walk::Stop {
+                return Ok(position);
+            }
+            position = next;
+        }
+        Ok(position)
+    }
+}
+
+/// Whether to look at the next batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Walk {
+    On,
+    Stop,
+}
+
+pub(crate) fn io_error(error: &FileError) -> ReadError {
+    ReadError::Io { cause: error.to_string().into() }
+}

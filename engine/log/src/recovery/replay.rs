@@ -1,0 +1,468 @@
+//! Applying journal entries to segments.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use highwater_io::{FileError, IO_ALIGNMENT, Io, IoBuf, fs};
+use highwater_model::batch;
+use highwater_model::{LeaderEpoch, Offset, TopicPartition};
+
+use crate::dir::{self, FoundDirs, OpenOptions, PartitionSeed, RecoveryReport};
+use crate::error::OpenError;
+use crate::journal::files::lock_for_writing;
+use crate::journal::format::{Change, Entry};
+use crate::kafka_files::{LOG_SUFFIX, segment_path};
+use crate::mutants;
+use crate::partition::state::PartitionState;
+use crate::recovery::settle_segments;
+
+/// Bytes of entries that are gathered before they are written.
+const PENDING_BYTES: usize = 32 << 20;
+
+/// Bytes that go to one place of one segment.
+struct Piece {
+    segment_base: Offset,
+    position_bytes: u64,
+    bytes: Bytes,
+}
+
+impl Piece {
+    fn end_bytes(&self) -> u64 {
+        self.position_bytes + self.bytes.len() as u64
+    }
+}
+
+/// A partition while its journal is applied.
+struct Target {
+    state: PartitionState,
+    dir: PathBuf,
+    /// Whether it has no directory of its own: then either its deletion shows up further on, or it is reported.
+    is_stray: bool,
+    /// Whether a directory was made for its bytes.
+    has_stray_dir: bool,
+    deleted: bool,
+    pending: Vec<Piece>,
+    /// Where the last piece was written to, and the bytes of the block in which it ended.
+    written: Option<(Offset, u64, Vec<u8>)>,
+}
+
+/// Partitions of one journal, for fencing all of them.
+pub(super) struct JournalPartitions(BTreeSet<TopicPartition>);
+
+pub(super) struct Replay {
+    io: Io,
+    path: PathBuf,
+    direct: bool,
+    max_producers: usize,
+    found: FoundDirs,
+    targets: BTreeMap<TopicPartition, Target>,
+    open: BTreeMap<(TopicPartition, Offset), fs::File>,
+    pending_bytes: usize,
+    changed_dirs: BTreeSet<PathBuf>,
+}
+
+impl Replay {
+    pub(super) fn new(io: &Io, path: &Path, options: &OpenOptions, found: FoundDirs) -> Self {
+        Replay {
+            io: io.clone(),
+            path: path.to_owned(),
+            direct: options.shard.direct_io,
+            max_producers: options.shard.max_producers_per_partition,
+            found,
+            targets: BTreeMap::new(),
+            open: BTreeMap::new(),
+            pending_bytes: 0,
+            changed_dirs: BTreeSet::new(),
+        }
+    }
+
+    /// Takes the states of a checkpoint.
+    pub(super) fn begin_journal(&mut self, states: Vec<PartitionState>) -> JournalPartitions {
+        let ids = states.iter().map(|state| state.id).collect();
+        for state in states {
+            match self.found.remove(&state.id) {
+                Some(found) => {
+                    self.targets.insert(state.id, Target::new(state, found.path, false));
+                }
+                None => {
+                    let target = Target::stray(state, &self.path);
+                    self.targets.insert(target.state.id, target);
+                }
+            }
+        }
+        JournalPartitions(ids)
+    }
+
+    /// Fences the partitions that a damaged group names, or all of the journal's.
+    pub(super) fn fence(&mut self, journal: &JournalPartitions, entries: Option<&[Entry]>, reason: &str) {
+        let concerned: BTreeSet<TopicPartition> = match entries {
+            Some(entries) => entries.iter().map(|entry| entry.id).collect(),
+            None => journal.0.iter().copied().chain(self.targets.keys().copied()).collect(),
+        };
+        for id in concerned {
+            let target = self.target(id);
+            target.state.fenced.get_or_insert_with(|| reason.to_owned());
+        }
+    }
+
+    fn target(&mut self, id: TopicPartition) -> &mut Target {
+        let (found, path) = (&mut self.found, &self.path);
+        self.targets.entry(id).or_insert_with(|| match found.remove(&id) {
+            // Created after the checkpoint; its directory was durable before its first entry.
+            Some(found) => Target::new(PartitionState::empty(id, &found.topic_name), found.path, false),
+            None => Target::stray(PartitionState::empty(id, &format!("{id}.stray")), path),
+        })
+    }
+
+    /// Applies one entry.
+    pub(super) async fn apply(&mut self, entry: &Entry, payload: Bytes) -> Result<(), OpenError> {
+        let id = entry.id;
+        let max_producers = self.max_producers;
+        let target = self.target(id);
+        if target.state.fenced.is_some() && entry.change != Change::Delete {
+            // Behind the damage nothing fits any more.
+            return Ok(());
+        }
+        match entry.change {
+            Change::Append {
+                leader_epoch,
+                segment_base,
+                position_bytes,
+                base_offset,
+                next_offset,
+                prefix_bytes,
+                ..
+            } => {
+                let prefix_bytes = u64::from(prefix_bytes);
+                let expected = Append {
+                    leader_epoch,
+                    segment_base,
+                    position_bytes: position_bytes + prefix_bytes,
+                    base_offset,
+                    next_offset,
+                };
+                if let Err(what) = target.append(&expected, &payload[prefix_bytes as usize..], max_producers)
+                {
+                    tracing::error!(partition = %id, "{what}");
+                    target.state.fenced.get_or_insert(what);
+                    return Ok(());
+                }
+                self.pending_bytes += payload.len();
+                self.target(id).pending.push(Piece { segment_base, position_bytes, bytes: payload });
+                if self.pending_bytes >= PENDING_BYTES {
+                    self.write_all_pending().await?;
+                }
+            }
+            Change::Truncate { segment_base, position_bytes, next_offset } => {
+                self.write_pending(id).await?;
+                self.truncate(id, segment_base, position_bytes, next_offset).await?;
+            }
+            Change::Roll { segment_base, size_bytes, next_base } => {
+                self.write_pending(id).await?;
+                self.roll(id, segment_base, size_bytes, next_base).await?;
+            }
+            Change::MoveStart { log_start_offset } => target.state.move_start(log_start_offset),
+            Change::Delete => {
+                target.deleted = true;
+                target.pending.clear();
+            }
+        }
+        Ok(())
+    }
+
+    async fn roll(
+        &mut self,
+        id: TopicPartition,
+        segment_base: Offset,
+        size_bytes: u64,
+        next_base: Offset,
+    ) -> Result<(), OpenError> {
+        let target = self.target(id);
+        if target.state.segment_base != segment_base || target.state.position_bytes != size_bytes {
+            let what = format!("a roll of segment {segment_base} at {size_bytes} does not fit the log's end");
+            target.state.fenced.get_or_insert(what);
+            return Ok(());
+        }
+        target.state.roll(next_base);
+        target.written = None;
+        let gone = next_base <= self.target(id).state.log_start_offset;
+        if gone && !self.exists(id, segment_base).await? {
+            return Ok(());
+        }
+        let file = self.file(id, segment_base).await?;
+        file.set_len(size_bytes).await?;
+        Ok(())
+    }
+
+    async fn truncate(
+        &mut self,
+        id: TopicPartition,
+        segment_base: Offset,
+        position_bytes: u64,
+        next_offset: Offset,
+    ) -> Result<(), OpenError> {
+        let target = self.target(id);
+        target.state.truncate(next_offset, segment_base, position_bytes);
+        target.written = None;
+        let dir = target.dir.clone();
+        // The next append repeats the block; only files behind the cut have to go.
+        if self.io.fs().exists(&dir).await? {
+            for entry in self.io.fs().read_dir(&dir).await? {
+                let base = crate::kafka_files::base_offset_of(&entry.name, LOG_SUFFIX);
+                if let Some(base) = base.filter(|base| *base > segment_base) {
+                    self.open.remove(&(id, base));
+                    self.io.fs().remove_file(dir.join(&entry.name)).await?;
+                    self.changed_dirs.insert(dir.clone());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn write_all_pending(&mut self) -> Result<(), OpenError> {
+        let ids: Vec<TopicPartition> = self.targets.keys().copied().collect();
+        for id in ids {
+            self.write_pending(id).await?;
+        }
+        self.pending_bytes = 0;
+        Ok(())
+    }
+
+    /// Writes what is gathered for a partition: runs of pieces that follow each other, each in whole blocks.
+    async fn write_pending(&mut self, id: TopicPartition) -> Result<(), OpenError> {
+        let pending = std::mem::take(&mut self.target(id).pending);
+        let mut pieces = pending.into_iter().peekable();
+        while let Some(first) = pieces.next() {
+            let segment_base = first.segment_base;
+            let mut run = Run::begin(&first, self.target(id).written.take())?;
+            while let Some(next) =
+                pieces.next_if(|next| next.segment_base == segment_base && run.accepts(next))
+            {
+                run.add(&next);
+            }
+            self.write_run(id, segment_base, run).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_run(
+        &mut self,
+        id: TopicPartition,
+        segment_base: Offset,
+        run: Run,
+    ) -> Result<(), OpenError> {
+        let log_start_offset = self.target(id).state.log_start_offset;
+        let is_active = self.target(id).state.segment_base <= segment_base;
+        if !is_active && segment_base < log_start_offset && !self.exists(id, segment_base).await? {
+            // The log's start has passed it, and its file went.
+            return Ok(());
+        }
+        let Run { start_bytes, bytes } = run;
+        let end_bytes = start_bytes + bytes.len() as u64;
+        let mut buf = IoBuf::with_capacity(bytes.len().next_multiple_of(IO_ALIGNMENT));
+        buf.extend_from_slice(&bytes);
+        let partial = bytes.len() % IO_ALIGNMENT;
+        let block = bytes[bytes.len() - partial..].to_vec();
+        buf.pad_to(IO_ALIGNMENT);
+        let file = self.file(id, segment_base).await?;
+        file.write_at(vec![buf.freeze()], start_bytes, fs::Durability::Plain).await?;
+        self.target(id).written = Some((segment_base, end_bytes, block));
+        Ok(())
+    }
+
+    async fn exists(&mut self, id: TopicPartition, segment_base: Offset) -> Result<bool, FileError> {
+        let path = segment_path(&self.target(id).dir, segment_base, LOG_SUFFIX);
+        self.io.fs().exists(path).await
+    }
+
+    /// The segment's file, opened once a dead process's writes have landed.
+    async fn file(&mut self, id: TopicPartition, segment_base: Offset) -> Result<&fs::File, OpenError> {
+        if !self.open.contains_key(&(id, segment_base)) {
+            if self.target(id).is_stray && !self.target(id).has_stray_dir {
+                self.make_stray_dir(id).await?;
+            }
+            let dir = self.target(id).dir.clone();
+            let options = fs::OpenOptions::read_write().create();
+            let options = if self.direct { options.direct() } else { options };
+            let file = self.io.fs().open(segment_path(&dir, segment_base, LOG_SUFFIX), options).await?;
+            if !mutants::SKIP_LOCK_WAIT.is_on() {
+                lock_for_writing(&self.io, &file).await?;
+            }
+            self.changed_dirs.insert(dir);
+            self.open.insert((id, segment_base), file);
+        }
+        Ok(&self.open[&(id, segment_base)])
+    }
+
+    async fn make_stray_dir(&mut self, id: TopicPartition) -> Result<(), OpenError> {
+        let target = self.target(id);
+        target.has_stray_dir = true;
+        let dir = target.dir.clone();
+        match self.io.fs().create_dir(&dir).await {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error.into()),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Writes what is left, flushes every file and directory that was touched, and lists what there is now.
+    pub(super) async fn finish(
+        mut self,
+        report: &mut RecoveryReport,
+    ) -> Result<Vec<PartitionSeed>, OpenError> {
+        self.write_all_pending().await?;
+        if !mutants::SERVE_BEFORE_RECOVERY_FLUSH.is_on() {
+            for file in self.open.values() {
+                file.sync_all().await?;
+            }
+        }
+        self.open.clear();
+        for (id, found) in std::mem::take(&mut self.found) {
+            let target = Target::new(PartitionState::empty(id, &found.topic_name), found.path, false);
+            self.targets.insert(id, target);
+        }
+        let mut seeds = Vec::new();
+        for target in std::mem::take(&mut self.targets).into_values() {
+            let Target { mut state, dir, is_stray, has_stray_dir, deleted, .. } = target;
+            if deleted {
+                // A directory of its name may by now be that of a newer topic; this one was found by its id.
+                if !is_stray || has_stray_dir {
+                    dir::remove_partition_dir(&self.io, &dir).await?;
+                }
+                continue;
+            }
+            if is_stray {
+                let what = if has_stray_dir { "its last records are kept here" } else { "it had none since" };
+                let name = &state.topic_name;
+                report.strays.push(format!(
+                    "the directory of {name} {} is missing; {what}: {}",
+                    state.id,
+                    dir.display()
+                ));
+                continue;
+            }
+            let segments = settle_segments(&self.io, &dir, &mut state).await?;
+            self.changed_dirs.insert(dir.clone());
+            if let Some(reason) = &state.fenced {
+                report.fenced.push((state.id, reason.clone()));
+            }
+            seeds.push(PartitionSeed { dir, state, segments });
+        }
+        for dir in &self.changed_dirs {
+            if self.io.fs().exists(dir).await? {
+                self.io.fs().sync_dir(dir).await?;
+            }
+        }
+        self.io.fs().sync_dir(&self.path).await?;
+        Ok(seeds)
+    }
+}
+
+/// What an append entry says of itself, without the repeated block.
+struct Append {
+    leader_epoch: LeaderEpoch,
+    segment_base: Offset,
+    position_bytes: u64,
+    base_offset: Offset,
+    next_offset: Offset,
+}
+
+impl Target {
+    fn new(state: PartitionState, dir: PathBuf, is_stray: bool) -> Self {
+        Target {
+            state,
+            dir,
+            is_stray,
+            has_stray_dir: false,
+            deleted: false,
+            pending: Vec::new(),
+            written: None,
+        }
+    }
+
+    /// A partition without a directory. Should there be bytes of it, they go beside the others under its id.
+    fn stray(state: PartitionState, path: &Path) -> Self {
+        let dir = path.join(format!("{}.stray", state.id));
+        Target::new(state, dir, true)
+    }
+
+    /// Brings the state forward by the batches of an append, which must follow the log's end.
+    fn append(&mut self, entry: &Append, batches: &[u8], max_producers: usize) -> Result<(), String> {
+        let state = &mut self.state;
+        let fits = entry.segment_base == state.segment_base
+            && entry.position_bytes == state.position_bytes
+            && entry.base_offset >= state.next_offset;
+        if !fits {
+            return Err(format!(
+                "a journal entry at offset {} (segment {}, byte {}) does not follow the log's end at {} \
+                 (segment {}, byte {})",
+                entry.base_offset,
+                entry.segment_base,
+                entry.position_bytes,
+                state.next_offset,
+                state.segment_base,
+                state.position_bytes
+            ));
+        }
+        for header in batch::headers(batches) {
+            let (_, header) =
+                header.map_err(|error| format!("a journal entry holds a bad batch: {error}"))?;
+            state.record_batch(&header, max_producers);
+        }
+        if state.next_offset != entry.next_offset {
+            return Err(format!(
+                "a journal entry of epoch {} ends at offset {}, its batches at {}",
+                entry.leader_epoch, entry.next_offset, state.next_offset
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of pieces that follow each other, from the start of a block.
+struct Run {
+    start_bytes: u64,
+    bytes: Vec<u8>,
+}
+
+impl Run {
+    fn begin(first: &Piece, written: Option<(Offset, u64, Vec<u8>)>) -> Result<Self, OpenError> {
+        let mut run = Run { start_bytes: first.position_bytes, bytes: Vec::new() };
+        if !first.position_bytes.is_multiple_of(IO_ALIGNMENT as u64) {
+            // Only a piece that goes on where this replay wrote before may begin inside a block.
+            let block = written
+                .filter(|(base, end, _)| *base == first.segment_base && *end == first.position_bytes)
+                .map(|(_, _, block)| block);
+            let Some(block) = block else {
+                return Err(OpenError::Damaged {
+                    path: PathBuf::from(format!("segment {}", first.segment_base)),
+                    position_bytes: first.position_bytes,
+                    what: "the journal goes on inside a block that it does not repeat".to_owned(),
+                });
+            };
+            run.start_bytes -= block.len() as u64;
+            run.bytes = block;
+        }
+        run.bytes.extend_from_slice(&first.bytes);
+        Ok(run)
+    }
+
+    fn end_bytes(&self) -> u64 {
+        self.start_bytes + self.bytes.len() as u64
+    }
+
+    /// Whether `next` goes on here, or repeats the last block and goes on.
+    fn accepts(&self, next: &Piece) -> bool {
+        self.bytes.len() < PENDING_BYTES
+            && next.position_bytes <= self.end_bytes()
+            && next.position_bytes >= self.start_bytes
+            && next.end_bytes() >= self.end_bytes()
+    }
+
+    fn add(&mut self, next: &Piece) {
+        let keep = usize::try_from(next.position_bytes - self.start_bytes).expect("inside the run");
+        self.bytes.truncate(keep);
+        self.bytes.extend_from_slice(&next.bytes);
+    }
+}

@@ -1,0 +1,717 @@
+//! The logs of one shard: its partitions, its journal, and the tasks that keep house.
+//!
+//! | task | woken by | does |
+//! |---|---|---|
+//! | journal's write loop | appends | one group after the other |
+//! | write-behind (several) | a chunk's worth of durable bytes | chunks into segments |
+//! | checkpointer | journal bytes, or appends short of files or memory | lets the journal be used again |
+//! | flusher | `flush.ms` deadlines | asks the journal for a flush |
+//! | retention | time | moves log starts up, expires producers |
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::{Path, PathBuf};
+use std::rc::{Rc, Weak};
+
+use highwater_io::sync::{Semaphore, Watch};
+use highwater_io::{BufPool, FileError, IO_ALIGNMENT, Io, MonoTime};
+use highwater_model::{Offset, Timestamp, TopicPartition};
+
+use crate::checkpoint;
+use crate::config::{LogConfig, ShardConfig};
+use crate::dir::{self, PartitionSeed, ShardSeed};
+use crate::drain::DrainQueue;
+use crate::error::{LogError, OpenError, StorageFailure};
+use crate::journal::format::{Change, Entry};
+use crate::journal::progress::Mark;
+use crate::journal::{Journal, JournalCounters};
+use crate::kafka_files::{
+    INDEX_SUFFIX, LOG_SUFFIX, PARTITION_METADATA, SNAPSHOT_SUFFIX, TIME_INDEX_SUFFIX,
+    encode_partition_metadata, encode_producer_snapshot, partition_dir_name, segment_path,
+};
+use crate::mutants;
+use crate::partition::segment::Segment;
+use crate::partition::state::PartitionState;
+use crate::partition::{Effect, Partition, PartitionCore};
+
+/// Bytes of slab in which the hot tail is kept.
+const SLAB_BYTES: usize = 256 << 10;
+
+/// Space reserved for a segment at first, doubled each time up to the largest step.
+const FIRST_RESERVE_BYTES: u64 = 64 << 10;
+const LARGEST_RESERVE_STEP_BYTES: u64 = 16 << 20;
+
+/// Closed segments whose descriptors stay open for readers.
+const OPEN_CLOSED_SEGMENTS: usize = 512;
+
+type SegmentKey = (TopicPartition, Offset);
+
+/// Everything of a shard; shared by its tasks and handles.
+pub(crate) struct ShardCore {
+    pub(crate) io: Io,
+    pub(crate) config: ShardConfig,
+    /// Whether segments are read and written past the page cache.
+    pub(crate) direct: bool,
+    data_dir: PathBuf,
+    journal_dir: PathBuf,
+    generation: [u8; 16],
+    pub(crate) journal: Rc<Journal>,
+    pub(crate) hot_pool: BufPool,
+    pub(crate) chunk_pool: BufPool,
+    pub(crate) drain_queue: Rc<DrainQueue>,
+    partitions: RefCell<BTreeMap<TopicPartition, Rc<PartitionCore>>>,
+    /// Producer snapshots as they were at rolls whose segments are not complete yet.
+    rolled: RefCell<BTreeMap<SegmentKey, Vec<u8>>>,
+    /// Segments written to since their last flush.
+    dirty: RefCell<BTreeMap<SegmentKey, Rc<Segment>>>,
+    /// Directories with new names that no flush covers.
+    new_names: RefCell<BTreeSet<TopicPartition>>,
+    /// Closed segments with an open descriptor, oldest first.
+    open_segments: RefCell<VecDeque<Weak<Segment>>>,
+    flush_deadlines: RefCell<BTreeMap<MonoTime, Vec<Rc<PartitionCore>>>>,
+    flush_deadlines_changed: Watch<u64>,
+    checkpoint_number: Cell<u64>,
+    checkpoint_turn: Semaphore,
+    create_turn: Semaphore,
+    closing: Watch<bool>,
+}
+
+/// The logs of one shard. Cheap to clone, bound to its shard.
+#[derive(Clone)]
+pub struct ShardLogs {
+    core: Rc<ShardCore>,
+}
+
+impl std::fmt::Debug for ShardLogs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ShardLogs")
+            .field("partitions", &self.core.partitions.borrow().len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl ShardLogs {
+    /// Takes over the partitions of `seed` and starts the shard's tasks.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn start(io: &Io, seed: ShardSeed) -> Result<ShardLogs, OpenError> {
+        let ShardSeed { data_dir, journal_dir, generation, config, default_log, partitions } = seed;
+        let slabs = (config.hot_tail_bytes / SLAB_BYTES).max(8);
+        let hot_pool = BufPool::new(SLAB_BYTES, slabs, slabs);
+        let chunk_bytes = config.chunk_bytes.next_multiple_of(IO_ALIGNMENT);
+        let chunks = config.chunks_in_flight.max(1);
+        let journal = Journal::create(io, &journal_dir, generation, &config, hot_pool.clone()).await?;
+        let alignment = io.fs().direct_io_alignment(&data_dir).await?;
+        let core = Rc::new(ShardCore {
+            io: io.clone(),
+            direct: config.direct_io && alignment <= IO_ALIGNMENT,
+            data_dir,
+            journal_dir,
+            generation,
+            journal,
+            hot_pool,
+            chunk_pool: BufPool::new(chunk_bytes + 2 * IO_ALIGNMENT, chunks * 2, chunks * 2),
+            drain_queue: DrainQueue::new(chunk_bytes),
+            partitions: RefCell::default(),
+            rolled: RefCell::default(),
+            dirty: RefCell::default(),
+            new_names: RefCell::default(),
+            open_segments: RefCell::default(),
+            flush_deadlines: RefCell::default(),
+            flush_deadlines_changed: Watch::new(0),
+            checkpoint_number: Cell::new(0),
+            checkpoint_turn: Semaphore::new(1),
+            create_turn: Semaphore::new(1),
+            closing: Watch::new(false),
+            config,
+        });
+        for partition in partitions {
+            core.adopt(partition, default_log.clone());
+        }
+        core.journal.start();
+        for _ in 0..chunks {
+            io.spawn(Rc::clone(&core).drain_loop()).detach();
+        }
+        io.spawn(Rc::clone(&core).checkpoint_loop()).detach();
+        io.spawn(Rc::clone(&core).flush_loop()).detach();
+        io.spawn(Rc::clone(&core).retention_loop()).detach();
+        Ok(ShardLogs { core })
+    }
+
+    /// The partition, if this shard has it.
+    #[must_use]
+    pub fn partition(&self, id: &TopicPartition) -> Option<Partition> {
+        let core = self.core.partitions.borrow().get(id).cloned()?;
+        Some(Partition { core, shard: Rc::clone(&self.core) })
+    }
+
+    /// All partitions of this shard.
+    #[must_use]
+    pub fn partitions(&self) -> Vec<Partition> {
+        let partitions = self.core.partitions.borrow();
+        partitions
+            .values()
+            .map(|core| Partition { core: Rc::clone(core), shard: Rc::clone(&self.core) })
+            .collect()
+    }
+
+    /// Creates a partition, durably: its directory, with the topic id in it, and the directory's name (rule 5). One that
+    /// is there already is returned.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub async fn create_partition(
+        &self,
+        id: TopicPartition,
+        topic_name: &str,
+        config: LogConfig,
+    ) -> Result<Partition, LogError> {
+        let core = &self.core;
+        let _turn = core.create_turn.acquire(1).await;
+        if let Some(partition) = self.partition(&id) {
+            partition.set_config(config);
+            return Ok(partition);
+        }
+        if core.closing.get() {
+            return Err(LogError::Closed);
+        }
+        if let Some(failure) = core.journal.progress().failure() {
+            return Err(failure.into());
+        }
+        let dir = core.data_dir.join(partition_dir_name(topic_name, id.partition.0));
+        if core.partitions.borrow().values().any(|other| *other.dir == *dir) {
+            return Err(LogError::NameInUse { path: dir.display().to_string().into() });
+        }
+        core.create_partition_dir(&dir, id).await.map_err(|error| core.fence(&error))?;
+        let seed = PartitionSeed { dir, state: PartitionState::empty(id, topic_name), segments: Vec::new() };
+        core.adopt(seed, config);
+        self.partition(&id).ok_or(LogError::Closed)
+    }
+
+    /// Deletes a partition. Durable when this returns; a crash before it leaves the partition as it was.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub async fn delete_partition(&self, id: &TopicPartition) -> Result<(), LogError> {
+        let Some(Partition { core: partition, shard }) = self.partition(id) else { return Ok(()) };
+        let _append_turn = partition.append_turn.acquire(1).await;
+        let _drain_turn = partition.drain_turn.acquire(1).await;
+        if partition.live.borrow().closed {
+            return Ok(());
+        }
+        // No checkpoint passes the entry before the directory's name is gone: it would come back without a record of
+        // its end. Nor may we wait for the journal while we keep checkpoints away.
+        let _checkpoint_turn = loop {
+            shard.journal.admit(0, 1).await?;
+            match shard.checkpoint_turn.try_acquire(1) {
+                Some(turn) => break turn,
+                None => drop(shard.checkpoint_turn.acquire(1).await),
+            }
+        };
+        let entry = Entry { id: *id, change: Change::Delete };
+        let effect = Effect::none(Rc::clone(&partition));
+        let sequence = shard.journal.append(|group| {
+            group.push(entry, effect);
+            group.wants_flush = true;
+        });
+        {
+            let mut live = partition.live.borrow_mut();
+            live.closed = true;
+            live.deleted = true;
+        }
+        shard.journal.progress().wait(Mark::Durable, sequence).await?;
+        shard.forget_partition(id);
+        let doomed = shard.retire_dir(&partition).await.map_err(|error| shard.fence(&error))?;
+        // Until now nothing else could take its name.
+        shard.partitions.borrow_mut().remove(id);
+        dir::remove_partition_dir(&shard.io, &doomed).await.map_err(|error| shard.fence(&error))
+    }
+
+    /// Stops cleanly: everything accepted is in segments, trimmed and flushed, Kafka's files are beside them, and the
+    /// journal is empty. Appends and reads end with [`LogError::Closed`].
+    ///
+    /// # Errors
+    /// [`LogError`]: the directory is then unclean, and the next start recovers it.
+    pub async fn close(&self) -> Result<(), LogError> {
+        self.core.close().await
+    }
+
+    /// The failure that stopped this shard's storage, if one did.
+    #[must_use]
+    pub fn failure(&self) -> Option<StorageFailure> {
+        self.core.journal.progress().failure()
+    }
+
+    /// What the journal has done so far.
+    #[must_use]
+    pub fn journal_counters(&self) -> JournalCounters {
+        self.core.journal.counters()
+    }
+
+    /// Makes a checkpoint now: the journal so far is not needed any more.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub async fn checkpoint(&self) -> Result<(), LogError> {
+        self.core.checkpoint().await
+    }
+
+    /// Applies retention to every partition now.
+    ///
+    /// # Errors
+    /// [`LogError`] of the first partition that failed.
+    pub async fn apply_retention(&self) -> Result<(), LogError> {
+        for partition in self.partitions() {
+            partition.apply_retention().await?;
+        }
+        Ok(())
+    }
+}
+
+impl ShardCore {
+    fn adopt(&self, seed: PartitionSeed, config: LogConfig) {
+        let PartitionSeed { dir, state, segments } = seed;
+        let dir: Rc<Path> = dir.into();
+        let segments: BTreeMap<Offset, Rc<Segment>> = segments
+            .into_iter()
+            .map(|found| {
+                let closed = found.base_offset < state.segment_base;
+                let segment = Segment::new(Rc::clone(&dir), found.base_offset, found.size_bytes, closed);
+                (found.base_offset, segment)
+            })
+            .collect();
+        let core = PartitionCore::new(dir, state, segments, config, Rc::clone(&self.drain_queue));
+        self.partitions.borrow_mut().insert(core.id, core);
+    }
+
+    async fn create_partition_dir(&self, dir: &Path, id: TopicPartition) -> Result<(), FileError> {
+        let fs = self.io.fs();
+        match fs.create_dir(dir).await {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        let metadata = encode_partition_metadata(id.topic_id);
+        if mutants::SKIP_CREATE_FLUSH.is_on() {
+            return Ok(());
+        }
+        fs.replace_file_durable(dir.join(PARTITION_METADATA), metadata.into()).await?;
+        fs.sync_dir(&self.data_dir).await
+    }
+
+    /// Takes a deleted partition's directory out of the way, durably, under Kafka's kind of name.
+    async fn retire_dir(&self, partition: &PartitionCore) -> Result<PathBuf, FileError> {
+        let fs = self.io.fs();
+        let unique = self.io.random_uuid().simple();
+        let name = partition_dir_name(&partition.topic_name, partition.id.partition.0);
+        let doomed = self.data_dir.join(format!("{name}.{unique}-delete"));
+        fs.rename(&partition.dir, &doomed).await?;
+        fs.sync_dir(&self.data_dir).await?;
+        Ok(doomed)
+    }
+
+    fn forget_partition(&self, id: &TopicPartition) {
+        let others = |key: &SegmentKey| key.0 != *id;
+        self.rolled.borrow_mut().retain(|key, _| others(key));
+        self.dirty.borrow_mut().retain(|key, _| others(key));
+        self.new_names.borrow_mut().remove(id);
+    }
+
+    /// Makes sure that `segment`'s file has room on the medium up to `end_bytes`.
+    pub(crate) async fn reserve(
+        &self,
+        core: &PartitionCore,
+        segment: &Rc<Segment>,
+        end_bytes: u64,
+    ) -> Result<(), LogError> {
+        let end_bytes = end_bytes.next_multiple_of(IO_ALIGNMENT as u64);
+        let reserved = segment.reserved_bytes.get();
+        if end_bytes <= reserved && (segment.is_open() || reserved > 0) {
+            return Ok(());
+        }
+        let is_new = reserved == 0 && !segment.is_open();
+        let file = segment.file(&self.io, self.direct).await.map_err(|error| self.fence(&error))?;
+        if is_new {
+            self.new_names.borrow_mut().insert(core.id);
+        }
+        let reserved = segment.reserved_bytes.get();
+        if end_bytes <= reserved {
+            return Ok(());
+        }
+        let limit = core.config.borrow().segment_bytes.next_multiple_of(IO_ALIGNMENT as u64);
+        let step = reserved.clamp(FIRST_RESERVE_BYTES, LARGEST_RESERVE_STEP_BYTES);
+        let generous = (reserved + step).min(limit).max(end_bytes);
+        for target in [generous, end_bytes] {
+            match file.allocate(reserved, target - reserved).await {
+                Ok(()) => {
+                    segment.reserved_bytes.set(target);
+                    return Ok(());
+                }
+                Err(error) if error.is_out_of_space() && target > end_bytes => {}
+                Err(error) => return Err(self.fence(&error)),
+            }
+        }
+        unreachable!("the second attempt returns")
+    }
+
+    /// Keeps what a completed segment's snapshot will hold.
+    pub(crate) fn note_roll(&self, core: &PartitionCore, segment_base: Offset, state: &PartitionState) {
+        let snapshot = encode_producer_snapshot(&state.producers);
+        self.rolled.borrow_mut().insert((core.id, segment_base), snapshot);
+    }
+
+    pub(crate) fn rolled_producers(&self, core: &PartitionCore, segment_base: Offset) -> Vec<u8> {
+        let kept = self.rolled.borrow().get(&(core.id, segment_base)).cloned();
+        kept.unwrap_or_else(|| encode_producer_snapshot(&core.live.borrow().state.producers))
+    }
+
+    pub(crate) fn forget_roll(&self, core: &PartitionCore, segment_base: Offset) {
+        self.rolled.borrow_mut().remove(&(core.id, segment_base));
+    }
+
+    /// Forgets rolls from `segment_base` on: a truncation took them back.
+    pub(crate) fn forget_rolls(&self, core: &PartitionCore, segment_base: Offset) {
+        self.rolled.borrow_mut().retain(|(id, base), _| *id != core.id || *base < segment_base);
+    }
+
+    pub(crate) fn note_dirty(&self, core: &PartitionCore, segment: &Rc<Segment>) {
+        self.dirty.borrow_mut().insert((core.id, segment.base_offset), Rc::clone(segment));
+    }
+
+    pub(crate) fn note_clean(&self, core: &PartitionCore, segment: &Segment) {
+        self.dirty.borrow_mut().remove(&(core.id, segment.base_offset));
+    }
+
+    pub(crate) async fn flush_dir_if_new(&self, core: &PartitionCore) -> Result<(), FileError> {
+        if self.new_names.borrow_mut().remove(&core.id) {
+            self.io.fs().sync_dir(&core.dir).await?;
+        }
+        Ok(())
+    }
+
+    /// Keeps the number of open descriptors of closed segments bounded.
+    pub(crate) fn note_open(&self, segment: &Rc<Segment>) {
+        if !segment.is_closed() || segment.is_open() {
+            return;
+        }
+        let mut open = self.open_segments.borrow_mut();
+        open.push_back(Rc::downgrade(segment));
+        if open.len() > OPEN_CLOSED_SEGMENTS
+            && let Some(oldest) = open.pop_front().and_then(|oldest| oldest.upgrade())
+            && oldest.is_closed()
+        {
+            oldest.close_file();
+        }
+    }
+
+    /// Unlinks segments that the log does not have any more.
+    pub(crate) async fn remove_segments(
+        &self,
+        core: &PartitionCore,
+        segments: &[Rc<Segment>],
+    ) -> Result<(), LogError> {
+        if segments.is_empty() {
+            return Ok(());
+        }
+        for segment in segments {
+            segment.set_removed();
+            self.note_clean(core, segment);
+            self.forget_roll(core, segment.base_offset);
+            segment.close_file();
+            for suffix in [LOG_SUFFIX, INDEX_SUFFIX, TIME_INDEX_SUFFIX, SNAPSHOT_SUFFIX] {
+                let path = segment_path(&core.dir, segment.base_offset, suffix);
+                match self.io.fs().remove_file(path).await {
+                    Err(error) if !error.is_not_found() => return Err(self.fence(&error)),
+                    _ => {}
+                }
+            }
+        }
+        self.io.fs().sync_dir(&core.dir).await.map_err(|error| self.fence(&error))
+    }
+
+    /// Makes everything accepted so far durable.
+    pub(crate) async fn flush_journal(&self) -> Result<(), StorageFailure> {
+        let sequence = self.journal.request_flush();
+        self.journal.progress().wait(Mark::Durable, sequence).await
+    }
+
+    /// Asks for a flush at `deadline` if nothing flushes the partition before.
+    pub(crate) fn flush_by(&self, deadline: MonoTime, core: &Rc<PartitionCore>) {
+        self.flush_deadlines.borrow_mut().entry(deadline).or_default().push(Rc::clone(core));
+        self.flush_deadlines_changed.update(|changes| *changes += 1);
+    }
+
+    async fn flush_loop(self: Rc<Self>) {
+        loop {
+            let changes = self.flush_deadlines_changed.get();
+            let next = self.flush_deadlines.borrow().first_key_value().map(|(deadline, _)| *deadline);
+            let changed = self
+                .flush_deadlines_changed
+                .wait_for(|now| (*now != changes || self.closing.get()).then_some(()));
+            match next {
+                None => changed.await,
+                Some(deadline) => {
+                    let wait = deadline.since(self.io.now());
+                    let _ = self.io.timeout(wait, changed).await;
+                }
+            }
+            if self.closing.get() {
+                return;
+            }
+            self.flush_due();
+        }
+    }
+
+    fn flush_due(&self) {
+        let now = self.io.now();
+        let later = self.flush_deadlines.borrow_mut().split_off(&(now + std::time::Duration::from_nanos(1)));
+        let due = std::mem::replace(&mut *self.flush_deadlines.borrow_mut(), later);
+        let mut wanted = false;
+        for core in due.into_values().flatten() {
+            let mut live = core.live.borrow_mut();
+            if live.flush_deadline.take_if(|deadline| *deadline <= now).is_some() {
+                live.unflushed_messages = 0;
+                wanted = true;
+            }
+        }
+        if wanted {
+            self.journal.request_flush();
+        }
+    }
+
+    async fn checkpoint_loop(self: Rc<Self>) {
+        loop {
+            self.wait_for_checkpoint_need().await;
+            if self.closing.get() || self.journal.progress().failure().is_some() {
+                return;
+            }
+            match self.checkpoint().await {
+                Ok(()) => {}
+                Err(LogError::OutOfSpace { path }) => {
+                    tracing::warn!("no space left in {path}: producers wait until there is some");
+                    self.io.sleep(std::time::Duration::from_millis(500)).await;
+                }
+                Err(error) => tracing::error!("checkpoint failed: {error}"),
+            }
+        }
+    }
+
+    async fn wait_for_checkpoint_need(&self) {
+        let interval = self.config.checkpoint_interval_bytes;
+        let pressure = self.journal.pressure();
+        let bytes = self.journal.bytes_since_checkpoint();
+        let needed = || {
+            let short = pressure.get();
+            // Memory is relieved before appends stand still.
+            let filling = self.hot_pool.lent() * 4 > self.hot_pool.limit() * 3;
+            bytes.get() >= interval || short.files || short.memory || filling || self.closing.get()
+        };
+        let mut by_bytes = std::pin::pin!(bytes.wait_for(|_| needed().then_some(())));
+        let mut by_pressure = std::pin::pin!(pressure.wait_for(|_| needed().then_some(())));
+        std::future::poll_fn(|cx| {
+            let bytes = by_bytes.as_mut().poll(cx).is_ready();
+            let pressure = by_pressure.as_mut().poll(cx).is_ready();
+            if bytes || pressure { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        })
+        .await;
+    }
+
+    /// Brings everything accepted so far into segments, flushes them, writes a checkpoint, and lets the journal files
+    /// before it be used again.
+    pub(crate) async fn checkpoint(&self) -> Result<(), LogError> {
+        let _turn = self.checkpoint_turn.acquire(1).await;
+        self.evict();
+        let bytes_before = self.journal.bytes_since_checkpoint().get();
+        // From here to the end of the capture nothing is accepted: there is no await.
+        let boundary = self.journal.draw_boundary();
+        let (body, touched) = self.capture();
+        let number = self.checkpoint_number.get() + 1;
+
+        self.journal.progress().wait(Mark::Durable, boundary).await?;
+        let place = self.journal.boundary_place();
+        if mutants::REUSE_BEFORE_CHECKPOINT.is_on() {
+            self.journal.release_through(boundary);
+        }
+        for core in &touched {
+            self.drain_through(core, boundary).await?;
+        }
+        if !mutants::CHECKPOINT_BEFORE_FLUSH.is_on() {
+            self.flush_segments().await?;
+        }
+        let bytes = checkpoint::encode(self.generation, number, &place, &body);
+        checkpoint::write(&self.io, &self.journal_dir, number, bytes)
+            .await
+            .map_err(|error| self.fence(&error))?;
+        self.checkpoint_number.set(number);
+        self.journal.release_through(boundary);
+        for core in touched {
+            let mut live = core.live.borrow_mut();
+            live.touched = live.last_sequence > boundary;
+        }
+        self.evict();
+        self.journal.bytes_since_checkpoint().update(|bytes| *bytes = bytes.saturating_sub(bytes_before));
+        self.journal.pressure().set(Default::default());
+        Ok(())
+    }
+
+    /// The states of all partitions, encoded, and those that have something to bring into segments. Each partial block
+    /// at an end will be settled, so the next append repeats it.
+    fn capture(&self) -> (Vec<u8>, Vec<Rc<PartitionCore>>) {
+        let mut body = Vec::new();
+        let mut touched = Vec::new();
+        for core in self.partitions.borrow().values() {
+            let mut live = core.live.borrow_mut();
+            if live.deleted {
+                continue;
+            }
+            live.state.encode(&mut body);
+            if live.touched {
+                live.repeat_end_block |= !live.end_block_is_empty();
+                touched.push(Rc::clone(core));
+            }
+        }
+        (body, touched)
+    }
+
+    /// Flushes every segment written to, and the directories of new ones.
+    async fn flush_segments(&self) -> Result<(), LogError> {
+        let dirty = std::mem::take(&mut *self.dirty.borrow_mut());
+        for segment in dirty.into_values() {
+            let flushed = async {
+                let file = segment.file(&self.io, self.direct).await?;
+                file.sync_data().await
+            };
+            match flushed.await {
+                // Retention or a truncation was faster; what is gone need not be flushed.
+                Err(_) if segment.is_removed() => {}
+                outcome => outcome.map_err(|error| self.fence_device(&error))?,
+            }
+        }
+        let new_names = std::mem::take(&mut *self.new_names.borrow_mut());
+        for id in new_names {
+            let core = self.partitions.borrow().get(&id).cloned();
+            if let Some(core) = core {
+                self.io.fs().sync_dir(&core.dir).await.map_err(|error| self.fence_device(&error))?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn retention_loop(self: Rc<Self>) {
+        loop {
+            let closing = self.closing.wait_for(|closing| closing.then_some(()));
+            if self.io.timeout(self.config.retention_check_interval, closing).await.is_ok() {
+                return;
+            }
+            self.expire_producers();
+            let logs = ShardLogs { core: Rc::clone(&self) };
+            if let Err(error) = logs.apply_retention().await {
+                tracing::error!("retention failed: {error}");
+            }
+        }
+    }
+
+    fn expire_producers(&self) {
+        let age = i64::try_from(self.config.producer_id_expiration.as_millis()).unwrap_or(i64::MAX);
+        let oldest = Timestamp(self.io.wall_time().as_millis().saturating_sub(age));
+        for core in self.partitions.borrow().values() {
+            core.live.borrow_mut().state.producers.expire(oldest);
+        }
+    }
+
+    async fn close(&self) -> Result<(), LogError> {
+        if self.closing.get() {
+            return Ok(());
+        }
+        for core in self.partitions.borrow().values() {
+            core.live.borrow_mut().closed = true;
+        }
+        self.closing.set(true);
+        self.flush_deadlines_changed.update(|changes| *changes += 1);
+        self.journal.bytes_since_checkpoint().update(|_| ());
+        let drained = self.drain_and_complete().await;
+        self.drain_queue.close();
+        let stopped = self.journal.stop().await;
+        drained?;
+        Ok(stopped?)
+    }
+
+    /// The clean stop: as a roll for every partition, then a checkpoint over an empty journal.
+    async fn drain_and_complete(&self) -> Result<(), LogError> {
+        let _turn = self.checkpoint_turn.acquire(1).await;
+        let boundary = self.journal.draw_boundary();
+        self.journal.progress().wait(Mark::Durable, boundary).await?;
+        let cores: Vec<Rc<PartitionCore>> = self.partitions.borrow().values().cloned().collect();
+        let mut body = Vec::new();
+        for core in &cores {
+            self.drain_through(core, boundary).await?;
+            let (segment, next_offset) = {
+                let live = core.live.borrow();
+                live.state.encode(&mut body);
+                (live.segments.get(&live.state.segment_base).cloned(), live.state.next_offset)
+            };
+            if let Some(segment) = segment.filter(|segment| !segment.is_closed()) {
+                self.close_segment(core, &segment, next_offset).await?;
+            }
+        }
+        self.flush_segments().await?;
+        let number = self.checkpoint_number.get() + 1;
+        let bytes = checkpoint::encode(self.generation, number, &self.journal.boundary_place(), &body);
+        checkpoint::write(&self.io, &self.journal_dir, number, bytes)
+            .await
+            .map_err(|error| self.fence(&error))
+    }
+}
+
+impl crate::partition::Live {
+    fn end_block_is_empty(&self) -> bool {
+        self.state.position_bytes.is_multiple_of(IO_ALIGNMENT as u64)
+    }
+}
+
+impl Partition {
+    /// Moves the log's start past whole segments that `retention.bytes` and `retention.ms` let go.
+    pub(crate) async fn apply_retention(&self) -> Result<(), LogError> {
+        let config = self.config();
+        if !config.delete_enabled || self.core.check_writable().is_err() {
+            return Ok(());
+        }
+        let segments: Vec<Rc<Segment>> = {
+            let live = self.core.live.borrow();
+            let drain_base = live.drain.segment_base;
+            live.segments.range(..drain_base).map(|(_, segment)| Rc::clone(segment)).collect()
+        };
+        let mut excess = config.retention_bytes.map_or(0, |limit| self.size_bytes().saturating_sub(limit));
+        let oldest_kept = config.retention_ms.map(|age| {
+            let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+            self.shard.io.wall_time().as_millis().saturating_sub(age)
+        });
+        let mut new_start = None;
+        for (index, segment) in segments.iter().enumerate() {
+            let by_size = excess >= segment.size_bytes() && segment.size_bytes() > 0;
+            let by_time = match oldest_kept {
+                Some(oldest) => self.newest_timestamp(segment).await.is_some_and(|newest| newest.0 < oldest),
+                None => false,
+            };
+            if !by_size && !by_time {
+                break;
+            }
+            excess = excess.saturating_sub(segment.size_bytes());
+            let next = segments.get(index + 1).map(|next| next.base_offset);
+            new_start = Some(next.unwrap_or_else(|| self.core.live.borrow().drain.segment_base));
+        }
+        if let Some(start) = new_start {
+            let committed = self.core.watermarks.get().durable_offset;
+            tracing::info!(topic = %self.core.topic_name, partition = %self.core.id.partition, %start, "retention");
+            self.delete_records_before(start.min(committed)).await?;
+        }
+        Ok(())
+    }
+
+    async fn newest_timestamp(&self, segment: &Rc<Segment>) -> Option<Timestamp> {
+        self.shard.note_open(segment);
+        let interval = self.core.config.borrow().index_interval_bytes;
+        segment.extend_index(&self.shard.io, self.shard.direct, segment.size_bytes(), interval).await.ok()?;
+        segment.index.borrow().max_time().map(|newest| newest.timestamp).filter(|newest| newest.0 >= 0)
+    }
+}

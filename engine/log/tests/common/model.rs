@@ -1,0 +1,133 @@
+//! What a log must have kept, from what it was asked and what it answered.
+//!
+//! Of each partition: the values accepted at each offset, how far they were acknowledged, and the cuts that were asked
+//! for. After a crash the log may end anywhere between what it had promised and what it had accepted, and what it holds
+//! must be what was accepted there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How the process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Crash {
+    Kill,
+    PowerCut,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct PartitionModel {
+    /// Values by offset, as accepted last.
+    pub(crate) accepted: BTreeMap<i64, Vec<u8>>,
+    /// First offsets of batches: where a log may end.
+    pub(crate) batch_starts: BTreeSet<i64>,
+    /// Next offset that is promised to survive a kill, and a power cut.
+    pub(crate) written_end: i64,
+    pub(crate) durable_end: i64,
+    /// A truncation that was asked for and not answered.
+    pub(crate) truncating_to: Option<i64>,
+    /// Truncations that were answered.
+    pub(crate) truncations: u64,
+    pub(crate) start: i64,
+    /// A move of the start that was asked for and not answered.
+    pub(crate) moving_start_to: Option<i64>,
+    /// Whether its creation was asked for and answered, and its deletion asked for.
+    pub(crate) creating: bool,
+    pub(crate) created: bool,
+    pub(crate) deleting: bool,
+    /// Number of the topic: a deleted one is followed by another.
+    pub(crate) incarnation: u64,
+}
+
+impl PartitionModel {
+    /// The topic is gone; the next one of its name has another id.
+    pub(crate) fn begin_anew(&mut self) {
+        *self = PartitionModel { incarnation: self.incarnation + 1, ..PartitionModel::default() };
+    }
+
+    pub(crate) fn accept(&mut self, base_offset: i64, values: Vec<Vec<u8>>) {
+        assert!(!self.accepted.contains_key(&base_offset), "offset {base_offset} is given twice");
+        self.batch_starts.insert(base_offset);
+        for (offset, value) in (base_offset..).zip(values) {
+            self.accepted.insert(offset, value);
+        }
+    }
+
+    pub(crate) fn acknowledge(&mut self, next_offset: i64, durable: bool) {
+        self.written_end = self.written_end.max(next_offset);
+        if durable {
+            self.durable_end = self.durable_end.max(next_offset);
+        }
+    }
+
+    /// A truncation was answered: the log ends at the start of the batch that holds `offset`.
+    pub(crate) fn truncated(&mut self, offset: i64) {
+        self.truncating_to = None;
+        self.truncations += 1;
+        let end = self.end_after_truncation(offset);
+        self.end_at(end);
+        self.written_end = self.written_end.min(end);
+        self.durable_end = self.durable_end.min(end);
+        // The start may lie inside the batch that went.
+        self.start = self.start.min(end);
+    }
+
+    fn end_after_truncation(&self, offset: i64) -> i64 {
+        let end = self.accepted.last_key_value().map_or(self.durable_end, |(last, _)| last + 1);
+        if offset >= end {
+            return end;
+        }
+        self.batch_starts.range(..=offset).next_back().copied().unwrap_or(offset)
+    }
+
+    fn end_at(&mut self, end: i64) {
+        self.accepted.retain(|offset, _| *offset < end);
+        self.batch_starts.retain(|offset| *offset < end);
+    }
+
+    /// Judges what a log holds after a crash, and takes it as the new truth: everything in it is durable now.
+    pub(crate) fn check_recovered(
+        &mut self,
+        crash: Crash,
+        retaining: bool,
+        start: i64,
+        end: i64,
+        values: &[(i64, Vec<u8>)],
+    ) -> Result<(), String> {
+        let promised = match crash {
+            Crash::Kill => self.written_end,
+            Crash::PowerCut => self.durable_end,
+        };
+        let truncated_end = self.truncating_to.map(|offset| self.end_after_truncation(offset));
+        let lowest = truncated_end.map_or(promised, |end| end.min(promised));
+        if end < lowest {
+            return Err(format!("lost: the log ends at {end}, {promised} was promised"));
+        }
+        let asked = self.moving_start_to.unwrap_or(self.start).max(self.start);
+        let highest_start = if retaining { end } else { asked };
+        let lowest_start = truncated_end.map_or(self.start, |end| end.min(self.start));
+        if start < lowest_start || start > highest_start {
+            return Err(format!("the log starts at {start}, not in {}..={highest_start}", self.start));
+        }
+        let mut expected = start;
+        for (offset, value) in values {
+            if *offset != expected {
+                return Err(format!("hole: {offset} follows {}", expected - 1));
+            }
+            match self.accepted.get(offset) {
+                Some(known) if known == value => {}
+                Some(_) => return Err(format!("altered: another value at {offset}")),
+                None => return Err(format!("phantom: nothing was accepted at {offset}")),
+            }
+            expected += 1;
+        }
+        if expected != end.max(start) {
+            return Err(format!("hole: values end at {expected}, the log at {end}"));
+        }
+        self.truncating_to = None;
+        self.moving_start_to = None;
+        self.start = start;
+        self.end_at(end);
+        self.written_end = end;
+        self.durable_end = end;
+        Ok(())
+    }
+}
