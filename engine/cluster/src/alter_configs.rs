@@ -1,0 +1,245 @@
+//! Changing settings: IncrementalAlterConfigs.
+
+use std::collections::BTreeSet;
+
+use crate::config::broker::{self, UpdateMode};
+use crate::config::effective::ConfigView;
+use crate::config::{ConfigDef, ConfigType, parse_list, topic};
+use crate::error::MetadataError;
+use crate::image::ConfigResource;
+use crate::record::Record;
+use crate::topics::validate_topic_config;
+
+/// What to do with a setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AlterOp {
+    /// Override it.
+    Set,
+    /// Take the override away.
+    Delete,
+    /// Add elements to a list.
+    Append,
+    /// Take elements from a list.
+    Subtract,
+}
+
+impl AlterOp {
+    /// From the number on the wire.
+    #[must_use]
+    pub fn from_code(code: i8) -> Option<Self> {
+        Some(match code {
+            0 => AlterOp::Set,
+            1 => AlterOp::Delete,
+            2 => AlterOp::Append,
+            3 => AlterOp::Subtract,
+            _ => return None,
+        })
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            AlterOp::Set => "SET",
+            AlterOp::Delete => "DELETE",
+            AlterOp::Append => "APPEND",
+            AlterOp::Subtract => "SUBTRACT",
+        }
+    }
+}
+
+/// A change of one setting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigChange {
+    /// Name of the setting.
+    pub name: String,
+    /// What to do.
+    pub op: AlterOp,
+    /// With which value.
+    pub value: Option<String>,
+}
+
+/// Changes settings of one resource, all or none: the records.
+///
+/// # Errors
+/// [`MetadataError`], in Kafka's words. Other than Kafka, a broker's setting that does not exist is refused.
+pub fn alter_configs(
+    view: &ConfigView<'_>,
+    resource: &ConfigResource,
+    changes: &[ConfigChange],
+) -> Result<Vec<Record>, MetadataError> {
+    check_form(changes)?;
+    if let ConfigResource::Topic(name) = resource
+        && view.image.topic(name).is_none()
+    {
+        return Err(MetadataError::UnknownTopic(format!("The topic '{name}' does not exist.")));
+    }
+    changes
+        .iter()
+        .map(|change| {
+            let value = new_value(view, resource, change)?;
+            if let Some(value) = &value {
+                validate(resource, &change.name, value)?;
+            }
+            Ok(Record::Config { resource: resource.clone(), name: change.name.clone(), value })
+        })
+        .collect()
+}
+
+fn check_form(changes: &[ConfigChange]) -> Result<(), MetadataError> {
+    let names: BTreeSet<&str> = changes.iter().map(|change| change.name.as_str()).collect();
+    if names.len() < changes.len() {
+        return Err(MetadataError::InvalidRequest("Error due to duplicate config keys".to_owned()));
+    }
+    let nulls: Vec<&str> = changes
+        .iter()
+        .filter(|change| change.op != AlterOp::Delete && change.value.is_none())
+        .map(|change| change.name.as_str())
+        .collect();
+    if nulls.is_empty() {
+        return Ok(());
+    }
+    Err(MetadataError::InvalidRequest(format!("Null value not supported for : {}", nulls.join(","))))
+}
+
+fn definition(resource: &ConfigResource, name: &str) -> Option<&'static ConfigDef> {
+    match resource {
+        ConfigResource::Topic(_) => topic::find(name).map(|config| &config.def),
+        ConfigResource::Broker(_) | ConfigResource::AllBrokers => {
+            broker::find(name).map(|config| &config.def)
+        }
+    }
+}
+
+fn validate(resource: &ConfigResource, name: &str, value: &str) -> Result<(), MetadataError> {
+    if let ConfigResource::Topic(_) = resource {
+        return validate_topic_config(name, value);
+    }
+    let config = broker::find(name)
+        .ok_or_else(|| MetadataError::InvalidRequest(format!("Unknown broker config name: {name}")))?;
+    if config.update == UpdateMode::ReadOnly {
+        let why = format!("Cannot update these configs dynamically: [{name}]");
+        return Err(MetadataError::InvalidRequest(why));
+    }
+    config.def.validate(value).map_err(MetadataError::InvalidRequest)
+}
+
+/// The override that the change leaves, if any.
+fn new_value(
+    view: &ConfigView<'_>,
+    resource: &ConfigResource,
+    change: &ConfigChange,
+) -> Result<Option<String>, MetadataError> {
+    let given = change.value.clone().unwrap_or_default();
+    if change.op == AlterOp::Delete {
+        return Ok(None);
+    }
+    if change.op == AlterOp::Set {
+        return Ok(Some(given));
+    }
+    let def = definition(resource, &change.name);
+    let Some(def) = def.filter(|def| def.ty == ConfigType::List) else {
+        return Err(MetadataError::InvalidConfig(format!(
+            "Can't {} to key {} because its type is not LIST.",
+            change.op.name(),
+            change.name
+        )));
+    };
+    let current = view.image.overrides(resource).and_then(|overrides| overrides.get(&change.name));
+    let current = current.map(String::as_str).or(def.default).unwrap_or_default();
+    let mut elements: Vec<&str> = parse_list(current).collect();
+    for element in parse_list(&given) {
+        match change.op {
+            AlterOp::Append if !elements.contains(&element) => elements.push(element),
+            AlterOp::Subtract => elements.retain(|existing| *existing != element),
+            _ => {}
+        }
+    }
+    Ok(Some(elements.join(",")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::effective::StaticConfig;
+    use crate::image::MetadataImage;
+    use highwater_model::{BrokerId, TopicId};
+
+    fn image() -> MetadataImage {
+        let mut image = MetadataImage::default();
+        let topic_id = TopicId(uuid::Uuid::from_u128(1));
+        image.apply(&Record::Topic { topic_id, name: "t".to_owned() }).expect("fits");
+        image
+    }
+
+    fn alter(
+        resource: &ConfigResource,
+        changes: &[(&str, AlterOp, Option<&str>)],
+    ) -> Result<Vec<Record>, String> {
+        let (image, file) = (image(), StaticConfig::new());
+        let view = ConfigView { image: &image, static_config: &file, broker_id: BrokerId(1) };
+        let changes: Vec<ConfigChange> = changes
+            .iter()
+            .map(|&(name, op, value)| ConfigChange {
+                name: name.to_owned(),
+                op,
+                value: value.map(str::to_owned),
+            })
+            .collect();
+        alter_configs(&view, resource, &changes).map_err(|error| error.to_string())
+    }
+
+    fn topic() -> ConfigResource {
+        ConfigResource::Topic("t".to_owned())
+    }
+
+    fn overrides(name: &str, value: Option<&str>) -> Vec<Record> {
+        vec![Record::Config { resource: topic(), name: name.to_owned(), value: value.map(str::to_owned) }]
+    }
+
+    #[test]
+    fn valid_changes_become_records() {
+        use AlterOp::{Append, Delete, Set, Subtract};
+        assert_eq!(
+            alter(&topic(), &[("retention.ms", Set, Some("5"))]),
+            Ok(overrides("retention.ms", Some("5")))
+        );
+        assert_eq!(alter(&topic(), &[("retention.ms", Delete, None)]), Ok(overrides("retention.ms", None)));
+        let same = Ok(overrides("cleanup.policy", Some("delete")));
+        assert_eq!(alter(&topic(), &[("cleanup.policy", Append, Some("delete"))]), same);
+        assert_eq!(alter(&topic(), &[("cleanup.policy", Subtract, Some("compact"))]), same);
+        let none = Ok(overrides("cleanup.policy", Some("")));
+        assert_eq!(alter(&topic(), &[("cleanup.policy", Subtract, Some("delete"))]), none);
+    }
+
+    #[test]
+    fn invalid_changes_are_refused_in_kafkas_words() {
+        use AlterOp::{Append, Set};
+        let refused = |resource: &ConfigResource, changes: &[(&str, AlterOp, Option<&str>)]| {
+            alter(resource, changes).expect_err("refused")
+        };
+        assert_eq!(refused(&topic(), &[("nope", Set, Some("x"))]), "Unknown topic config name: nope");
+        assert_eq!(
+            refused(&topic(), &[("retention.ms", Append, Some("5"))]),
+            "Can't APPEND to key retention.ms because its type is not LIST."
+        );
+        assert_eq!(
+            refused(&topic(), &[("retention.ms", Set, None)]),
+            "Null value not supported for : retention.ms"
+        );
+        assert_eq!(
+            refused(&topic(), &[("retention.ms", Set, Some("1")), ("retention.ms", Set, Some("2"))]),
+            "Error due to duplicate config keys"
+        );
+        assert_eq!(
+            refused(&ConfigResource::Topic("none".to_owned()), &[("retention.ms", Set, Some("1"))]),
+            "The topic 'none' does not exist."
+        );
+        assert_eq!(
+            refused(&ConfigResource::AllBrokers, &[("num.partitions", Set, Some("3"))]),
+            "Cannot update these configs dynamically: [num.partitions]"
+        );
+        assert_eq!(
+            refused(&ConfigResource::AllBrokers, &[("log.retention.ms", Set, Some("zz"))]),
+            "Invalid value zz for configuration log.retention.ms: Not a number of type LONG"
+        );
+    }
+}
