@@ -1,0 +1,125 @@
+//! A broker in this process, on threads of its own: for the binary, for embedding, for tests.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+
+use highwater_io::{Runtime, RuntimeConfig};
+
+use crate::config::BrokerConfig;
+use crate::counters::Metrics;
+use crate::node::{BrokerError, NodeHandle, Started, prepare, run_shard};
+
+/// Whether signals ask the broker to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Signals {
+    /// Signals are the process's own business.
+    #[default]
+    Ignore,
+    /// `SIGTERM` and `SIGINT` ask it to stop; a second one ends the process.
+    Stop,
+}
+
+/// A running broker. Dropping it stops it cleanly.
+#[derive(Debug)]
+pub struct Broker {
+    runtime: Runtime,
+    handle: NodeHandle,
+    started: Started,
+}
+
+impl Broker {
+    /// Starts a broker, and returns when it accepts connections. Port 0 takes a free one, see [`addr`](Self::addr).
+    ///
+    /// # Errors
+    /// [`BrokerError`], with nothing left running.
+    pub fn start(config: &BrokerConfig) -> Result<Broker, BrokerError> {
+        Broker::start_with(config, Signals::Ignore)
+    }
+
+    /// As [`start`](Self::start), and says who handles signals.
+    ///
+    /// # Errors
+    /// [`BrokerError`], with nothing left running.
+    pub fn start_with(config: &BrokerConfig, signals: Signals) -> Result<Broker, BrokerError> {
+        let runtime_config =
+            RuntimeConfig { handle_signals: signals == Signals::Stop, ..RuntimeConfig::default() };
+        let (states, mut handle) = prepare(config);
+        let runtime = Runtime::start(&runtime_config, states, run_shard)?;
+        match wait(&mut handle.started) {
+            Some(Ok(started)) => Ok(Broker { runtime, handle, started }),
+            Some(Err(error)) => {
+                // Says why by itself.
+                drop(runtime.join());
+                Err(error)
+            }
+            None => Err(BrokerError::Ended),
+        }
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.started.addr
+    }
+
+    /// How the start went.
+    #[must_use]
+    pub fn started(&self) -> &Started {
+        &self.started
+    }
+
+    /// What it has counted so far.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        self.handle.metrics()
+    }
+
+    /// Asks it to stop, and waits: accepted requests are answered, logs closed, the directory marked clean.
+    ///
+    /// # Panics
+    /// If a shard panicked, with its panic.
+    pub fn stop(self) {
+        self.runtime.stop();
+        self.wait();
+    }
+
+    /// Waits until it has stopped, because a signal asked it to.
+    ///
+    /// # Panics
+    /// If a shard panicked, with its panic.
+    pub fn wait(self) {
+        if let Err(panic) = self.runtime.join() {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+/// Waits for `future` on this thread, which is none of a shard's.
+fn wait<T>(future: impl Future<Output = T>) -> T {
+    struct Woken {
+        woken: Mutex<bool>,
+        changed: Condvar,
+    }
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            *self.woken.lock().unwrap_or_else(PoisonError::into_inner) = true;
+            self.changed.notify_one();
+        }
+    }
+    let woken = Arc::new(Woken { woken: Mutex::new(false), changed: Condvar::new() });
+    let waker = Waker::from(Arc::clone(&woken));
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return output;
+        }
+        let mut is_woken = woken.woken.lock().unwrap_or_else(PoisonError::into_inner);
+        while !*is_woken {
+            is_woken = woken.changed.wait(is_woken).unwrap_or_else(PoisonError::into_inner);
+        }
+        *is_woken = false;
+    }
+}

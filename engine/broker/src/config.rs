@@ -1,0 +1,462 @@
+//! The broker's settings: from names and texts to typed values.
+//!
+//! Names, defaults and checks are in one table ([`highwater_cluster::config::broker`]); this module reads Kafka's
+//! properties format, checks every setting against the table, and gives the broker the few values that it works with.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use highwater_cluster::config::effective::{ConfigView, StaticConfig};
+use highwater_cluster::config::{broker, parse_list};
+use highwater_log::{LogConfig, ShardConfig, TimestampType};
+use highwater_model::BrokerId;
+
+/// A setting that cannot be used. Displays as a sentence.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// There is no such setting.
+    #[error("there is no setting {name}{}", hint(name))]
+    Unknown {
+        /// As given.
+        name: String,
+    },
+    /// The value does not fit.
+    #[error("{0}")]
+    Invalid(String),
+    /// A line of a properties file that is none.
+    #[error("line {line} is not NAME=VALUE: {text}")]
+    Line {
+        /// Number of the line, from 1.
+        line: usize,
+        /// The line.
+        text: String,
+    },
+    /// The data directory is not given.
+    #[error("no data directory: set log.dirs, or give --data-dir")]
+    NoDataDir,
+}
+
+/// The setting whose name is closest, if one is close.
+fn hint(name: &str) -> String {
+    let closest = broker::BROKER_CONFIGS.iter().map(|config| config.def.name).find(|known| {
+        known.contains(name) || name.contains(known) || known.replace('.', "_") == name.replace('-', "_")
+    });
+    closest.map_or_else(String::new, |known| format!(" (did you mean {known}?)"))
+}
+
+/// A host and a port, as in a listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostPort {
+    /// A name or an address.
+    pub host: String,
+    /// 0 takes a free one.
+    pub port: u16,
+}
+
+impl std::fmt::Display for HostPort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// A broker's settings.
+#[derive(Debug, Clone)]
+pub struct BrokerConfig {
+    /// What was set, by name: the file and the command line.
+    pub static_config: StaticConfig,
+    /// `log.dirs`.
+    pub data_dir: PathBuf,
+    /// `listeners`.
+    pub listener: HostPort,
+    /// `advertised.listeners`.
+    pub advertised: Option<HostPort>,
+    /// `node.id`.
+    pub node_id: BrokerId,
+    /// `num.shards`, with 0 replaced by what it stands for.
+    pub num_shards: usize,
+    /// `num.partitions`.
+    pub num_partitions: usize,
+    /// `default.replication.factor`.
+    pub default_replication_factor: usize,
+    /// `auto.create.topics.enable`.
+    pub auto_create_topics: bool,
+    /// `delete.topic.enable`.
+    pub delete_topics: bool,
+    /// `max.partitions`.
+    pub max_partitions: usize,
+    /// Bounds of connections and requests.
+    pub network: NetworkConfig,
+    /// Bounds of fetches.
+    pub fetch: FetchConfig,
+    /// Storage of one shard.
+    pub shard: ShardConfig,
+}
+
+/// Bounds of connections and requests. Budgets are those of one shard.
+#[derive(Debug, Clone)]
+pub struct NetworkConfig {
+    /// `socket.listen.backlog.size`.
+    pub backlog: u32,
+    /// `socket.request.max.bytes`.
+    pub request_max_bytes: usize,
+    /// `socket.request.read.timeout.ms`.
+    pub request_read_timeout: Duration,
+    /// `socket.response.write.timeout.ms`.
+    pub response_write_timeout: Duration,
+    /// `connections.max.idle.ms`.
+    pub max_idle: Duration,
+    /// `max.connections`.
+    pub max_connections: usize,
+    /// `max.connections.per.ip`.
+    pub max_connections_per_ip: usize,
+    /// `max.in.flight.requests.per.connection`.
+    pub max_in_flight: usize,
+    /// `queued.max.request.bytes`, this shard's share.
+    pub request_memory_bytes: usize,
+    /// `shard.mailbox.slots`.
+    pub mailbox_slots: usize,
+}
+
+/// Bounds of fetches. Budgets are those of one shard.
+#[derive(Debug, Clone)]
+pub struct FetchConfig {
+    /// `fetch.max.bytes`.
+    pub max_bytes: usize,
+    /// `queued.max.response.bytes`, this shard's share.
+    pub response_memory_bytes: usize,
+    /// `max.incremental.fetch.session.cache.slots`, this shard's share.
+    pub session_slots: usize,
+    /// `min.incremental.fetch.session.eviction.ms`.
+    pub session_eviction: Duration,
+    /// `fetch.session.max.partitions`.
+    pub session_max_partitions: usize,
+}
+
+/// Reads checked values by name.
+struct Reader<'a>(&'a StaticConfig);
+
+impl Reader<'_> {
+    fn text(&self, name: &str) -> Option<&str> {
+        let default = broker::find(name).and_then(|config| config.def.default);
+        self.0.get(name).map(String::as_str).or(default)
+    }
+
+    /// A number; the table has checked that it is one, and not negative where it must not be.
+    fn number(&self, name: &str) -> u64 {
+        let number = self.text(name).and_then(|text| text.trim().parse::<i64>().ok());
+        u64::try_from(number.unwrap_or(0)).unwrap_or(0)
+    }
+
+    fn size(&self, name: &str) -> usize {
+        usize::try_from(self.number(name)).unwrap_or(usize::MAX)
+    }
+
+    fn millis(&self, name: &str) -> Duration {
+        Duration::from_millis(self.number(name))
+    }
+
+    fn flag(&self, name: &str) -> bool {
+        self.text(name).and_then(highwater_cluster::config::parse_bool).unwrap_or(false)
+    }
+}
+
+impl BrokerConfig {
+    /// A broker in `data_dir` with every setting at its default and a free port on the loopback interface: what tests
+    /// and embedding start from.
+    ///
+    /// # Panics
+    /// Never: the defaults are valid.
+    #[must_use]
+    pub fn for_data_dir(data_dir: impl AsRef<Path>) -> Self {
+        let mut settings = StaticConfig::new();
+        settings.insert("log.dirs".to_owned(), data_dir.as_ref().display().to_string());
+        settings.insert("listeners".to_owned(), "PLAINTEXT://127.0.0.1:0".to_owned());
+        BrokerConfig::from_settings(settings).expect("the defaults are valid")
+    }
+
+    /// Changes one setting.
+    ///
+    /// # Errors
+    /// [`ConfigError`], with nothing changed.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<(), ConfigError> {
+        let mut settings = self.static_config.clone();
+        settings.insert(name.to_owned(), value.to_owned());
+        *self = BrokerConfig::from_settings(settings)?;
+        Ok(())
+    }
+
+    /// From settings by name.
+    ///
+    /// # Errors
+    /// [`ConfigError`], for the first that is not valid.
+    pub fn from_settings(settings: StaticConfig) -> Result<Self, ConfigError> {
+        for (name, value) in &settings {
+            let config = broker::find(name).ok_or_else(|| ConfigError::Unknown { name: name.clone() })?;
+            config.def.validate(value).map_err(ConfigError::Invalid)?;
+        }
+        let read = Reader(&settings);
+        let num_shards = match read.size("num.shards") {
+            0 => default_shards(),
+            shards => shards,
+        };
+        let mut listeners = parse_listeners("listeners", read.text("listeners").unwrap_or_default())?;
+        let advertised =
+            parse_listeners("advertised.listeners", read.text("advertised.listeners").unwrap_or_default())?;
+        let listener = listeners.pop().ok_or_else(|| {
+            ConfigError::Invalid("listeners must name an address, as PLAINTEXT://host:port".to_owned())
+        })?;
+        Ok(BrokerConfig {
+            data_dir: parse_data_dir(read.text("log.dirs").unwrap_or_default())?,
+            listener,
+            advertised: advertised.into_iter().next(),
+            node_id: BrokerId(i32::try_from(read.number("node.id")).unwrap_or(i32::MAX)),
+            num_shards,
+            num_partitions: read.size("num.partitions"),
+            default_replication_factor: read.size("default.replication.factor"),
+            auto_create_topics: read.flag("auto.create.topics.enable"),
+            delete_topics: read.flag("delete.topic.enable"),
+            max_partitions: read.size("max.partitions"),
+            network: network_config(&read, num_shards),
+            fetch: fetch_config(&read, num_shards),
+            shard: shard_config(&read, num_shards),
+            static_config: settings,
+        })
+    }
+}
+
+fn network_config(read: &Reader<'_>, num_shards: usize) -> NetworkConfig {
+    NetworkConfig {
+        backlog: u32::try_from(read.number("socket.listen.backlog.size")).unwrap_or(u32::MAX),
+        request_max_bytes: read.size("socket.request.max.bytes"),
+        request_read_timeout: read.millis("socket.request.read.timeout.ms"),
+        response_write_timeout: read.millis("socket.response.write.timeout.ms"),
+        max_idle: read.millis("connections.max.idle.ms"),
+        max_connections: read.size("max.connections"),
+        max_connections_per_ip: read.size("max.connections.per.ip"),
+        max_in_flight: read.size("max.in.flight.requests.per.connection"),
+        request_memory_bytes: read.size("queued.max.request.bytes") / num_shards,
+        mailbox_slots: read.size("shard.mailbox.slots"),
+    }
+}
+
+fn fetch_config(read: &Reader<'_>, num_shards: usize) -> FetchConfig {
+    FetchConfig {
+        max_bytes: read.size("fetch.max.bytes"),
+        response_memory_bytes: read.size("queued.max.response.bytes") / num_shards,
+        session_slots: read.size("max.incremental.fetch.session.cache.slots").div_ceil(num_shards),
+        session_eviction: read.millis("min.incremental.fetch.session.eviction.ms"),
+        session_max_partitions: read.size("fetch.session.max.partitions"),
+    }
+}
+
+fn shard_config(read: &Reader<'_>, num_shards: usize) -> ShardConfig {
+    let journal_file_bytes = read.number("journal.file.bytes");
+    ShardConfig {
+        journal_file_bytes,
+        journal_max_files: read.size("journal.max.files"),
+        checkpoint_interval_bytes: 2 * journal_file_bytes,
+        hot_tail_bytes: read.size("hot.tail.bytes") / num_shards,
+        retention_check_interval: read.millis("log.retention.check.interval.ms"),
+        producer_id_expiration: read.millis("producer.id.expiration.ms"),
+        max_producers_per_partition: read.size("max.producers.per.partition"),
+        direct_io: read.flag("log.direct.io.enable"),
+        ..ShardConfig::default()
+    }
+}
+
+/// One a core, and at least two, so that the way between shards is the normal one.
+fn default_shards() -> usize {
+    std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2))
+}
+
+fn parse_data_dir(value: &str) -> Result<PathBuf, ConfigError> {
+    let mut dirs = parse_list(value);
+    let first = dirs.next().ok_or(ConfigError::NoDataDir)?;
+    match dirs.next() {
+        None => Ok(PathBuf::from(first)),
+        Some(second) => Err(ConfigError::Invalid(format!(
+            "log.dirs names {first} and {second}; one data directory is supported"
+        ))),
+    }
+}
+
+fn parse_listeners(name: &str, value: &str) -> Result<Vec<HostPort>, ConfigError> {
+    let listeners: Vec<HostPort> =
+        parse_list(value).map(|listener| parse_listener(name, listener)).collect::<Result<_, _>>()?;
+    if listeners.len() > 1 {
+        return Err(ConfigError::Invalid(format!("{name} names more than one address; one is supported")));
+    }
+    Ok(listeners)
+}
+
+fn parse_listener(name: &str, listener: &str) -> Result<HostPort, ConfigError> {
+    let address = match listener.split_once("://") {
+        Some(("PLAINTEXT", address)) => address,
+        Some((protocol, _)) => {
+            return Err(ConfigError::Invalid(format!(
+                "{name}: the protocol {protocol} is not supported, only PLAINTEXT is"
+            )));
+        }
+        None => listener,
+    };
+    parse_host_port(address)
+        .ok_or_else(|| ConfigError::Invalid(format!("{name}: {listener} is not PLAINTEXT://host:port")))
+}
+
+/// Reads `host:port`, where an IPv6 address stands in brackets, and no host for every interface.
+#[must_use]
+pub fn parse_host_port(address: &str) -> Option<HostPort> {
+    if let Ok(address) = address.parse::<SocketAddr>() {
+        return Some(HostPort { host: address.ip().to_string(), port: address.port() });
+    }
+    let (host, port) = address.rsplit_once(':')?;
+    let port = port.parse().ok()?;
+    if host.contains([':', '/', '[', ']']) || host.chars().any(char::is_whitespace) {
+        return None;
+    }
+    let host = if host.is_empty() { "0.0.0.0" } else { host };
+    Some(HostPort { host: host.to_owned(), port })
+}
+
+/// Reads Kafka's properties format: `name=value` a line, `#` and `!` begin a comment, a backslash at the end goes on in
+/// the next line. The last of two equal names counts.
+///
+/// # Errors
+/// [`ConfigError::Line`].
+pub fn parse_properties(text: &str) -> Result<StaticConfig, ConfigError> {
+    let mut settings = StaticConfig::new();
+    let mut lines = text.lines().enumerate();
+    while let Some((index, first)) = lines.next() {
+        let mut line = first.trim_start().to_owned();
+        if line.is_empty() || line.starts_with(['#', '!']) {
+            continue;
+        }
+        while line.ends_with('\\') && !line.ends_with("\\\\") {
+            line.pop();
+            let Some((_, next)) = lines.next() else { break };
+            line.push_str(next.trim_start());
+        }
+        let (name, value) = line
+            .split_once(['=', ':'])
+            .ok_or_else(|| ConfigError::Line { line: index + 1, text: first.trim().to_owned() })?;
+        settings.insert(name.trim().to_owned(), value.trim().replace("\\\\", "\\"));
+    }
+    Ok(settings)
+}
+
+/// The log settings of a topic's partitions, or with `None` of a topic that overrides nothing.
+#[must_use]
+pub fn log_config(view: &ConfigView<'_>, topic: Option<&str>) -> LogConfig {
+    let number = |name: &'static str| view.topic_value(name, topic).trim().parse::<i64>().unwrap_or(-1);
+    let limit = |name: &'static str| u64::try_from(number(name)).ok();
+    let duration = |name: &'static str| {
+        limit(name).filter(|&millis| millis != i64::MAX.cast_unsigned()).map(Duration::from_millis)
+    };
+    let timestamp_type = match view.topic_value("message.timestamp.type", topic).as_str() {
+        "LogAppendTime" => TimestampType::LogAppendTime,
+        _ => TimestampType::CreateTime,
+    };
+    let cleanup = view.topic_value("cleanup.policy", topic);
+    LogConfig {
+        segment_bytes: limit("segment.bytes").unwrap_or(1 << 30),
+        segment_ms: Duration::from_millis(limit("segment.ms").unwrap_or(u64::MAX)),
+        retention_bytes: limit("retention.bytes"),
+        retention_ms: duration("retention.ms"),
+        flush_messages: limit("flush.messages").unwrap_or(1),
+        flush_ms: duration("flush.ms"),
+        max_message_bytes: usize::try_from(number("max.message.bytes")).unwrap_or(0),
+        index_interval_bytes: limit("index.interval.bytes").unwrap_or(0),
+        message_timestamp_type: timestamp_type,
+        message_timestamp_before_max_ms: duration("message.timestamp.before.max.ms"),
+        message_timestamp_after_max_ms: duration("message.timestamp.after.max.ms"),
+        delete_enabled: parse_list(&cleanup).any(|policy| policy == "delete"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use highwater_cluster::MetadataImage;
+
+    fn settings(pairs: &[(&str, &str)]) -> StaticConfig {
+        let mut settings: StaticConfig =
+            pairs.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+        settings.entry("log.dirs".to_owned()).or_insert_with(|| "/data".to_owned());
+        settings
+    }
+
+    fn refusal(pairs: &[(&str, &str)]) -> String {
+        BrokerConfig::from_settings(settings(pairs)).expect_err("refused").to_string()
+    }
+
+    #[test]
+    fn defaults_of_the_log_are_the_log_crates() {
+        let (image, file) = (MetadataImage::default(), StaticConfig::new());
+        let view = ConfigView { image: &image, static_config: &file, broker_id: BrokerId(1) };
+        assert_eq!(log_config(&view, None), LogConfig::default());
+    }
+
+    #[test]
+    fn refusals_are_sentences_that_help() {
+        assert_eq!(
+            refusal(&[("num_partitions", "1")]),
+            "there is no setting num_partitions (did you mean num.partitions?)"
+        );
+        assert_eq!(
+            refusal(&[("num.partitions", "x")]),
+            "Invalid value x for configuration num.partitions: Not a number of type INT"
+        );
+        assert_eq!(
+            refusal(&[("log.dirs", "/a,/b")]),
+            "log.dirs names /a and /b; one data directory is supported"
+        );
+        assert_eq!(refusal(&[("log.dirs", "")]), "no data directory: set log.dirs, or give --data-dir");
+        assert_eq!(
+            refusal(&[("listeners", "SSL://h:1")]),
+            "listeners: the protocol SSL is not supported, only PLAINTEXT is"
+        );
+        assert_eq!(refusal(&[("listeners", "h")]), "listeners: h is not PLAINTEXT://host:port");
+    }
+
+    #[test]
+    fn budgets_are_shared_out_to_shards() {
+        let config = BrokerConfig::from_settings(settings(&[
+            ("num.shards", "4"),
+            ("queued.max.request.bytes", "4194304"),
+            ("hot.tail.bytes", "8388608"),
+        ]))
+        .expect("valid");
+        assert_eq!(config.network.request_memory_bytes, 1 << 20);
+        assert_eq!(config.shard.hot_tail_bytes, 2 << 20);
+    }
+
+    #[test]
+    fn addresses_are_read_in_every_form() {
+        let read = |text: &str| parse_host_port(text).map(|address| address.to_string());
+        assert_eq!(read("127.0.0.1:9092").as_deref(), Some("127.0.0.1:9092"));
+        assert_eq!(read("[::1]:9092").as_deref(), Some("[::1]:9092"));
+        assert_eq!(read("broker.example:1").as_deref(), Some("broker.example:1"));
+        assert_eq!(read(":9092").as_deref(), Some("0.0.0.0:9092"));
+        for wrong in ["", "9092", "host", "host:", "host:99999", "::1:9092", "a b:1"] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn properties_are_read_as_kafka_reads_them() {
+        let text = "# comment\n! too\n\n num.partitions = 3\nlog.dirs=/a\\\n   /b\nnode.id:7\nnode.id=8\n";
+        let read = parse_properties(text).expect("valid");
+        let pairs: Vec<(&str, &str)> = read.iter().map(|(name, value)| (&**name, &**value)).collect();
+        assert_eq!(pairs, [("log.dirs", "/a/b"), ("node.id", "8"), ("num.partitions", "3")]);
+        assert_eq!(
+            parse_properties("x=1\nnonsense\n"),
+            Err(ConfigError::Line { line: 2, text: "nonsense".to_owned() })
+        );
+    }
+}

@@ -1,0 +1,359 @@
+//! One connection: requests in, replies out, in order.
+//!
+//! ```text
+//!   reader:  size ─► turn ─► content ─► decode ─► begin ──► requests at work ──► writer: send
+//!                      │                                          │
+//!                      └────────── in-flight permits ◄────────────┘ given back when the reply is sent
+//! ```
+//!
+//! Kafka works on one request of a connection at a time. So do we, except that produce requests, whose acknowledgement
+//! waits for the disk, follow each other without waiting: each takes one in-flight permit, every other request takes all
+//! of them. Batches are appended in the order of their requests, and replies leave in that order. A fetch that waits
+//! holds its connection back as in Kafka, and no content of a further request is read meanwhile.
+//!
+//! A client that goes away takes its waiting fetch with it; everything else that it asked for is done to the end, since
+//! it may be half done already, and since a producer with acks=0 may close right after its last batch.
+//!
+//! Both tasks end together: when the peer ends the connection or is too slow, when a request cannot be decoded, when a
+//! reply cannot be sent, and when the broker stops and every accepted request is answered.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::Future;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use highwater_io::Task;
+use highwater_io::net::TcpStream;
+use highwater_io::sync::{Permit, Semaphore, Watch};
+use highwater_protocol::{ApiKey, DecodeError, Request, decode_request};
+
+use crate::frame::{Frame, FrameError, FrameReader};
+use crate::handlers;
+use crate::limits::ConnectionSlot;
+use crate::memory::RequestMemory;
+use crate::race::{Either, first};
+use crate::reply::{Held, Outcome, Reply};
+use crate::shard::Shard;
+
+/// A send takes at most this many bytes, so that its time limit is about progress, not about size.
+const SEND_BYTES: usize = 1 << 20;
+
+/// Replies that are ready leave together up to this size.
+const GATHER_BYTES: usize = 64 << 10;
+
+/// Serves a connection to its end.
+pub(crate) async fn serve(shard: Rc<Shard>, stream: TcpStream, slot: ConnectionSlot) {
+    shard.counters().connections_accepted.add(1);
+    shard.counters().connections_open.add(1);
+    shard.connections.update(|count| *count += 1);
+    let connection = Rc::new(Connection {
+        stream,
+        in_flight: Semaphore::new(shard.broker.config.network.max_in_flight),
+        queue: Queue::new(),
+    });
+    let writer = shard.io.spawn(write_replies(Rc::clone(&shard), Rc::clone(&connection)));
+    match read_requests(&shard, &connection).await {
+        End::AnswerRest => connection.queue.close(),
+        End::Gone => connection.queue.abandon(&shard),
+    }
+    writer.await;
+    connection.stream.shutdown();
+    shard.connections.update(|count| *count -= 1);
+    shard.counters().connections_open.subtract(1);
+    drop(slot);
+}
+
+struct Connection {
+    stream: TcpStream,
+    in_flight: Semaphore,
+    queue: Queue,
+}
+
+/// A request that is being worked on. Turn and memory are held until the reply is sent.
+struct AtWork {
+    api_key: ApiKey,
+    outcome: Task<Outcome>,
+    turn: Vec<Permit>,
+    memory: RequestMemory,
+}
+
+/// Requests at work, in order. Bounded by the in-flight permits that each of them holds.
+struct Queue {
+    at_work: RefCell<VecDeque<AtWork>>,
+    state: Watch<QueueState>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct QueueState {
+    /// Nothing follows.
+    closed: bool,
+    /// A reply could not be sent.
+    broken: bool,
+}
+
+impl Queue {
+    fn new() -> Self {
+        Queue { at_work: RefCell::default(), state: Watch::new(QueueState::default()) }
+    }
+
+    fn push(&self, request: AtWork) {
+        self.at_work.borrow_mut().push_back(request);
+        self.state.update(|_| ());
+    }
+
+    fn close(&self) {
+        self.state.update(|state| state.closed = true);
+    }
+
+    /// Nothing follows, and nobody waits for what is there.
+    fn abandon(&self, shard: &Shard) {
+        let abandoned = std::mem::take(&mut *self.at_work.borrow_mut());
+        for AtWork { api_key, outcome, memory, .. } in abandoned {
+            if api_key == ApiKey::Fetch {
+                drop(outcome);
+                continue;
+            }
+            let finish = async move {
+                outcome.await;
+                drop(memory);
+            };
+            shard.io.spawn(finish).detach();
+        }
+        self.close();
+    }
+
+    fn break_off(&self, shard: &Shard) {
+        self.abandon(shard);
+        self.state.update(|state| state.broken = true);
+    }
+
+    /// The next request, finished or not; `None` when nothing follows.
+    async fn pop(&self) -> Option<AtWork> {
+        self.state
+            .wait_for(|state| match self.at_work.borrow_mut().pop_front() {
+                Some(request) => Some(Some(request)),
+                None => state.closed.then_some(None),
+            })
+            .await
+    }
+
+    /// The next request, if it is finished.
+    fn pop_finished(&self) -> Option<AtWork> {
+        let mut at_work = self.at_work.borrow_mut();
+        if at_work.front()?.outcome.is_finished() { at_work.pop_front() } else { None }
+    }
+}
+
+/// Why no further request is read.
+enum End {
+    /// The broker stops, or the client broke the protocol: what was accepted before is answered.
+    AnswerRest,
+    /// Nobody waits for replies.
+    Gone,
+}
+
+async fn read_requests(shard: &Rc<Shard>, connection: &Connection) -> End {
+    let network = &shard.broker.config.network;
+    let mut reader = FrameReader::new(&shard.io, &shard.request_budget, &shard.frame_pools, network);
+    loop {
+        let (frame, turn) = match or_stop(shard, connection, read_frame(connection, &mut reader)).await {
+            Ok(Ok(read)) => read,
+            Ok(Err(error)) => return end_of(shard, connection, &error),
+            Err(end) => return end,
+        };
+        let size_bytes = frame.bytes.len();
+        shard.counters().requests.add(1);
+        shard.counters().request_bytes.add(size_bytes as u64);
+        match decode_request(frame.bytes) {
+            Ok(request) => {
+                let turn = match or_stop(shard, connection, whole_turn(connection, &request, turn)).await {
+                    Ok(turn) => turn,
+                    Err(end) => return end,
+                };
+                // From here on the request is accepted, and is not cut off by a stop.
+                let api_key = request.header.api_key;
+                let outcome = handlers::begin(shard, request).await;
+                connection.queue.push(AtWork { api_key, outcome, turn, memory: frame.memory });
+            }
+            Err(DecodeError::UnsupportedVersion { api_key: ApiKey::ApiVersions, correlation_id, .. }) => {
+                let outcome = async move { handlers::api_versions::unsupported(correlation_id) };
+                connection.queue.push(AtWork {
+                    api_key: ApiKey::ApiVersions,
+                    outcome: shard.io.spawn(outcome),
+                    turn,
+                    memory: frame.memory,
+                });
+            }
+            Err(error) => {
+                shard.counters().malformed_requests.add(1);
+                let peer = connection.stream.peer_addr();
+                tracing::debug!(%peer, %error, "connection closed");
+                return End::AnswerRest;
+            }
+        }
+    }
+}
+
+/// Waits for `work`, unless the broker stops or a reply could not be sent.
+async fn or_stop<T>(shard: &Shard, connection: &Connection, work: impl Future<Output = T>) -> Result<T, End> {
+    let stopping = shard.stopping.wait_for(|&stopping| stopping.then_some(End::AnswerRest));
+    let broken = connection.queue.state.wait_for(|state| state.broken.then_some(End::Gone));
+    match first(first(stopping, broken), work).await {
+        Either::Left(Either::Left(end) | Either::Right(end)) => Err(end),
+        Either::Right(done) => Ok(done),
+    }
+}
+
+/// Reads the next frame. Its content waits until no request that needs the connection for itself is at work.
+async fn read_frame(
+    connection: &Connection,
+    reader: &mut FrameReader,
+) -> Result<(Frame, Vec<Permit>), FrameError> {
+    let size_bytes = reader.size(&connection.stream).await?;
+    let turn = vec![connection.in_flight.acquire(1).await];
+    let frame = reader.content(&connection.stream, size_bytes).await?;
+    Ok((frame, turn))
+}
+
+/// What `request` needs of the in-flight permits: one for a produce, all for every other.
+async fn whole_turn(connection: &Connection, request: &Request, mut turn: Vec<Permit>) -> Vec<Permit> {
+    let others = connection.in_flight.limit() - 1;
+    if request.header.api_key != ApiKey::Produce && others > 0 {
+        turn.push(connection.in_flight.acquire(others).await);
+    }
+    turn
+}
+
+fn end_of(shard: &Shard, connection: &Connection, error: &FrameError) -> End {
+    let peer = connection.stream.peer_addr();
+    match error {
+        FrameError::Ended(error) => {
+            tracing::trace!(%peer, %error, "connection ended");
+            End::Gone
+        }
+        FrameError::Idle => {
+            shard.counters().connections_timed_out.add(1);
+            End::AnswerRest
+        }
+        FrameError::TooSlow { .. } => {
+            shard.counters().connections_timed_out.add(1);
+            tracing::debug!(%peer, %error, "connection closed");
+            End::AnswerRest
+        }
+        FrameError::Size { .. } => {
+            shard.counters().malformed_requests.add(1);
+            tracing::debug!(%peer, %error, "connection closed");
+            End::AnswerRest
+        }
+    }
+}
+
+async fn write_replies(shard: Rc<Shard>, connection: Rc<Connection>) {
+    while let Some(request) = connection.queue.pop().await {
+        let mut batch = Batch::default();
+        let mut next = Some(request);
+        while let Some(request) = next {
+            batch.add(request).await;
+            next = if batch.size_bytes < GATHER_BYTES && !batch.closes {
+                connection.queue.pop_finished()
+            } else {
+                None
+            };
+        }
+        let closes = batch.closes;
+        shard.counters().response_bytes.add(batch.size_bytes as u64);
+        let sent = send(&shard, &connection.stream, std::mem::take(&mut batch.pieces)).await;
+        if closes || !sent {
+            connection.queue.break_off(&shard);
+            connection.stream.shutdown();
+            return;
+        }
+    }
+}
+
+/// Replies that leave together, and what they hold until they are sent.
+#[derive(Default)]
+struct Batch {
+    pieces: Vec<Bytes>,
+    size_bytes: usize,
+    closes: bool,
+    held: Vec<(Vec<Permit>, RequestMemory, Held)>,
+}
+
+impl Batch {
+    async fn add(&mut self, request: AtWork) {
+        let AtWork { outcome, turn, memory, .. } = request;
+        let held = match outcome.await {
+            Outcome::Reply(Reply { mut pieces, held }) => {
+                self.size_bytes += pieces.iter().map(Bytes::len).sum::<usize>();
+                self.pieces.append(&mut pieces);
+                held
+            }
+            Outcome::Silence => Held::default(),
+            Outcome::Close => {
+                self.closes = true;
+                Held::default()
+            }
+        };
+        self.held.push((turn, memory, held));
+    }
+}
+
+/// Sends all pieces, as long as the peer takes some of them within each time limit.
+async fn send(shard: &Shard, stream: &TcpStream, pieces: Vec<Bytes>) -> bool {
+    let limit = shard.broker.config.network.response_write_timeout;
+    for part in parts(pieces) {
+        match shard.io.timeout(limit, stream.send(part)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::trace!(peer = %stream.peer_addr(), %error, "reply not sent");
+                return false;
+            }
+            Err(_) => {
+                shard.counters().connections_timed_out.add(1);
+                tracing::debug!(peer = %stream.peer_addr(), "connection closed: the client does not take its response");
+                return false;
+            }
+        }
+    }
+    true
+}
+
+/// Cuts `pieces` into parts of at most [`SEND_BYTES`].
+fn parts(pieces: Vec<Bytes>) -> Vec<Vec<Bytes>> {
+    let mut parts = Vec::new();
+    let mut part = Vec::new();
+    let mut room = SEND_BYTES;
+    for mut piece in pieces {
+        while !piece.is_empty() {
+            let taken = piece.split_to(piece.len().min(room));
+            room -= taken.len();
+            part.push(taken);
+            if room == 0 {
+                parts.push(std::mem::take(&mut part));
+                room = SEND_BYTES;
+            }
+        }
+    }
+    if !part.is_empty() {
+        parts.push(part);
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies_are_cut_into_parts_without_losing_a_byte() {
+        let pieces =
+            vec![Bytes::from(vec![1; 10]), Bytes::from(vec![2; 3 * SEND_BYTES]), Bytes::from(vec![3; 5])];
+        let parts = parts(pieces.clone());
+        assert_eq!(parts.len(), 4);
+        let size = |part: &Vec<Bytes>| part.iter().map(Bytes::len).sum::<usize>();
+        assert!(parts.iter().all(|part| size(part) <= SEND_BYTES));
+        assert_eq!(parts.concat().concat(), pieces.concat());
+    }
+}

@@ -1,0 +1,355 @@
+//! Produce: batches to partitions, and acknowledgements when they are as safe as was asked.
+//!
+//! ```text
+//!   begin:  check ─► to each owner, in the order of requests: take a turn in every partition
+//!   there:  turn ─► append (accepted: offsets assigned) ─► next turn ─► acknowledged ─► answer
+//! ```
+//!
+//! acks=0 is answered by nothing, and by a closed connection if something is wrong. acks=1 and acks=all wait until the
+//! batch is as safe as the partition's `flush.messages` asks; with one replica they differ in two things only: acks=all
+//! respects `min.insync.replicas`, and gives up after the request's timeout.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use highwater_cluster::image::is_internal;
+use highwater_cluster::{MetadataImage, Topic};
+use highwater_log::{Appended, Origin};
+use highwater_model::batch::{self, BatchHeader};
+use highwater_model::compression::Compression;
+use highwater_model::{PartitionIndex, TopicId, TopicPartition};
+use highwater_protocol::messages::produce_request::{PartitionProduceData, ProduceRequest, TopicProduceData};
+use highwater_protocol::messages::produce_response::{PartitionProduceResponse, TopicProduceResponse};
+use highwater_protocol::messages::{ProduceResponse, TopicName};
+use highwater_protocol::{ErrorCode, RequestHeader};
+
+use super::{message, reply};
+use crate::errors;
+use crate::partition::{ShardPartition, Turn};
+use crate::reply::Outcome;
+use crate::shard::{Call, Shard};
+
+/// When a produce is acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Acks {
+    None,
+    Leader,
+    All,
+}
+
+impl Acks {
+    fn of(code: i16) -> Option<Self> {
+        match code {
+            0 => Some(Acks::None),
+            1 => Some(Acks::Leader),
+            -1 => Some(Acks::All),
+            _ => None,
+        }
+    }
+}
+
+/// Where the answer about a partition goes.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    topic: usize,
+    partition: usize,
+}
+
+/// A batch on its way to its partition.
+struct Batch {
+    place: Place,
+    id: TopicPartition,
+    replicas: Replicas,
+    records: Bytes,
+}
+
+/// How many replicas a partition has, and how many of them are in sync.
+#[derive(Debug, Clone, Copy)]
+struct Replicas {
+    assigned: usize,
+    in_sync: usize,
+}
+
+impl Replicas {
+    /// Whether a produce with acks=all is accepted. As in Kafka, a partition never needs more replicas than it has.
+    fn suffice(self, min_in_sync_replicas: usize) -> bool {
+        self.in_sync >= min_in_sync_replicas.min(self.assigned)
+    }
+}
+
+/// A batch with its place in the line of its partition, if the partition is there.
+struct Placed {
+    batch: Batch,
+    line: Option<(Turn, Rc<ShardPartition>)>,
+}
+
+/// How far to wait.
+#[derive(Debug, Clone, Copy)]
+struct Wait {
+    acks: Acks,
+    timeout: Duration,
+}
+
+/// The answers of one shard.
+type Answers = Vec<(Place, PartitionProduceResponse)>;
+
+/// A produce request whose batches are on their way.
+struct Pending {
+    header: RequestHeader,
+    acks: Acks,
+    topics: Vec<TopicProduceResponse>,
+    calls: Vec<(Vec<Place>, Call<Answers>)>,
+}
+
+/// Begins with a request: its batches have their places in line when this returns.
+pub(super) async fn begin(
+    shard: &Rc<Shard>,
+    header: RequestHeader,
+    request: ProduceRequest,
+) -> impl Future<Output = Outcome> + use<> {
+    let pending = send_to_owners(shard, header, request).await;
+    finish(Rc::clone(shard), pending)
+}
+
+/// What a request says about all of its batches.
+struct Terms {
+    version: i16,
+    acks: Option<Acks>,
+    names_transaction: bool,
+}
+
+async fn send_to_owners(shard: &Rc<Shard>, header: RequestHeader, request: ProduceRequest) -> Pending {
+    let image = shard.image();
+    let terms = Terms {
+        version: header.api_version,
+        acks: Acks::of(request.acks),
+        names_transaction: request.transactional_id.is_some(),
+    };
+    let mut topics = Vec::with_capacity(request.topic_data.len());
+    let mut by_owner: BTreeMap<usize, Vec<Batch>> = BTreeMap::new();
+    for (topic, data) in request.topic_data.into_iter().enumerate() {
+        let found = find_topic(&image, terms.version, &data);
+        let mut answer = TopicProduceResponse::default().with_name(data.name).with_topic_id(data.topic_id);
+        for (partition, data) in data.partition_data.into_iter().enumerate() {
+            let index = data.index;
+            let mut response = PartitionProduceResponse::default().with_index(index);
+            match check(&terms, found, Place { topic, partition }, data) {
+                Ok(batch) => by_owner.entry(shard.owner(&batch.id)).or_default().push(batch),
+                Err(error) => response = refusal(index, error),
+            }
+            answer.partition_responses.push(response);
+        }
+        topics.push(answer);
+    }
+    let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
+    let wait = Wait { acks: terms.acks.unwrap_or(Acks::Leader), timeout };
+    let mut calls = Vec::with_capacity(by_owner.len());
+    for (owner, batches) in by_owner {
+        let places = batches.iter().map(|batch| batch.place).collect();
+        calls.push((places, shard.on(owner, move |shard| append(shard, batches, wait)).await));
+    }
+    Pending { header, acks: wait.acks, topics, calls }
+}
+
+fn find_topic<'a>(
+    image: &'a MetadataImage,
+    version: i16,
+    data: &TopicProduceData,
+) -> Result<&'a Topic, ErrorCode> {
+    if version >= 13 {
+        image.topic_by_id(&TopicId(data.topic_id)).map(|topic| &**topic).ok_or(ErrorCode::UNKNOWN_TOPIC_ID)
+    } else {
+        image.topic(&data.name).map(|topic| &**topic).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)
+    }
+}
+
+/// Checks what can be checked before the partition is asked.
+fn check(
+    terms: &Terms,
+    topic: Result<&Topic, ErrorCode>,
+    place: Place,
+    data: PartitionProduceData,
+) -> Result<Batch, ErrorCode> {
+    let topic = topic?;
+    let partition = PartitionIndex(data.index);
+    let state = topic.partition(partition).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
+    terms.acks.ok_or(ErrorCode::INVALID_REQUIRED_ACKS)?;
+    if is_internal(&topic.name) {
+        return Err(ErrorCode::INVALID_TOPIC_EXCEPTION);
+    }
+    let records = data.records.unwrap_or_default();
+    check_batch(terms, &records)?;
+    let id = TopicPartition { topic_id: topic.id, partition };
+    let replicas = Replicas { assigned: state.replicas.len(), in_sync: state.in_sync_replicas.len() };
+    Ok(Batch { place, id, replicas, records })
+}
+
+/// One whole batch of format v2 and nothing else, as Kafka asks of every version that is served, and nothing of a
+/// transaction, since there are none: Kafka refuses it as one that nobody may write, if the request names no
+/// transaction, else as one that was not begun.
+fn check_batch(terms: &Terms, records: &[u8]) -> Result<(), ErrorCode> {
+    let mut headers = batch::headers(records);
+    let (_, header): (usize, BatchHeader) = match headers.next() {
+        Some(first) => first.map_err(|error| errors::of_batch(&error))?,
+        None => return Err(ErrorCode::INVALID_RECORD),
+    };
+    if headers.next().is_some() {
+        return Err(ErrorCode::INVALID_RECORD);
+    }
+    if header.is_transactional() && !terms.names_transaction {
+        return Err(ErrorCode::TRANSACTIONAL_ID_AUTHORIZATION_FAILED);
+    }
+    if header.is_transactional() {
+        return Err(ErrorCode::INVALID_TXN_STATE);
+    }
+    // Clients that speak older versions cannot read zstd.
+    if terms.version < 7 && header.compression() == Ok(Compression::Zstd) {
+        return Err(ErrorCode::UNSUPPORTED_COMPRESSION_TYPE);
+    }
+    Ok(())
+}
+
+fn refusal(index: i32, error: ErrorCode) -> PartitionProduceResponse {
+    PartitionProduceResponse::default()
+        .with_index(index)
+        .with_error_code(error.0)
+        .with_base_offset(-1)
+        .with_log_append_time_ms(-1)
+        .with_log_start_offset(-1)
+}
+
+/// On the owner: takes a place in the line of every partition now, and gives the answers when awaited.
+fn append(shard: Rc<Shard>, batches: Vec<Batch>, wait: Wait) -> impl Future<Output = Answers> {
+    let placed = batches
+        .into_iter()
+        .map(|batch| {
+            let partition = shard.partition(&batch.id);
+            let line = partition.map(|partition| (partition.take_turn(), partition));
+            Placed { batch, line }
+        })
+        .collect();
+    append_in_turn(shard, placed, wait)
+}
+
+async fn append_in_turn(shard: Rc<Shard>, placed: Vec<Placed>, wait: Wait) -> Answers {
+    let started = shard.io.now();
+    let mut accepted = Vec::with_capacity(placed.len());
+    for Placed { batch, line } in placed {
+        let Batch { place, id, replicas, records } = batch;
+        let result = match line {
+            Some((_, partition))
+                if wait.acks == Acks::All && !replicas.suffice(partition.min_in_sync_replicas()) =>
+            {
+                Err(refusal(id.partition.0, ErrorCode::NOT_ENOUGH_REPLICAS))
+            }
+            Some((turn, partition)) => append_one(&shard, &partition, turn, records).await,
+            None => Err(refusal(id.partition.0, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)),
+        };
+        accepted.push((place, id.partition.0, result));
+    }
+    let mut answers = Vec::with_capacity(accepted.len());
+    for (place, index, result) in accepted {
+        let answer = match result {
+            Ok(appended) => {
+                let left = wait.timeout.saturating_sub(shard.io.now() - started);
+                acknowledge(&shard, index, &appended, Wait { timeout: left, ..wait }).await
+            }
+            Err(refusal) => refusal,
+        };
+        if answer.error_code != ErrorCode::NONE.0 {
+            shard.counters().produce_errors.add(1);
+        }
+        answers.push((place, answer));
+    }
+    answers
+}
+
+/// Appends when the turn has come, and lets the next one have its turn as soon as the batch is accepted.
+async fn append_one(
+    shard: &Shard,
+    partition: &ShardPartition,
+    turn: Turn,
+    records: Bytes,
+) -> Result<Appended, PartitionProduceResponse> {
+    let _turn = turn.await;
+    let size_bytes = records.len();
+    let error = match partition.log.append(records, partition.leader_epoch(), Origin::Client).await {
+        Ok(appended) => {
+            shard.counters().produced_batches.add(1);
+            shard.counters().produced_bytes.add(size_bytes as u64);
+            return Ok(appended);
+        }
+        Err(error) => error,
+    };
+    let id = partition.log.id();
+    tracing::debug!(partition = %id, %error, "batch refused");
+    let start = partition.log.watermarks().get().log_start_offset;
+    Err(refusal(id.partition.0, errors::of_append(&error))
+        .with_log_start_offset(start.0)
+        .with_error_message(Some(message(&error))))
+}
+
+async fn acknowledge(shard: &Shard, index: i32, appended: &Appended, wait: Wait) -> PartitionProduceResponse {
+    let acknowledged = match wait.acks {
+        // Accepted is all that acks=0 is told, and it is not even told that.
+        Acks::None => Ok(Ok(())),
+        Acks::Leader => Ok(appended.acknowledged().await),
+        Acks::All => shard.io.timeout(wait.timeout, appended.acknowledged()).await,
+    };
+    match acknowledged {
+        Ok(Ok(())) => PartitionProduceResponse::default()
+            .with_index(index)
+            .with_base_offset(appended.base_offset.0)
+            .with_log_append_time_ms(appended.log_append_time.0)
+            .with_log_start_offset(appended.log_start_offset.0),
+        Ok(Err(error)) => refusal(index, errors::of_log(&error)),
+        Err(_) => refusal(index, ErrorCode::REQUEST_TIMED_OUT),
+    }
+}
+
+async fn finish(shard: Rc<Shard>, pending: Pending) -> Outcome {
+    let Pending { header, acks, mut topics, calls } = pending;
+    for (places, call) in calls {
+        match call.await {
+            Some(answers) => {
+                for (place, answer) in answers {
+                    topics[place.topic].partition_responses[place.partition] = answer;
+                }
+            }
+            // The shard has ended, or will before long: what became of the batches is not known.
+            None => {
+                for place in places {
+                    let response = &mut topics[place.topic].partition_responses[place.partition];
+                    *response = refusal(response.index, ErrorCode::KAFKA_STORAGE_ERROR);
+                }
+            }
+        }
+    }
+    if acks == Acks::None {
+        let mut answers = topics.iter().flat_map(|topic| &topic.partition_responses);
+        return match answers.find(|answer| answer.error_code != ErrorCode::NONE.0) {
+            Some(failed) => {
+                let error = ErrorCode(failed.error_code);
+                tracing::debug!(shard = shard.index, %error, "connection closed: a produce with acks=0 failed");
+                Outcome::Close
+            }
+            None => Outcome::Silence,
+        };
+    }
+    for topic in &mut topics {
+        clear_other_version(header.api_version, topic);
+    }
+    reply(&header, &ProduceResponse::default().with_responses(topics))
+}
+
+/// A topic is named by its name or by its id, by the version.
+fn clear_other_version(version: i16, topic: &mut TopicProduceResponse) {
+    if version >= 13 {
+        topic.name = TopicName::default();
+    } else {
+        topic.topic_id = uuid::Uuid::nil();
+    }
+}

@@ -1,0 +1,315 @@
+//! CreateTopics, DeleteTopics, CreatePartitions.
+
+use std::rc::Rc;
+
+use highwater_cluster::MetadataError;
+use highwater_cluster::config::topic::TOPIC_CONFIGS;
+use highwater_cluster::topics::{
+    self as commands, CreateContext, CreateResults, CreatedTopic, DeletedTopic, NewPartitions, NewTopic,
+    ReplicaAssignment, TopicSelector,
+};
+use highwater_model::{BrokerId, PartitionIndex, TopicId};
+use highwater_protocol::messages::create_partitions_request::CreatePartitionsTopic;
+use highwater_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
+use highwater_protocol::messages::create_topics_request::CreatableTopic;
+use highwater_protocol::messages::create_topics_response::{CreatableTopicConfigs, CreatableTopicResult};
+use highwater_protocol::messages::delete_topics_response::DeletableTopicResult;
+use highwater_protocol::messages::{
+    CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicsRequest, CreateTopicsResponse,
+    DeleteTopicsRequest, DeleteTopicsResponse, TopicName,
+};
+use highwater_protocol::{ErrorCode, RequestHeader};
+
+use super::{message, reply};
+use crate::errors;
+use crate::reply::Outcome;
+use crate::shard::{CONTROLLER_SHARD, Shard};
+
+/// Whether a change is made or only checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    Create,
+    ValidateOnly,
+}
+
+impl Mode {
+    fn of(validate_only: bool) -> Self {
+        if validate_only { Mode::ValidateOnly } else { Mode::Create }
+    }
+}
+
+/// Creates topics where that is decided.
+pub(super) async fn create_on_controller(
+    shard: &Rc<Shard>,
+    topics: Vec<NewTopic>,
+    mode: Mode,
+) -> Result<CreateResults, ErrorCode> {
+    let created = shard.on(CONTROLLER_SHARD, move |shard| decide_create(shard, topics, mode)).await.await;
+    created.unwrap_or(Err(ErrorCode::NOT_CONTROLLER))
+}
+
+async fn decide_create(
+    shard: Rc<Shard>,
+    topics: Vec<NewTopic>,
+    mode: Mode,
+) -> Result<CreateResults, ErrorCode> {
+    let controller = shard.controller.as_ref().ok_or(ErrorCode::NOT_CONTROLLER)?;
+    let config = &shard.broker.config;
+    let changed = controller.change(&shard, |image| {
+        let context = CreateContext {
+            config: shard.config_view(image),
+            default_num_partitions: config.num_partitions,
+            default_replication_factor: config.default_replication_factor,
+            max_partitions: config.max_partitions,
+        };
+        let mut new_id = || TopicId(shard.io.random_uuid());
+        let (records, results) = commands::create(&context, &topics, &mut new_id);
+        if mode == Mode::ValidateOnly { (Vec::new(), results) } else { (records, results) }
+    });
+    changed.await.map_err(|error| {
+        tracing::error!(%error, "topics were not created");
+        error.code()
+    })
+}
+
+pub(super) async fn create(
+    shard: &Rc<Shard>,
+    header: &RequestHeader,
+    request: CreateTopicsRequest,
+) -> Outcome {
+    let names: Vec<TopicName> = request.topics.iter().map(|topic| topic.name.clone()).collect();
+    let topics = request.topics.into_iter().map(new_topic).collect();
+    let mode = Mode::of(request.validate_only);
+    let results = match create_on_controller(shard, topics, mode).await {
+        Ok(results) => {
+            results.into_iter().map(|(name, result)| created(shard, header, name, result)).collect()
+        }
+        Err(error) => names
+            .into_iter()
+            .map(|name| {
+                CreatableTopicResult::default()
+                    .with_name(name)
+                    .with_error_code(error.0)
+                    .with_num_partitions(-1)
+                    .with_replication_factor(-1)
+                    .with_configs(None)
+            })
+            .collect(),
+    };
+    reply(header, &CreateTopicsResponse::default().with_topics(results))
+}
+
+fn new_topic(topic: CreatableTopic) -> NewTopic {
+    let assignment =
+        |assignment: highwater_protocol::messages::create_topics_request::CreatableReplicaAssignment| {
+            ReplicaAssignment {
+                partition: PartitionIndex(assignment.partition_index),
+                replicas: assignment.broker_ids.iter().map(|id| BrokerId(id.0)).collect(),
+            }
+        };
+    NewTopic {
+        name: topic.name.to_string(),
+        num_partitions: topic.num_partitions,
+        replication_factor: topic.replication_factor,
+        assignments: topic.assignments.into_iter().map(assignment).collect(),
+        configs: topic
+            .configs
+            .into_iter()
+            .map(|config| (config.name.to_string(), config.value.map(|value| value.to_string())))
+            .collect(),
+    }
+}
+
+fn created(
+    shard: &Shard,
+    header: &RequestHeader,
+    name: String,
+    result: Result<CreatedTopic, MetadataError>,
+) -> CreatableTopicResult {
+    let answer = CreatableTopicResult::default().with_name(TopicName(name.into()));
+    match result {
+        Ok(topic) => {
+            let answer = answer
+                .with_topic_id(topic.id.0)
+                .with_num_partitions(i32::try_from(topic.num_partitions).unwrap_or(i32::MAX))
+                .with_replication_factor(i16::try_from(topic.replication_factor).unwrap_or(i16::MAX));
+            // Configs are part of the response from version 5 on.
+            if header.api_version >= 5 {
+                answer.with_configs(Some(configs_of(shard, &topic)))
+            } else {
+                answer.with_configs(None)
+            }
+        }
+        Err(error) => answer
+            .with_error_code(errors::of_metadata(&error).0)
+            .with_error_message(Some(message(&error)))
+            .with_num_partitions(-1)
+            .with_replication_factor(-1)
+            .with_configs(None),
+    }
+}
+
+fn configs_of(shard: &Shard, topic: &CreatedTopic) -> Vec<CreatableTopicConfigs> {
+    let image = shard.image();
+    let view = shard.config_view(&image);
+    TOPIC_CONFIGS
+        .iter()
+        .map(|config| {
+            let described = view.describe_topic(config, Some(&topic.overrides));
+            CreatableTopicConfigs::default()
+                .with_name(config.def.name.into())
+                .with_value(described.value.map(Into::into))
+                .with_read_only(described.is_read_only)
+                .with_config_source(described.source.code())
+        })
+        .collect()
+}
+
+pub(super) async fn delete(
+    shard: &Rc<Shard>,
+    header: &RequestHeader,
+    request: DeleteTopicsRequest,
+) -> Outcome {
+    let by_name = |name: TopicName| (Some(name.clone()), TopicSelector::Name(name.to_string()));
+    let asked: Vec<(Option<TopicName>, TopicSelector)> = if header.api_version >= 6 {
+        let selector =
+            |topic: highwater_protocol::messages::delete_topics_request::DeleteTopicState| match topic.name {
+                Some(name) => by_name(name),
+                None => (None, TopicSelector::Id(TopicId(topic.topic_id))),
+            };
+        request.topics.into_iter().map(selector).collect()
+    } else {
+        request.topic_names.into_iter().map(by_name).collect()
+    };
+    let selectors: Vec<TopicSelector> = asked.iter().map(|(_, selector)| selector.clone()).collect();
+    let call = shard.on(CONTROLLER_SHARD, move |shard| decide_delete(shard, selectors)).await;
+    let results = call.await.unwrap_or(Err(ErrorCode::NOT_CONTROLLER));
+    let failed = |error: ErrorCode| asked.iter().map(|_| Err((error, None))).collect();
+    let results: Vec<Result<DeletedTopic, _>> = match results {
+        Ok(results) => results
+            .into_iter()
+            .map(|result| result.map_err(|error| (errors::of_metadata(&error), Some(error))))
+            .collect(),
+        Err(error) => failed(error),
+    };
+    let responses = asked.iter().zip(results).map(|(asked, result)| deleted(header, asked, result));
+    reply(header, &DeleteTopicsResponse::default().with_responses(responses.collect()))
+}
+
+async fn decide_delete(
+    shard: Rc<Shard>,
+    selectors: Vec<TopicSelector>,
+) -> Result<Vec<Result<DeletedTopic, MetadataError>>, ErrorCode> {
+    let controller = shard.controller.as_ref().ok_or(ErrorCode::NOT_CONTROLLER)?;
+    if !shard.broker.config.delete_topics {
+        return Ok(selectors.iter().map(|_| Err(MetadataError::TopicDeletionDisabled)).collect());
+    }
+    let changed = controller.change(&shard, |image| commands::delete(image, &selectors)).await;
+    changed.map_err(|error| {
+        tracing::error!(%error, "topics were not deleted");
+        error.code()
+    })
+}
+
+fn deleted(
+    header: &RequestHeader,
+    (name, selector): &(Option<TopicName>, TopicSelector),
+    result: Result<DeletedTopic, (ErrorCode, Option<MetadataError>)>,
+) -> DeletableTopicResult {
+    let answer = DeletableTopicResult::default();
+    match result {
+        Ok(topic) => answer.with_name(Some(TopicName(topic.name.into()))).with_topic_id(topic.id.0),
+        Err((error, reason)) => {
+            let id = match selector {
+                TopicSelector::Id(id) => id.0,
+                TopicSelector::Name(_) => uuid::Uuid::nil(),
+            };
+            // Before version 3 the error was not known.
+            let code = match error {
+                ErrorCode::TOPIC_DELETION_DISABLED if header.api_version < 3 => ErrorCode::INVALID_REQUEST,
+                other => other,
+            };
+            let name =
+                if header.api_version < 6 { Some(name.clone().unwrap_or_default()) } else { name.clone() };
+            answer
+                .with_name(name)
+                .with_topic_id(id)
+                .with_error_code(code.0)
+                .with_error_message(reason.map(|reason| message(&reason)))
+        }
+    }
+}
+
+pub(super) async fn create_partitions(
+    shard: &Rc<Shard>,
+    header: &RequestHeader,
+    request: CreatePartitionsRequest,
+) -> Outcome {
+    let mode = Mode::of(request.validate_only);
+    let mut results = Vec::with_capacity(request.topics.len());
+    let mut seen = std::collections::BTreeMap::new();
+    for topic in &request.topics {
+        *seen.entry(topic.name.clone()).or_insert(0) += 1;
+    }
+    for topic in request.topics {
+        let name = topic.name.clone();
+        let times = seen.remove(&name);
+        let result = match times {
+            Some(1) => create_partitions_of(shard, topic, mode).await,
+            Some(_) => {
+                let error = MetadataError::InvalidRequest("Duplicate topic name.".to_owned());
+                Err((errors::of_metadata(&error), Some(error)))
+            }
+            // The first mention was answered for all.
+            None => continue,
+        };
+        let answer = CreatePartitionsTopicResult::default().with_name(name);
+        results.push(match result {
+            Ok(()) => answer,
+            Err((code, reason)) => {
+                answer.with_error_code(code.0).with_error_message(reason.map(|reason| message(&reason)))
+            }
+        });
+    }
+    reply(header, &CreatePartitionsResponse::default().with_results(results))
+}
+
+async fn create_partitions_of(
+    shard: &Rc<Shard>,
+    topic: CreatePartitionsTopic,
+    mode: Mode,
+) -> Result<(), (ErrorCode, Option<MetadataError>)> {
+    let assignments = topic.assignments.map(|assignments| {
+        assignments
+            .into_iter()
+            .map(|assignment| assignment.broker_ids.iter().map(|id| BrokerId(id.0)).collect())
+            .collect()
+    });
+    let request = NewPartitions { topic: topic.name.to_string(), count: topic.count, assignments };
+    let call = shard.on(CONTROLLER_SHARD, move |shard| decide_partitions(shard, request, mode)).await;
+    match call.await.unwrap_or(Err(ErrorCode::NOT_CONTROLLER)) {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err((errors::of_metadata(&error), Some(error))),
+        Err(code) => Err((code, None)),
+    }
+}
+
+async fn decide_partitions(
+    shard: Rc<Shard>,
+    request: NewPartitions,
+    mode: Mode,
+) -> Result<Result<(), MetadataError>, ErrorCode> {
+    let controller = shard.controller.as_ref().ok_or(ErrorCode::NOT_CONTROLLER)?;
+    let max_partitions = shard.broker.config.max_partitions;
+    let changed = controller.change(&shard, |image| {
+        match commands::create_partitions(image, &request, max_partitions) {
+            Ok(_) if mode == Mode::ValidateOnly => (Vec::new(), Ok(())),
+            Ok(records) => (records, Ok(())),
+            Err(error) => (Vec::new(), Err(error)),
+        }
+    });
+    changed.await.map_err(|error| {
+        tracing::error!(%error, "partitions were not created");
+        error.code()
+    })
+}

@@ -1,0 +1,146 @@
+//! The `highwater` command.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use highwater_broker::config::{BrokerConfig, parse_host_port, parse_properties};
+use highwater_broker::{Broker, Signals};
+use highwater_cluster::config::ConfigDef;
+use highwater_cluster::config::broker::{BROKER_CONFIGS, UpdateMode};
+use highwater_cluster::config::effective::StaticConfig;
+use highwater_cluster::config::topic::TOPIC_CONFIGS;
+use tracing_subscriber::EnvFilter;
+
+/// A message broker that speaks the Apache Kafka protocol.
+///
+/// Every acknowledged message survives power loss unless a topic says otherwise (flush.messages).
+#[derive(Debug, Parser)]
+#[command(name = "highwater", version, max_term_width = 100, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a broker until SIGTERM or SIGINT.
+    ///
+    /// The first signal stops it cleanly: accepted requests are answered, logs are closed, the data directory is marked
+    /// clean. A second one ends it at once; the next start then recovers.
+    #[command(after_help = SERVE_EXAMPLES)]
+    Serve(Serve),
+    /// List every setting of a broker or a topic: type, default, what it means.
+    Settings(Settings),
+}
+
+const SERVE_EXAMPLES: &str = "\
+Settings have Kafka's names; `highwater settings` lists them. What --set gives counts more than what the file gives.
+
+Examples:
+  highwater serve --data-dir /var/lib/highwater
+  highwater serve --data-dir ./data --listen 127.0.0.1:0 --set num.partitions=4
+  highwater serve --config server.properties --set log.flush.interval.messages=10000
+
+The log goes to stderr; RUST_LOG chooses what is in it (error, warn, info, debug, trace).";
+
+#[derive(Debug, Args)]
+struct Serve {
+    /// Directory that holds the data (log.dirs). Created if it does not exist.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Address to listen on (listeners). Port 0 takes a free one, which the log tells. [default: 127.0.0.1:9092]
+    #[arg(long, value_name = "HOST:PORT")]
+    listen: Option<String>,
+    /// File with settings, in Kafka's properties format.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A setting, by Kafka's name. Can be given several times.
+    #[arg(long, value_name = "NAME=VALUE")]
+    set: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+struct Settings {
+    /// Settings of topics instead of the broker's.
+    #[arg(long)]
+    topic: bool,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Serve(serve) => run_broker(&serve),
+        Command::Settings(settings) => {
+            print!("{}", reference(settings.topic));
+            Ok(())
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("highwater: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_broker(serve: &Serve) -> Result<()> {
+    let config = BrokerConfig::from_settings(settings_of(serve)?)?;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    Broker::start_with(&config, Signals::Stop)?.wait();
+    Ok(())
+}
+
+/// The file's settings, then `--data-dir` and `--listen`, then `--set`.
+fn settings_of(serve: &Serve) -> Result<StaticConfig> {
+    let mut settings = match &serve.config {
+        Some(path) => read_properties(path)?,
+        None => StaticConfig::new(),
+    };
+    if let Some(data_dir) = &serve.data_dir {
+        let data_dir = data_dir.to_str().context("--data-dir must be UTF-8")?;
+        settings.insert("log.dirs".to_owned(), data_dir.to_owned());
+    }
+    if let Some(listen) = &serve.listen {
+        let address = parse_host_port(listen)
+            .with_context(|| format!("--listen {listen} is not HOST:PORT, such as 127.0.0.1:9092"))?;
+        settings.insert("listeners".to_owned(), format!("PLAINTEXT://{address}"));
+    }
+    for setting in &serve.set {
+        let Some((name, value)) = setting.split_once('=') else {
+            bail!("--set {setting} is not NAME=VALUE");
+        };
+        settings.insert(name.trim().to_owned(), value.trim().to_owned());
+    }
+    Ok(settings)
+}
+
+fn read_properties(path: &Path) -> Result<StaticConfig> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    parse_properties(&text).with_context(|| path.display().to_string())
+}
+
+/// The settings as a table in Markdown.
+fn reference(of_topics: bool) -> String {
+    let mut out = String::from("| Setting | Type | Default | Change | Meaning |\n|---|---|---|---|---|\n");
+    let mut row = |def: &ConfigDef, change: &str| {
+        let default = def.default.unwrap_or("none");
+        let default = if default.is_empty() { "empty" } else { default };
+        let (name, ty, doc) = (def.name, def.ty.to_string().to_lowercase(), def.doc);
+        out.push_str(&format!("| `{name}` | {ty} | {default} | {change} | {doc} |\n"));
+    };
+    if of_topics {
+        TOPIC_CONFIGS.iter().for_each(|config| row(&config.def, "live"));
+    } else {
+        for config in BROKER_CONFIGS {
+            let change = match config.update {
+                UpdateMode::ReadOnly => "restart",
+                UpdateMode::Dynamic => "live",
+            };
+            row(&config.def, change);
+        }
+    }
+    out
+}

@@ -1,0 +1,201 @@
+//! Memory that is admitted before it is taken: for requests, and for the records of fetch responses.
+//!
+//! **Requests.** A frame holds units of the shard's budget for what has arrived of it, from its first bytes until its
+//! reply is sent: a peer that announces much and sends little holds little. Taking units step by step could leave many
+//! half-read frames that wait for each other. Hence the *last resort*: one frame at a time may grow beyond the budget,
+//! to the end. The bound is the budget plus one largest request.
+//!
+//! **Responses.** A fetch takes what it wants or a share of what is left, never all of it; the response is then shorter,
+//! which is always allowed. When hardly anything is left, fetches wait in turn.
+
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use highwater_io::sync::{Permit, Semaphore, Watch};
+
+/// The budget of a shard's requests.
+#[derive(Debug, Clone)]
+pub(crate) struct RequestBudget {
+    units: Semaphore,
+    last_resort: Semaphore,
+}
+
+impl RequestBudget {
+    pub(crate) fn new(limit_bytes: usize) -> Self {
+        RequestBudget { units: Semaphore::new(limit_bytes), last_resort: Semaphore::new(1) }
+    }
+
+    /// A holding of nothing, for a new frame.
+    pub(crate) fn begin(&self) -> RequestMemory {
+        RequestMemory { budget: self.clone(), permits: Vec::new(), last_resort: None }
+    }
+
+    #[cfg(test)]
+    fn available(&self) -> usize {
+        self.units.available()
+    }
+}
+
+/// What one request holds of the budget; dropping it gives everything back.
+#[derive(Debug)]
+pub(crate) struct RequestMemory {
+    budget: RequestBudget,
+    permits: Vec<Permit>,
+    last_resort: Option<Permit>,
+}
+
+impl RequestMemory {
+    /// Waits until `bytes` more may be taken.
+    pub(crate) async fn grow(&mut self, bytes: usize) {
+        if self.last_resort.is_some() {
+            return;
+        }
+        if let Some(permit) = self.budget.units.try_acquire(bytes) {
+            self.permits.push(permit);
+            return;
+        }
+        let mut units = pin!(self.budget.units.acquire(bytes));
+        let mut last_resort = pin!(self.budget.last_resort.acquire(1));
+        let either = poll_fn(|cx| {
+            if let Poll::Ready(permit) = units.as_mut().poll(cx) {
+                return Poll::Ready(Ok(permit));
+            }
+            last_resort.as_mut().poll(cx).map(Err)
+        });
+        match either.await {
+            Ok(permit) => self.permits.push(permit),
+            Err(permit) => self.last_resort = Some(permit),
+        }
+    }
+}
+
+/// Below this many bytes left, fetches wait in turn.
+const MIN_GRANT_BYTES: usize = 64 << 10;
+
+/// No fetch is granted more than this fraction of what is left.
+const LARGEST_SHARE: usize = 4;
+
+/// The budget of a shard's fetch responses.
+#[derive(Debug)]
+pub(crate) struct ResponseBudget {
+    available: Cell<usize>,
+    limit: usize,
+    given_back: Watch<u64>,
+    turn: Semaphore,
+}
+
+impl ResponseBudget {
+    pub(crate) fn new(limit_bytes: usize) -> Rc<Self> {
+        let limit = limit_bytes.max(LARGEST_SHARE * MIN_GRANT_BYTES);
+        Rc::new(ResponseBudget {
+            available: Cell::new(limit),
+            limit,
+            given_back: Watch::new(0),
+            turn: Semaphore::new(1),
+        })
+    }
+
+    /// Grants `wanted` bytes or fewer, and waits if next to nothing is left.
+    pub(crate) async fn grant(self: &Rc<Self>, wanted: usize) -> ResponseMemory {
+        let _turn = self.turn.acquire(1).await;
+        let bytes = self
+            .given_back
+            .wait_for(|_| {
+                let share = self.available.get() / LARGEST_SHARE;
+                (share >= MIN_GRANT_BYTES || self.available.get() == self.limit).then(|| wanted.min(share))
+            })
+            .await;
+        self.available.set(self.available.get() - bytes);
+        ResponseMemory { budget: Rc::clone(self), bytes }
+    }
+
+    fn give_back(&self, bytes: usize) {
+        if bytes > 0 {
+            self.available.set(self.available.get() + bytes);
+            self.given_back.update(|count| *count += 1);
+        }
+    }
+}
+
+/// What one response holds of the budget; dropping it gives everything back.
+#[derive(Debug)]
+pub(crate) struct ResponseMemory {
+    budget: Rc<ResponseBudget>,
+    bytes: usize,
+}
+
+impl ResponseMemory {
+    /// How many bytes were granted.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Keeps only what the response really has.
+    pub(crate) fn shrink_to(&mut self, bytes: usize) {
+        let surplus = self.bytes.saturating_sub(bytes);
+        self.bytes -= surplus;
+        self.budget.give_back(surplus);
+    }
+}
+
+impl Drop for ResponseMemory {
+    fn drop(&mut self) {
+        self.budget.give_back(self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::{Context, Waker};
+
+    fn poll_once<T>(future: impl Future<Output = T>) -> Poll<T> {
+        pin!(future).poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn half_read_frames_do_not_wait_for_each_other() {
+        let budget = RequestBudget::new(100);
+        let [mut a, mut b] = [budget.begin(), budget.begin()];
+        assert!(poll_once(a.grow(60)).is_ready());
+        assert!(poll_once(b.grow(40)).is_ready());
+        assert!(poll_once(a.grow(60)).is_ready(), "the last resort");
+        assert!(poll_once(a.grow(1000)).is_ready(), "to the end");
+        {
+            let mut waiting = pin!(b.grow(40));
+            let mut cx = Context::from_waker(Waker::noop());
+            assert!(waiting.as_mut().poll(&mut cx).is_pending(), "one at a time");
+            drop(a);
+            assert!(waiting.as_mut().poll(&mut cx).is_ready());
+        }
+        drop(b);
+        assert_eq!(budget.available(), 100);
+    }
+
+    #[test]
+    fn response_takes_a_share_and_never_all() {
+        let budget = ResponseBudget::new(1 << 20);
+        let Poll::Ready(first) = poll_once(budget.grant(10 << 20)) else { panic!("granted at once") };
+        assert_eq!(first.bytes(), (1 << 20) / LARGEST_SHARE);
+        let Poll::Ready(mut second) = poll_once(budget.grant(100)) else { panic!("granted at once") };
+        assert_eq!(second.bytes(), 100);
+        second.shrink_to(10);
+        assert_eq!(second.bytes(), 10);
+        drop((first, second));
+        assert_eq!(budget.available.get(), 1 << 20);
+    }
+
+    #[test]
+    fn fetch_waits_when_next_to_nothing_is_left() {
+        let budget = ResponseBudget::new(0);
+        let Poll::Ready(first) = poll_once(budget.grant(1 << 20)) else { panic!("granted at once") };
+        let mut second = pin!(budget.grant(1));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(second.as_mut().poll(&mut cx).is_pending());
+        drop(first);
+        assert!(second.as_mut().poll(&mut cx).is_ready());
+    }
+}

@@ -1,0 +1,490 @@
+//! Start and stop of a broker's shards.
+//!
+//! ```text
+//!   first shard                                       the others
+//!   ───────────────────────────────────────────────────────────────────────────
+//!   listen, so that a taken port is found first
+//!   open, lock and recover the data directory
+//!   start its logs, replay the metadata log
+//!   register, raise leader epochs: durable
+//!   send out seeds and the image ───────────────────► start logs, open partitions, listen
+//!   open its own partitions                    ◄───── ready
+//!   everybody accepts
+//!
+//!   asked to stop: nobody accepts, accepted requests are answered
+//!   every shard closes its logs                ◄────► close
+//!   mark the directory clean                          end
+//! ```
+//!
+//! A broker that cannot start says why in one sentence, and leaves the directory as it was or recovered.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use highwater_cluster::config::effective::ConfigView;
+use highwater_cluster::{Broker, METADATA_PARTITION, MetadataImage, Record, lifecycle};
+use highwater_io::mailbox::{self, Reply, ReplySender};
+use highwater_io::net::TcpListener;
+use highwater_io::{Io, MonoTime};
+use highwater_log::{DataDir, OpenOptions, RecoveryReport, ShardLogs, ShardSeed};
+use highwater_model::{Timestamp, TopicPartition};
+
+use crate::config::{BrokerConfig, HostPort, log_config};
+use crate::controller::Controller;
+use crate::counters::{Metrics, ShardCounters};
+use crate::limits::ConnectionLimits;
+use crate::listener;
+use crate::metadata_log::MetadataLog;
+use crate::shard::{BrokerContext, CONTROLLER_SHARD, Message, Shard, ShardParts, shard_of};
+
+/// How long connections may take to end when the broker stops, before their logs are closed under them.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Why a broker does not start. Displays as a sentence.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BrokerError {
+    /// The threads cannot be started.
+    #[error(transparent)]
+    Runtime(#[from] highwater_io::StartError),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {reason}")]
+    Listen {
+        /// The address.
+        address: HostPort,
+        /// What the system says.
+        reason: String,
+    },
+    /// Clients cannot be told where the broker is.
+    #[error("listeners={0} is no address that clients can reach: set advertised.listeners to one that is")]
+    NotReachable(HostPort),
+    /// The data directory cannot be opened.
+    #[error("cannot open {path}: {reason}")]
+    DataDir {
+        /// The data directory.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The metadata log cannot be read or written.
+    #[error("{0}")]
+    Metadata(String),
+    /// Another shard did not start.
+    #[error("shard {index} does not start: {reason}")]
+    Shard {
+        /// Which one.
+        index: usize,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The broker's threads ended without saying why.
+    #[error("the broker ended while it started")]
+    Ended,
+}
+
+/// A broker that runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Started {
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// Id of its cluster.
+    pub cluster_id: String,
+    /// What recovery did.
+    pub recovery: RecoveryReport,
+    /// How long the start took.
+    pub start_duration: Duration,
+}
+
+/// What a shard is started with; one for each.
+pub struct ShardState {
+    index: usize,
+    config: BrokerConfig,
+    counters: Arc<[ShardCounters]>,
+    peers: Vec<mailbox::Sender<Message>>,
+    mailbox: mailbox::Receiver<Message>,
+    role: Role,
+}
+
+impl std::fmt::Debug for ShardState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ShardState").field("index", &self.index).finish_non_exhaustive()
+    }
+}
+
+enum Role {
+    First { others: Vec<mailbox::Sender<StartShard>>, report: ReplySender<Result<Started, BrokerError>> },
+    Other(mailbox::Receiver<StartShard>),
+}
+
+/// What the first shard gives another one.
+struct StartShard {
+    broker: Arc<BrokerContext>,
+    seed: ShardSeed,
+    image: Arc<MetadataImage>,
+    address: SocketAddr,
+    ready: ReplySender<Result<(), String>>,
+}
+
+/// What whoever started the shards keeps of them.
+#[derive(Debug)]
+pub struct NodeHandle {
+    /// Resolves when the broker runs, or to the reason why it does not; `None` if its shards ended without a reason.
+    pub started: Reply<Result<Started, BrokerError>>,
+    counters: Arc<[ShardCounters]>,
+}
+
+impl NodeHandle {
+    /// What the broker has counted so far.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        Metrics::sum(&self.counters)
+    }
+}
+
+/// Everything that is needed to run a broker: one state a shard, for [`run_shard`] on a shard of its own each.
+#[must_use]
+pub fn prepare(config: &BrokerConfig) -> (Vec<ShardState>, NodeHandle) {
+    let shards = config.num_shards;
+    let counters: Arc<[ShardCounters]> = (0..shards).map(|_| ShardCounters::default()).collect();
+    let (report, started) = mailbox::oneshot();
+    let (peers, mailboxes): (Vec<_>, Vec<_>) =
+        (0..shards).map(|_| mailbox::channel(config.network.mailbox_slots)).unzip();
+    let (others, starts): (Vec<_>, Vec<_>) = (1..shards).map(|_| mailbox::channel(1)).unzip();
+    let roles = std::iter::once(Role::First { others, report }).chain(starts.into_iter().map(Role::Other));
+    let states = mailboxes
+        .into_iter()
+        .zip(roles)
+        .enumerate()
+        .map(|(index, (mailbox, role))| ShardState {
+            index,
+            config: config.clone(),
+            counters: Arc::clone(&counters),
+            peers: peers.clone(),
+            mailbox,
+            role,
+        })
+        .collect();
+    (states, NodeHandle { started, counters })
+}
+
+/// Runs one shard from its start to its end.
+pub async fn run_shard(io: Io, state: ShardState) {
+    let ShardState { index, config, counters, peers, mailbox, role } = state;
+    match role {
+        Role::First { others, report } => {
+            let first = FirstShard { io, config, counters, peers };
+            run_first(first, mailbox, others, report).await;
+        }
+        Role::Other(start) => run_other(io, index, peers, mailbox, start).await,
+    }
+}
+
+struct FirstShard {
+    io: Io,
+    config: BrokerConfig,
+    counters: Arc<[ShardCounters]>,
+    peers: Vec<mailbox::Sender<Message>>,
+}
+
+/// A started first shard, and what it must keep.
+struct Running {
+    shard: Rc<Shard>,
+    data_dir: DataDir,
+    started: Started,
+}
+
+async fn run_first(
+    first: FirstShard,
+    mailbox: mailbox::Receiver<Message>,
+    others: Vec<mailbox::Sender<StartShard>>,
+    report: ReplySender<Result<Started, BrokerError>>,
+) {
+    let running = match start_first(&first, mailbox, others).await {
+        Ok(running) => running,
+        Err(error) => {
+            report.send(Err(error));
+            return;
+        }
+    };
+    let Running { shard, data_dir, started } = running;
+    report.send(Ok(started));
+    shard.io.stop_requested().await;
+    stop(&shard, data_dir).await;
+}
+
+async fn start_first(
+    first: &FirstShard,
+    mailbox: mailbox::Receiver<Message>,
+    others: Vec<mailbox::Sender<StartShard>>,
+) -> Result<Running, BrokerError> {
+    let FirstShard { io, config, counters, peers } = first;
+    let begin = io.now();
+    let listener = listen_first(io, config).await?;
+    let address = listener.local_addr();
+    let advertised = advertised(config, address)?;
+    let (mut data_dir, recovery) = open_data_dir(io, config).await?;
+    log_recovery(config, &recovery);
+    let mut seeds = split(&mut data_dir, config).await?.into_iter();
+    let seed = seeds.next().ok_or(BrokerError::Ended)?;
+    let data_dir_error = |error: highwater_log::OpenError| BrokerError::DataDir {
+        path: config.data_dir.clone(),
+        reason: error.to_string(),
+    };
+    let logs = ShardLogs::start(io, seed).await.map_err(data_dir_error)?;
+    let (metadata_log, image) = load_metadata(io, config, &logs, &advertised).await?;
+    let image = Arc::new(image);
+    let broker = Arc::new(BrokerContext {
+        cluster_id: data_dir.cluster_id().to_owned(),
+        advertised,
+        limits: ConnectionLimits::new(config.network.max_connections, config.network.max_connections_per_ip),
+        counters: Arc::clone(counters),
+        config: config.clone(),
+    });
+    let mut waiting = Vec::with_capacity(others.len());
+    for (other, seed) in others.iter().zip(seeds) {
+        let (ready, reply) = mailbox::oneshot();
+        let (broker, image) = (Arc::clone(&broker), Arc::clone(&image));
+        let start = StartShard { broker, seed, image, address, ready };
+        drop(other.send(start).await);
+        waiting.push(reply);
+    }
+    let controller = Some(Controller::new(metadata_log));
+    let parts = ShardParts {
+        io: io.clone(),
+        index: CONTROLLER_SHARD,
+        broker,
+        logs,
+        image,
+        controller,
+        peers: peers.clone(),
+    };
+    let shard = begin_shard(parts, mailbox, listener).await;
+    for (index, ready) in (1..).zip(waiting) {
+        let ready = ready.await.unwrap_or_else(|| Err("it ended".to_owned()));
+        ready.map_err(|reason| BrokerError::Shard { index, reason })?;
+    }
+    go(&shard).await;
+    let started = Started {
+        addr: address,
+        cluster_id: shard.broker.cluster_id.clone(),
+        recovery,
+        start_duration: io.now() - begin,
+    };
+    log_ready(&shard, &started);
+    Ok(Running { shard, data_dir, started })
+}
+
+async fn listen_first(io: &Io, config: &BrokerConfig) -> Result<TcpListener, BrokerError> {
+    let failed = |reason: String| BrokerError::Listen { address: config.listener.clone(), reason };
+    let HostPort { host, port } = &config.listener;
+    let addresses = io.resolve(host, *port).await.map_err(|error| failed(error.to_string()))?;
+    let address = addresses.into_iter().next().ok_or_else(|| failed("the name has no address".to_owned()))?;
+    listener::wait_until_free(io, address).await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => failed("another process listens there".to_owned()),
+        _ => failed(error.to_string()),
+    })?;
+    listener::listen(io, address, config.network.backlog).await.map_err(|error| failed(error.to_string()))
+}
+
+/// Where clients are told to connect.
+fn advertised(config: &BrokerConfig, address: SocketAddr) -> Result<HostPort, BrokerError> {
+    match &config.advertised {
+        Some(advertised) => {
+            let port = if advertised.port == 0 { address.port() } else { advertised.port };
+            Ok(HostPort { host: advertised.host.clone(), port })
+        }
+        None if address.ip().is_unspecified() => Err(BrokerError::NotReachable(config.listener.clone())),
+        None => Ok(HostPort { host: config.listener.host.clone(), port: address.port() }),
+    }
+}
+
+async fn open_data_dir(io: &Io, config: &BrokerConfig) -> Result<(DataDir, RecoveryReport), BrokerError> {
+    let image = MetadataImage::default();
+    let view = ConfigView { image: &image, static_config: &config.static_config, broker_id: config.node_id };
+    let options = OpenOptions {
+        shard: config.shard.clone(),
+        cluster_id: None,
+        node_id: config.node_id,
+        default_log: log_config(&view, None),
+    };
+    DataDir::open(io, &config.data_dir, options)
+        .await
+        .map_err(|error| BrokerError::DataDir { path: config.data_dir.clone(), reason: error.to_string() })
+}
+
+async fn split(data_dir: &mut DataDir, config: &BrokerConfig) -> Result<Vec<ShardSeed>, BrokerError> {
+    let shards = config.num_shards;
+    let assign = move |id: &TopicPartition, _: &str| shard_of(id, shards);
+    data_dir
+        .split(shards, assign)
+        .await
+        .map_err(|error| BrokerError::DataDir { path: config.data_dir.clone(), reason: error.to_string() })
+}
+
+/// Replays the metadata log, and makes this start part of it.
+async fn load_metadata(
+    io: &Io,
+    config: &BrokerConfig,
+    logs: &ShardLogs,
+    advertised: &HostPort,
+) -> Result<(MetadataLog, MetadataImage), BrokerError> {
+    let failed = |error: crate::metadata_log::MetadataLogError| BrokerError::Metadata(error.to_string());
+    let log = MetadataLog::open(logs).await.map_err(failed)?;
+    let mut image = log.replay().await.map_err(failed)?;
+    let broker = Broker {
+        incarnation_id: io.random_uuid(),
+        host: advertised.host.clone(),
+        port: advertised.port,
+        rack: None,
+    };
+    let records: Vec<Record> = lifecycle::start(config.node_id, broker);
+    for record in &records {
+        image.apply(record).map_err(|error| BrokerError::Metadata(error.to_string()))?;
+    }
+    log.append(&records, Timestamp(io.wall_time().as_millis())).await.map_err(failed)?;
+    Ok((log, image))
+}
+
+async fn run_other(
+    io: Io,
+    index: usize,
+    peers: Vec<mailbox::Sender<Message>>,
+    mailbox: mailbox::Receiver<Message>,
+    mut start: mailbox::Receiver<StartShard>,
+) {
+    // The first shard did not come that far.
+    let Some(StartShard { broker, seed, image, address, ready }) = start.recv().await else { return };
+    let backlog = broker.config.network.backlog;
+    let logs = ShardLogs::start(&io, seed).await.map_err(|error| error.to_string());
+    let listener = listener::listen(&io, address, backlog).await.map_err(|error| error.to_string());
+    let (logs, listener) = match (logs, listener) {
+        (Ok(logs), Ok(listener)) => (logs, listener),
+        (Err(error), _) | (_, Err(error)) => return ready.send(Err(error)),
+    };
+    let parts = ShardParts { io, index, broker, logs, image, controller: None, peers };
+    let shard = begin_shard(parts, mailbox, listener).await;
+    ready.send(Ok(()));
+    shard.ended.wait_for(|&ended| ended.then_some(())).await;
+}
+
+/// Opens a shard's partitions, and starts what serves.
+async fn begin_shard(
+    parts: ShardParts,
+    mailbox: mailbox::Receiver<Message>,
+    listener: TcpListener,
+) -> Rc<Shard> {
+    let shard = Shard::new(parts);
+    let image = shard.image();
+    let all = image.topics().flat_map(|topic| topic.partition_ids().map(|(id, _)| id));
+    let owned = all.filter(|id| shard.owner(id) == shard.index).collect();
+    shard.open_partitions(owned, &image).await;
+    remove_leftovers(&shard, &image).await;
+    shard.io.spawn(Rc::clone(&shard).serve_mailbox(mailbox)).detach();
+    shard.io.spawn(listener::accept(Rc::clone(&shard), listener)).detach();
+    shard
+}
+
+/// Removes what is left on disk of topics that were deleted; what no metadata knows is only reported.
+async fn remove_leftovers(shard: &Rc<Shard>, image: &MetadataImage) {
+    for partition in shard.logs.partitions() {
+        let id = partition.id();
+        if id == METADATA_PARTITION || image.partition(&id).is_some() {
+            continue;
+        }
+        if image.removed_topics().contains(&id.topic_id) {
+            if let Err(error) = shard.logs.delete_partition(&id).await {
+                tracing::error!(partition = %id, %error, "a deleted partition is not removed from disk");
+            }
+        } else {
+            let topic = partition.topic_name();
+            tracing::warn!(topic, partition = %id, "a partition on disk is in no metadata, and is left alone");
+        }
+    }
+}
+
+/// Everybody accepts connections.
+async fn go(shard: &Rc<Shard>) {
+    shard.on_all(|shard| async move { shard.accepting.set(true) }).await;
+    if let Some(controller) = &shard.controller {
+        controller.snapshot_if_due(shard).await;
+    }
+}
+
+async fn stop(shard: &Rc<Shard>, data_dir: DataDir) {
+    let begin = shard.io.now();
+    tracing::info!("stopping: accepted requests are answered");
+    shard.on_all(|shard| async move { drain(&shard).await }).await;
+    let closed = shard
+        .on_all(|shard| async move { shard.logs.close().await.map_err(|error| error.to_string()) })
+        .await;
+    let mut is_clean = true;
+    for (index, closed) in closed.into_iter().enumerate() {
+        if let Err(error) = closed.unwrap_or_else(|| Err("it ended".to_owned())) {
+            tracing::error!(shard = index, %error, "the logs are not closed cleanly");
+            is_clean = false;
+        }
+    }
+    if is_clean {
+        match data_dir.mark_clean().await {
+            Ok(()) => log_stopped(begin, shard.io.now()),
+            Err(error) => tracing::error!(%error, "the data directory is not marked clean"),
+        }
+    }
+    shard.on_all(|shard| async move { shard.ended.set(true) }).await;
+}
+
+/// Stops accepting, and waits until every accepted request is answered.
+async fn drain(shard: &Rc<Shard>) {
+    shard.stopping.set(true);
+    let idle = shard.connections.wait_for(|&count| (count == 0).then_some(()));
+    if shard.io.timeout(DRAIN_PATIENCE, idle).await.is_err() {
+        let connections = shard.connections.get();
+        tracing::warn!(shard = shard.index, connections, "connections are cut off");
+    }
+}
+
+fn log_recovery(config: &BrokerConfig, report: &RecoveryReport) {
+    let path = config.data_dir.display();
+    if report.was_clean {
+        tracing::info!(data_dir = %path, partitions = report.partitions, "data directory was stopped cleanly");
+    } else {
+        tracing::info!(
+            data_dir = %path,
+            partitions = report.partitions,
+            journals = report.journals,
+            groups_replayed = report.groups_replayed,
+            bytes_replayed = report.bytes_replayed,
+            bytes_cut = report.bytes_cut,
+            "data directory is recovered"
+        );
+    }
+    for (partition, why) in &report.fenced {
+        tracing::error!(%partition, why, "partition is fenced");
+    }
+    for stray in &report.strays {
+        tracing::warn!(stray, "found in the data directory, and belongs to nobody");
+    }
+}
+
+fn log_ready(shard: &Shard, started: &Started) {
+    let HostPort { host, port } = &shard.broker.advertised;
+    let image = shard.image();
+    tracing::info!(
+        listening = %started.addr,
+        advertised = %HostPort { host: host.clone(), port: *port },
+        node_id = shard.broker.config.node_id.0,
+        cluster_id = started.cluster_id,
+        shards = shard.shard_count(),
+        topics = image.topic_count(),
+        partitions = image.partition_count(),
+        ms = started.start_duration.as_millis(),
+        "ready"
+    );
+}
+
+fn log_stopped(begin: MonoTime, end: MonoTime) {
+    tracing::info!(ms = (end - begin).as_millis(), "stopped cleanly");
+}

@@ -1,0 +1,143 @@
+use highwater_protocol::ErrorCode;
+use highwater_protocol::messages::describe_configs_request::DescribeConfigsResource;
+use highwater_protocol::messages::describe_configs_response::DescribeConfigsResourceResult;
+use highwater_protocol::messages::incremental_alter_configs_request::{
+    AlterConfigsResource, AlterableConfig,
+};
+use highwater_protocol::messages::{DescribeConfigsRequest, IncrementalAlterConfigsRequest};
+
+use crate::client::{TestBroker, batch};
+
+const TOPIC: i8 = 2;
+const BROKER: i8 = 4;
+const SET: i8 = 0;
+const DELETE: i8 = 1;
+
+fn alter(broker: &TestBroker, resource: (i8, &str), op: i8, name: &str, value: Option<&str>) -> ErrorCode {
+    let config = AlterableConfig::default()
+        .with_name(name.to_owned().into())
+        .with_config_operation(op)
+        .with_value(value.map(|value| value.to_owned().into()));
+    let resource = AlterConfigsResource::default()
+        .with_resource_type(resource.0)
+        .with_resource_name(resource.1.to_owned().into())
+        .with_configs(vec![config]);
+    let request = IncrementalAlterConfigsRequest::default().with_resources(vec![resource]);
+    ErrorCode(broker.connect().call(1, &request).responses[0].error_code)
+}
+
+fn describe(
+    broker: &TestBroker,
+    version: i16,
+    resource: (i8, &str),
+    key: &str,
+) -> Result<Option<DescribeConfigsResourceResult>, ErrorCode> {
+    let resource = DescribeConfigsResource::default()
+        .with_resource_type(resource.0)
+        .with_resource_name(resource.1.to_owned().into())
+        .with_configuration_keys(Some(vec![key.to_owned().into()]));
+    let request =
+        DescribeConfigsRequest::default().with_resources(vec![resource]).with_include_synonyms(true);
+    let result = broker.connect().call(version, &request).results[0].clone();
+    ErrorCode(result.error_code).into_result()?;
+    Ok(result.configs.into_iter().next())
+}
+
+fn value(broker: &TestBroker, resource: (i8, &str), key: &str) -> Option<String> {
+    describe(broker, 4, resource, key).expect("known").and_then(|config| config.value).map(|v| v.to_string())
+}
+
+#[test]
+fn settings_are_described_in_every_version() {
+    let broker = TestBroker::start(&[("log.retention.hours", "2")]);
+    broker.create_topic("t", 1, &[("flush.messages", "7")]);
+    for version in 1..=4 {
+        let config =
+            describe(&broker, version, (TOPIC, "t"), "flush.messages").expect("known").expect("there");
+        assert_eq!(config.value.as_deref(), Some("7"));
+        assert_eq!((config.config_source, config.read_only), (1, false));
+        assert_eq!(config.synonyms.len(), 2);
+        let config = describe(&broker, version, (TOPIC, "t"), "retention.ms").expect("known").expect("there");
+        assert_eq!((config.value.as_deref(), config.config_source), (Some("7200000"), 4));
+        let config =
+            describe(&broker, version, (BROKER, "1"), "num.partitions").expect("known").expect("there");
+        assert_eq!((config.value.as_deref(), config.read_only), (Some("2"), true));
+    }
+}
+
+#[test]
+fn unknown_resources_are_refused() {
+    let broker = TestBroker::start(&[]);
+    let code = |resource| describe(&broker, 4, resource, "x").expect_err("refused");
+    assert_eq!(code((TOPIC, "none")), ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+    assert_eq!(code((TOPIC, "not valid")), ErrorCode::INVALID_TOPIC_EXCEPTION);
+    assert_eq!(code((BROKER, "9")), ErrorCode::INVALID_REQUEST);
+    assert_eq!(code((BROKER, "x")), ErrorCode::INVALID_REQUEST);
+    assert_eq!(code((99, "x")), ErrorCode::INVALID_REQUEST);
+}
+
+#[test]
+fn changed_setting_takes_effect_at_once_and_survives_a_restart() {
+    let mut broker = TestBroker::start(&[]);
+    broker.create_topic("t", 2, &[]);
+    let large = "x".repeat(5000);
+    assert_eq!(broker.connect().produce("t", 0, -1, batch(&[&large])).error_code, 0);
+    assert_eq!(alter(&broker, (TOPIC, "t"), SET, "max.message.bytes", Some("1000")), ErrorCode::NONE);
+    let code = |broker: &TestBroker, partition| {
+        ErrorCode(broker.connect().produce("t", partition, -1, batch(&[&large])).error_code)
+    };
+    assert_eq!(code(&broker, 0), ErrorCode::MESSAGE_TOO_LARGE);
+    assert_eq!(code(&broker, 1), ErrorCode::MESSAGE_TOO_LARGE);
+    broker.restart();
+    assert_eq!(code(&broker, 0), ErrorCode::MESSAGE_TOO_LARGE);
+    assert_eq!(value(&broker, (TOPIC, "t"), "max.message.bytes").as_deref(), Some("1000"));
+    assert_eq!(alter(&broker, (TOPIC, "t"), DELETE, "max.message.bytes", None), ErrorCode::NONE);
+    assert_eq!(code(&broker, 0), ErrorCode::NONE);
+}
+
+#[test]
+fn brokers_setting_reaches_topics_that_do_not_override_it() {
+    let broker = TestBroker::start(&[]);
+    broker.create_topic("follows", 1, &[]);
+    broker.create_topic("overrides", 1, &[("max.message.bytes", "100000")]);
+    let large = "x".repeat(5000);
+    for resource in [(BROKER, ""), (BROKER, "1")] {
+        assert_eq!(alter(&broker, resource, SET, "message.max.bytes", Some("1000")), ErrorCode::NONE);
+        let code =
+            |topic: &str| ErrorCode(broker.connect().produce(topic, 0, -1, batch(&[&large])).error_code);
+        assert_eq!(code("follows"), ErrorCode::MESSAGE_TOO_LARGE);
+        assert_eq!(code("overrides"), ErrorCode::NONE);
+        assert_eq!(value(&broker, resource, "message.max.bytes").as_deref(), Some("1000"));
+        assert_eq!(alter(&broker, resource, DELETE, "message.max.bytes", None), ErrorCode::NONE);
+        assert_eq!(code("follows"), ErrorCode::NONE);
+    }
+}
+
+#[test]
+fn consumers_see_at_once_what_a_looser_flush_lets_them_see() {
+    let broker = TestBroker::start(&[]);
+    broker.create_topic("t", 1, &[]);
+    assert_eq!(alter(&broker, (TOPIC, "t"), SET, "flush.messages", Some("1000000")), ErrorCode::NONE);
+    broker.connect().produce("t", 0, 1, batch(&["a"]));
+    assert_eq!(broker.connect().fetch_values("t", 0, 0), ["a"]);
+    // A stricter policy does not take back what was seen.
+    assert_eq!(alter(&broker, (TOPIC, "t"), SET, "flush.messages", Some("1")), ErrorCode::NONE);
+    assert_eq!(broker.connect().fetch_values("t", 0, 0), ["a"]);
+    broker.connect().produce("t", 0, 1, batch(&["b"]));
+    assert_eq!(broker.connect().fetch_values("t", 0, 0), ["a", "b"]);
+}
+
+#[test]
+fn invalid_changes_are_refused() {
+    let broker = TestBroker::start(&[]);
+    broker.create_topic("t", 1, &[]);
+    let t = (TOPIC, "t");
+    assert_eq!(alter(&broker, t, SET, "nope", Some("1")), ErrorCode::INVALID_CONFIG);
+    assert_eq!(alter(&broker, t, SET, "retention.ms", Some("x")), ErrorCode::INVALID_CONFIG);
+    assert_eq!(alter(&broker, t, SET, "retention.ms", None), ErrorCode::INVALID_REQUEST);
+    assert_eq!(alter(&broker, t, 9, "retention.ms", Some("1")), ErrorCode::INVALID_REQUEST);
+    let unknown = alter(&broker, (TOPIC, "none"), SET, "retention.ms", Some("1"));
+    assert_eq!(unknown, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+    let read_only = alter(&broker, (BROKER, "1"), SET, "num.partitions", Some("1"));
+    assert_eq!(read_only, ErrorCode::INVALID_REQUEST);
+}

@@ -1,0 +1,193 @@
+use std::time::{Duration, Instant};
+
+use highwater_protocol::ErrorCode;
+use highwater_protocol::messages::FetchRequest;
+
+use crate::client::{TestBroker, batch, fetch_request, produce_request, values, values_of};
+
+#[test]
+fn records_come_in_every_version() {
+    let broker = TestBroker::start(&[]);
+    let id = broker.create_topic("t", 1, &[]);
+    let mut client = broker.connect();
+    client.produce("t", 0, -1, batch(&["a", "b"]));
+    for version in 4..=18 {
+        let mut request = fetch_request(&[("t", 0, 0)]);
+        if version >= 13 {
+            request.topics[0].topic = Default::default();
+            request.topics[0].topic_id = id;
+        }
+        let response = client.call(version, &request);
+        let partition = &response.responses[0].partitions[0];
+        assert_eq!(partition.error_code, 0, "version {version}");
+        assert_eq!((partition.high_watermark, partition.last_stable_offset), (2, 2));
+        assert_eq!(partition.preferred_read_replica, -1);
+        assert_eq!(values_of(partition.records.as_ref().expect("has records")), ["a", "b"]);
+    }
+}
+
+#[test]
+fn read_committed_has_a_list_of_aborted_transactions() {
+    let broker = TestBroker::start(&[]);
+    broker.create_topic("t", 1, &[]);
+    let mut client = broker.connect();
+    client.produce("t", 0, -1, batch(&["a"]));
+    let request = fetch_request(&[("t", 0, 0)]).with_isolation_level(1);
+    let response = client.call(11, &request);
+    assert_eq!(response.responses[0].partitions[0].aborted_transactions, Some(vec![]));
+    assert_eq!(values(&response, "t", 0), ["a"]);
+}
+
+#[test]
+fn errors_are_answered_at_once_beside_what_can_be_read() {
+    let broker = TestBroker::start(&[]);
+    broker.create_topic("t", 2, &[]);
+    let mut client = broker.connect();
+    client.produce("t", 0, -1, batch(&["a"]));
+    let request = fetch_request(&[("t", 0, 0), ("t", 1, 5), ("t", 9, 0), ("unknown", 0, 0)])
+        .with_max_wait_ms(60_000)
+        .with_min_bytes(1 << 20);
+    let response = client.call(11, &request);
+    assert_eq!(values(&response, "t", 0), ["a"]);
+    let codes: Vec<ErrorCode> = response
+        .responses
+        .iter()
+        .flat_map(|topic| &topic.partitions)
+        .map(|partition| ErrorCode(partition.error_code))
+        .collect();
+    let unknown = ErrorCode::UNKNOWN_TOPIC_OR_PARTITION;
+    assert_eq!(codes, [ErrorCode::NONE, ErrorCode::OFFSET_OUT_OF_RANGE, unknown, unknown]);
+}
+
+#[test]
+fn unknown_topic_id_and_wrong_epochs_have_their_codes() {
+    let broker = TestBroker::start(&[]);
+    let id = broker.create_topic("t", 1, &[]);
+    let mut client = broker.connect();
+    let mut code = |id: uuid::Uuid, epoch: i32| {
+        let mut request = fetch_request(&[("", 0, 0)]);
+        request.topics[0].topic_id = id;
+        request.topics[0].partitions[0].current_leader_epoch = epoch;
+        let response = client.call(16, &request);
+        ErrorCode(response.responses[0].partitions[0].error_code)
+    };
+    assert_eq!(code(uuid::Uuid::from_u128(9), -1), ErrorCode::UNKNOWN_TOPIC_ID);
+    assert_eq!(code(id, 0), ErrorCode::NONE);
+    assert_eq!(code(id, 99), ErrorCode::UNKNOWN_LEADER_EPOCH);
+}
+
+#[test]
+fn parked_fetch_is_woken_by_an_append_on_any_shard() {
+    let broker = TestBroker::start(&[]);
+    broker.create_topic("t", 2, &[]);
+    for partition in 0..2 {
+        let mut reader = broker.connect();
+        let request = fetch_request(&[("t", 0, 0), ("t", 1, 0)]).with_max_wait_ms(60_000);
+        let id = reader.send(11, &request);
+        assert_eq!(broker.connect().produce("t", partition, -1, batch(&["woken"])).error_code, 0);
+        let response = reader.receive::<FetchRequest>(11, id);
+        assert_eq!(values(&response, "t", partition), ["woken"]);
+        let mut client = broker.connect();
+        let delete = highwater_protocol::messages::DeleteTopicsRequest::default()
+            .with_topic_names(vec![crate::client::topic_name("t")]);
+        assert_eq!(client.call(5, &delete).responses[0].error_code, 0);
+        broker.create_topic("t", 2, &[]);
+    }
+}
+
+#[test]
+fn fetch_without_news_waits_as_long_as_it_was_asked_to() {
+    let broker = TestBroker::start(&[]);
+    broker.create_topic("t", 2, &[]);
+    let mut client = broker.connect();
+    let begin = Instant::now();
+    let response = client.call(11, &fetch_request(&[("t", 0, 0), ("t", 1, 0)]).with_max_wait_ms(300));
+    assert!(begin.elapsed() >= Duration::from_millis(300));
+    assert_eq!(response.responses[0].partitions.len(), 2);
+    assert!(response.responses[0].partitions.iter().all(|partition| partition.high_watermark == 0));
+}
+
+#[test]
+fn fetch_waits_for_min_bytes_over_all_partitions() {
+    let broker = TestBroker::start(&[]);
+    broker.create_topic("t", 2, &[]);
+    let size = i32::try_from(batch(&["x"]).len()).expect("fits");
+    let mut reader = broker.connect();
+    let request =
+        fetch_request(&[("t", 0, 0), ("t", 1, 0)]).with_max_wait_ms(60_000).with_min_bytes(4 * size);
+    let id = reader.send(11, &request);
+    let mut writer = broker.connect();
+    for partition in [0, 1, 0, 1] {
+        writer.produce("t", partition, -1, batch(&["x"]));
+    }
+    let response = reader.receive::<FetchRequest>(11, id);
+    assert_eq!(values(&response, "t", 0).len() + values(&response, "t", 1).len(), 4);
+}
+
+#[test]
+fn deleted_topic_wakes_the_fetch_that_waits_for_it() {
+    let broker = TestBroker::start(&[]);
+    broker.create_topic("t", 2, &[]);
+    let mut reader = broker.connect();
+    let request = fetch_request(&[("t", 0, 0), ("t", 1, 0)]).with_max_wait_ms(60_000);
+    let id = reader.send(11, &request);
+    let delete = highwater_protocol::messages::DeleteTopicsRequest::default()
+        .with_topic_names(vec![crate::client::topic_name("t")]);
+    assert_eq!(broker.connect().call(5, &delete).responses[0].error_code, 0);
+    let response = reader.receive::<FetchRequest>(11, id);
+    let partition = &response.responses[0].partitions[0];
+    assert_eq!(ErrorCode(partition.error_code), ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+}
+
+#[test]
+fn limits_are_kept_and_one_batch_always_moves() {
+    let broker = TestBroker::start(&[]);
+    broker.create_topic("t", 2, &[]);
+    let mut client = broker.connect();
+    let large = "x".repeat(10_000);
+    for partition in 0..2 {
+        for _ in 0..5 {
+            client.produce("t", partition, -1, batch(&[&large]));
+        }
+    }
+    let mut count = |max_bytes, partition_max_bytes| {
+        let mut request = fetch_request(&[("t", 0, 0), ("t", 1, 0)]).with_max_bytes(max_bytes);
+        for topic in &mut request.topics {
+            topic.partitions[0].partition_max_bytes = partition_max_bytes;
+        }
+        let response = client.call(11, &request);
+        (values(&response, "t", 0).len(), values(&response, "t", 1).len())
+    };
+    assert_eq!(count(1 << 20, 1 << 20), (5, 5));
+    assert_eq!(count(1 << 20, 25_000), (2, 2), "whole batches within the partition's limit");
+    let (first, second) = count(35_000, 1 << 20);
+    assert_eq!(first + second, 3, "whole batches within the request's limit");
+    let (first, second) = count(1, 1);
+    assert_eq!(first + second, 1, "one batch however small the limits are");
+    let (first, second) = count(0, 0);
+    assert_eq!(first + second, 1);
+}
+
+#[test]
+fn request_behind_a_parked_fetch_waits_for_it() {
+    let broker = TestBroker::start(&[]);
+    broker.create_topic("t", 1, &[]);
+    let mut client = broker.connect();
+    let fetch = client.send(11, &fetch_request(&[("t", 0, 0)]).with_max_wait_ms(60_000));
+    let produce = client.send(9, &produce_request("t", 1, vec![(0, batch(&["later"]))]));
+    // Another client ends the wait; only then the produce behind it is begun.
+    broker.connect().produce("t", 0, 1, batch(&["first"]));
+    assert_eq!(values(&client.receive::<FetchRequest>(11, fetch), "t", 0), ["first"]);
+    let response = client.receive::<highwater_protocol::messages::ProduceRequest>(9, produce);
+    assert_eq!(response.responses[0].partition_responses[0].base_offset, 1);
+}
+
+#[test]
+fn follower_is_told_that_it_is_none() {
+    let broker = TestBroker::start(&[]);
+    broker.create_topic("t", 1, &[]);
+    let request = fetch_request(&[("t", 0, 0)]).with_replica_id(5.into());
+    let response = broker.connect().call(11, &request);
+    let partition = &response.responses[0].partitions[0];
+    assert_eq!(ErrorCode(partition.error_code), ErrorCode::NOT_LEADER_OR_FOLLOWER);
+}

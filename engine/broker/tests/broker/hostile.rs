@@ -1,0 +1,178 @@
+//! Whatever a peer sends, others go on being served, and the broker stops cleanly in the end.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use bytes::{BufMut, BytesMut};
+use highwater_protocol::ApiKey;
+
+use crate::client::{PATIENCE, TestBroker, batch, fetch_request, produce_request};
+
+/// The broker is well: a produce and a fetch on a new connection.
+fn assert_serves(broker: &TestBroker) {
+    let mut client = broker.connect();
+    let answer = client.produce("good", 0, -1, batch(&["good"]));
+    assert_eq!(answer.error_code, 0);
+    assert_eq!(client.fetch_values("good", 0, answer.base_offset), ["good"]);
+}
+
+fn start(settings: &[(&str, &str)]) -> TestBroker {
+    let broker = TestBroker::start(settings);
+    broker.create_topic("good", 1, &[]);
+    broker
+}
+
+fn connect(broker: &TestBroker) -> TcpStream {
+    let stream = TcpStream::connect(broker.addr()).expect("connects");
+    stream.set_read_timeout(Some(PATIENCE)).expect("can be set");
+    stream
+}
+
+/// Sends `bytes`; whether the broker then closed the connection, with or without an answer before.
+fn is_closed_after(broker: &TestBroker, bytes: &[u8]) -> bool {
+    let mut stream = connect(broker);
+    // The broker may close before everything is sent.
+    let _ = stream.write_all(bytes);
+    let mut answer = Vec::new();
+    match stream.read_to_end(&mut answer) {
+        Ok(_) => true,
+        Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+    }
+}
+
+fn framed(content: &[u8]) -> Vec<u8> {
+    let mut frame = i32::try_from(content.len()).expect("short").to_be_bytes().to_vec();
+    frame.extend_from_slice(content);
+    frame
+}
+
+/// The header of a request without a client id.
+fn header(api: ApiKey, version: i16) -> BytesMut {
+    let mut out = BytesMut::new();
+    out.put_i16(api.key());
+    out.put_i16(version);
+    out.put_i32(1);
+    out.put_i16(-1);
+    if api.is_flexible(version) {
+        out.put_u8(0);
+    }
+    out
+}
+
+#[test]
+fn garbage_closes_only_its_own_connection() {
+    let broker = start(&[]);
+    assert!(is_closed_after(&broker, b"GET / HTTP/1.1\r\nHost: example\r\n\r\n"));
+    assert!(is_closed_after(&broker, &[0xff; 100]), "a negative size");
+    assert!(is_closed_after(&broker, &i32::MAX.to_be_bytes()), "a size above socket.request.max.bytes");
+    assert!(is_closed_after(&broker, &framed(&[])), "an empty request");
+    assert!(is_closed_after(&broker, &framed(&[0x12, 0x34, 0, 0, 0, 0, 0, 1, 0, 0])), "an unknown API");
+    assert!(is_closed_after(&broker, &framed(&[0, 3, 0, 99, 0, 0, 0, 1, 0, 0])), "an unknown version");
+    assert!(is_closed_after(&broker, &framed(&[0, 3, 0])), "a cut header");
+    assert_serves(&broker);
+    assert!(broker.broker().metrics().malformed_requests >= 7);
+}
+
+#[test]
+fn hostile_counts_take_no_memory() {
+    let broker = start(&[]);
+    for &api in ApiKey::ALL {
+        let versions = api.served_versions();
+        for version in versions.min..=versions.max {
+            for filler in [0x7f, 0xff, 0x80] {
+                let mut request = header(api, version);
+                request.extend_from_slice(&[filler; 64]);
+                // An answer, an error or a closed connection: anything but the end of the broker.
+                let mut stream = connect(&broker);
+                stream.write_all(&framed(&request)).expect("is sent");
+                stream.shutdown(std::net::Shutdown::Write).expect("can be shut");
+                let _ = stream.read_to_end(&mut Vec::new());
+            }
+        }
+    }
+    assert_serves(&broker);
+}
+
+#[test]
+fn connection_that_ends_in_the_middle_of_a_request_harms_nobody() {
+    let broker = start(&[]);
+    let whole = {
+        let request = produce_request("good", -1, vec![(0, batch(&["never finished"]))]);
+        highwater_protocol::encode_request(9, 1, None, &request).expect("encodes")
+    };
+    for length in [1, 3, 4, 5, 20, whole.len() - 1] {
+        connect(&broker).write_all(&whole[..length]).expect("is sent");
+    }
+    assert_serves(&broker);
+    assert_eq!(broker.connect().fetch_values("good", 0, 0), ["good"]);
+}
+
+#[test]
+fn slow_drip_is_cut_off_while_others_are_served() {
+    let broker = start(&[("socket.request.read.timeout.ms", "500"), ("queued.max.request.bytes", "2097152")]);
+    let mut drips: Vec<TcpStream> = (0..50)
+        .map(|_| {
+            let mut stream = connect(&broker);
+            // Announces fifty megabytes, and sends a few bytes of them.
+            stream.write_all(&(50_i32 << 20).to_be_bytes()).expect("is sent");
+            stream.write_all(&[0; 100]).expect("is sent");
+            stream
+        })
+        .collect();
+    assert_serves(&broker);
+    let begin = Instant::now();
+    for stream in &mut drips {
+        let mut rest = Vec::new();
+        let ended = stream.read_to_end(&mut rest);
+        assert!(ended.is_ok() || ended.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset));
+    }
+    assert!(begin.elapsed() < Duration::from_secs(20));
+    assert_serves(&broker);
+    assert!(broker.broker().metrics().connections_timed_out >= 50);
+}
+
+#[test]
+fn idle_connection_is_closed() {
+    let broker = start(&[("connections.max.idle.ms", "200")]);
+    let mut stream = connect(&broker);
+    assert_eq!(stream.read(&mut [0]).expect("ends"), 0);
+    assert_serves(&broker);
+}
+
+#[test]
+fn client_that_never_reads_its_answers_is_cut_off() {
+    let broker = start(&[("socket.response.write.timeout.ms", "500")]);
+    broker.create_topic("large", 1, &[]);
+    let value = "x".repeat(900_000);
+    let mut writer = broker.connect();
+    for _ in 0..20 {
+        assert_eq!(writer.produce("large", 0, -1, batch(&[&value])).error_code, 0);
+    }
+    let mut deaf = broker.connect();
+    let mut request = fetch_request(&[("large", 0, 0)]).with_max_bytes(50 << 20);
+    request.topics[0].partitions[0].partition_max_bytes = 50 << 20;
+    for _ in 0..3 {
+        deaf.send(11, &request);
+    }
+    while broker.broker().metrics().connections_timed_out == 0 {
+        assert_serves(&broker);
+    }
+}
+
+#[test]
+fn flood_of_fetches_that_never_end_does_not_hold_up_others() {
+    let broker = start(&[]);
+    let mut parked: Vec<_> = (0..100).map(|_| broker.connect()).collect();
+    for client in &mut parked {
+        client
+            .send(11, &fetch_request(&[("good", 0, 0)]).with_max_wait_ms(i32::MAX).with_min_bytes(i32::MAX));
+        // A further request behind it, which is not read.
+        client.send(9, &produce_request("good", -1, vec![(0, batch(&[&"y".repeat(100_000)]))]));
+    }
+    for _ in 0..5 {
+        assert_serves(&broker);
+    }
+    drop(parked);
+    assert_serves(&broker);
+}

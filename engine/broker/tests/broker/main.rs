@@ -1,0 +1,17 @@
+//! The broker over the wire: a broker in this process, and clients that speak through plain sockets.
+
+mod admin;
+mod api_versions;
+mod client;
+mod configs;
+mod epochs;
+mod fetch;
+mod hostile;
+mod limits;
+mod list_offsets;
+mod metadata;
+mod produce;
+mod restart;
+mod sessions;
+mod stop;
+mod versions;
