@@ -1,0 +1,241 @@
+//! Acknowledged offsets against the log.
+
+use super::Case;
+use crate::contract::Permission;
+use crate::ledger::{AckRun, Lane, Outcome, Sequences};
+use crate::reading::{Reading, Run};
+use crate::units::{Nanos, PartitionIndex};
+use crate::verdict::Anomaly;
+
+/// An acknowledged run, and how much of it is where it was acknowledged.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AckView {
+    pub(super) producer: u32,
+    pub(super) count: u32,
+    pub(super) first_sequence: u64,
+    pub(super) base_offset: i64,
+    pub(super) acked_at: Nanos,
+    /// Records found at the offset they were acknowledged at.
+    pub(super) kept: u32,
+    /// The offset after the last of those; meaningless if there are none.
+    pub(super) kept_end: i64,
+}
+
+impl AckView {
+    /// End, exclusive.
+    pub(super) fn end(&self) -> i64 {
+        self.base_offset + i64::from(self.count)
+    }
+
+    fn sequence_at(&self, offset: i64) -> u64 {
+        self.first_sequence + offset.abs_diff(self.base_offset)
+    }
+
+    pub(super) fn records(&self) -> Sequences {
+        Sequences { first: self.first_sequence, count: self.count }
+    }
+
+    pub(super) fn is_all_kept(&self) -> bool {
+        self.kept == self.count
+    }
+}
+
+/// An acknowledged record that is not at its offset and nowhere else either.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Missing {
+    pub(super) producer: u32,
+    pub(super) sequence: u64,
+    pub(super) offset: i64,
+    pub(super) acked_at: Nanos,
+}
+
+/// The acks of a partition, by offset, and what is missing of them.
+pub(super) struct Joined {
+    pub(super) views: Vec<AckView>,
+    pub(super) missing: Vec<Missing>,
+}
+
+/// Books a record apart whose every ack came between a power cut and the silence after it: whether
+/// the broker knew of the cut, and what the disk had promised by then, cannot be told.
+pub(super) fn book_after_cut(case: &mut Case<'_>) {
+    let cuts: Vec<(Nanos, Nanos)> = case
+        .faults
+        .iter()
+        .filter(|event| event.fault.kind.cuts_power())
+        .map(|event| (event.struck_at, event.silenced_at))
+        .collect();
+    if cuts.is_empty() {
+        return;
+    }
+    let in_doubt = |at: Nanos| cuts.iter().any(|(struck, silenced)| *struck < at && at <= *silenced);
+    for Lane { acks, states, .. } in case.ledger.lanes.iter_mut().flatten() {
+        let (doubted, trusted): (Vec<&AckRun>, Vec<&AckRun>) =
+            acks.iter().partition(|ack| in_doubt(ack.acked_at));
+        // Trusted acks come last, so that one of them outweighs any number in doubt.
+        for (acks, outcome) in [(doubted, Outcome::AckAfterCut), (trusted, Outcome::Ack)] {
+            for ack in acks {
+                let first = ack.first_sequence as usize;
+                let records = &mut states[first..first + ack.count as usize];
+                records.iter_mut().for_each(|state| state.set_outcome(outcome));
+            }
+        }
+    }
+}
+
+/// Joins a partition's acks with the reference reading.
+pub(super) fn join(case: &mut Case<'_>, partition: PartitionIndex, reference: &Reading) -> Joined {
+    let mut views = views_by_offset(case, partition);
+    let contested = contested_offsets(case, partition, &views);
+    let runs = &reference.partitions[partition.get()].runs;
+    let mut missing = Vec::new();
+    let mut from = 0;
+    for view in &mut views {
+        from += runs[from..].iter().take_while(|run| run.end() <= view.base_offset).count();
+        join_view(case, partition, view, &runs[from..], &contested, &mut missing);
+    }
+    Joined { views, missing }
+}
+
+fn views_by_offset(case: &Case<'_>, partition: PartitionIndex) -> Vec<AckView> {
+    let mut views = Vec::new();
+    for (producer, lanes) in case.ledger.lanes.iter().enumerate() {
+        views.extend(lanes[partition.get()].acks.iter().map(|ack| AckView {
+            producer: producer as u32,
+            count: ack.count,
+            first_sequence: ack.first_sequence,
+            // No log reaches there; moved so that its records still have offsets, and are missed at them.
+            base_offset: ack.base_offset.min(i64::MAX - i64::from(ack.count)),
+            acked_at: ack.acked_at,
+            kept: 0,
+            kept_end: i64::MIN,
+        }));
+    }
+    views.sort_unstable_by_key(|view| (view.base_offset, view.acked_at, view.producer, view.first_sequence));
+    views
+}
+
+/// Offsets acknowledged for two records with no fault between the acks: no loss explains that.
+fn contested_offsets(case: &mut Case<'_>, partition: PartitionIndex, views: &[AckView]) -> Vec<(i64, i64)> {
+    let mut contested: Vec<(i64, i64)> = Vec::new();
+    let Some(mut furthest) = views.first().copied() else { return contested };
+    for view in &views[1..] {
+        let end = furthest.end().min(view.end());
+        if view.base_offset < end {
+            let same_records = furthest.producer == view.producer
+                && furthest.sequence_at(view.base_offset) == view.first_sequence;
+            if !same_records && !case.fault_between(furthest.acked_at, view.acked_at) {
+                match contested.last_mut().filter(|last| view.base_offset <= last.1) {
+                    Some(last) => last.1 = last.1.max(end),
+                    None => contested.push((view.base_offset, end)),
+                }
+                let id = case.ledger.layout.id(partition);
+                let count = view.base_offset.abs_diff(end);
+                let example = || {
+                    format!(
+                        "partition {id}, offset {}: acknowledged for producer {} sequence {} and for producer {} sequence {}",
+                        view.base_offset,
+                        furthest.producer,
+                        furthest.sequence_at(view.base_offset),
+                        view.producer,
+                        view.first_sequence
+                    )
+                };
+                case.findings.add_many(Anomaly::InconsistentOffset, Permission::Forbidden, count, example);
+            }
+        }
+        if view.end() > furthest.end() {
+            furthest = *view;
+        }
+    }
+    contested
+}
+
+/// Walks one ack along the runs, of which the first ends above the ack's base offset.
+fn join_view(
+    case: &mut Case<'_>,
+    partition: PartitionIndex,
+    view: &mut AckView,
+    runs: &[Run],
+    contested: &[(i64, i64)],
+    missing: &mut Vec<Missing>,
+) {
+    let view_end = view.end();
+    let mut offset = view.base_offset;
+    let mut overlapping = runs.iter().take_while(|run| run.offset < view_end);
+    while offset < view_end {
+        let run = overlapping.next();
+        let vacant_until = run.map_or(view_end, |run| run.offset.max(offset));
+        for vacant in offset..vacant_until {
+            unmatched(case, partition, view, vacant, None, contested, missing);
+        }
+        let Some(run) = run else { break };
+        let end = run.end().min(view_end);
+        let same =
+            run.producer == view.producer && run.sequence_at(vacant_until) == view.sequence_at(vacant_until);
+        if same {
+            view.kept += (end - vacant_until) as u32;
+            view.kept_end = end;
+        } else {
+            for taken in vacant_until..end {
+                unmatched(case, partition, view, taken, Some(run), contested, missing);
+            }
+        }
+        offset = end;
+    }
+}
+
+/// An acknowledged record that is not at its offset: missing, or displaced.
+fn unmatched(
+    case: &mut Case<'_>,
+    partition: PartitionIndex,
+    view: &AckView,
+    offset: i64,
+    occupant: Option<&Run>,
+    contested: &[(i64, i64)],
+    missing: &mut Vec<Missing>,
+) {
+    let (producer, sequence, acked_at) = (view.producer, view.sequence_at(offset), view.acked_at);
+    let Some(lane) = case.ledger.lane(producer, partition) else { return };
+    if lane.states[sequence as usize].found() == 0 {
+        missing.push(Missing { producer, sequence, offset, acked_at });
+        if let Some(run) = occupant {
+            book_occupied(case, partition, missing[missing.len() - 1], run, contested);
+        }
+        return;
+    }
+    let permission = Permission::when(case.copy_may_be_lost(acked_at));
+    let id = case.ledger.layout.id(partition);
+    case.findings.add(Anomaly::InconsistentOffset, permission, || {
+        format!("partition {id}: producer {producer} sequence {sequence} acknowledged at offset {offset}, found elsewhere")
+    });
+}
+
+/// The offset of a missing record has another value: explained by the loss, if a fault explains that.
+fn book_occupied(
+    case: &mut Case<'_>,
+    partition: PartitionIndex,
+    missing: Missing,
+    run: &Run,
+    contested: &[(i64, i64)],
+) {
+    let Missing { producer, sequence, offset, acked_at } = missing;
+    let explained = case.explanation(acked_at, partition, offset).is_some();
+    let before = contested.partition_point(|(from, _)| *from <= offset);
+    if !explained && contested[..before].last().is_some_and(|(_, to)| offset < *to) {
+        return;
+    }
+    let (anomaly, permission) = if explained {
+        (Anomaly::OffsetReused, case.loss_permitted())
+    } else {
+        (Anomaly::InconsistentOffset, Permission::Forbidden)
+    };
+    let id = case.ledger.layout.id(partition);
+    case.findings.add(anomaly, permission, || {
+        format!(
+            "partition {id}, offset {offset}: acknowledged for producer {producer} sequence {sequence}, \
+             holds producer {} sequence {}",
+            run.producer,
+            run.sequence_at(offset)
+        )
+    });
+}

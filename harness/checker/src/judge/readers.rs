@@ -1,0 +1,186 @@
+//! Other readers against the reference: final reads under another isolation or another leader, and
+//! consumers during the run.
+
+use super::Case;
+use super::found::occupant;
+use crate::contract::Permission;
+use crate::ledger::{Outcome, State};
+use crate::reading::{Isolation, PollRun, Polls, Reading, Run};
+use crate::units::{PartitionId, PartitionIndex};
+use crate::verdict::Anomaly;
+
+/// How a run of one reading lies against the reference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Against {
+    Same,
+    Other,
+    Nothing,
+}
+
+/// Cuts a run into pieces that lie against the reference in one way each: (from, to, how).
+fn pieces(run: &Run, reference: &[Run]) -> Vec<(i64, i64, Against)> {
+    let mut pieces = Vec::new();
+    let mut offset = run.offset;
+    let first = reference.partition_point(|other| other.end() <= run.offset);
+    for other in reference[first..].iter().take_while(|other| other.offset < run.end()) {
+        if offset < other.offset {
+            pieces.push((offset, other.offset, Against::Nothing));
+            offset = other.offset;
+        }
+        let end = other.end().min(run.end());
+        let same = other.producer == run.producer && other.sequence_at(offset) == run.sequence_at(offset);
+        pieces.push((offset, end, if same { Against::Same } else { Against::Other }));
+        offset = end;
+    }
+    if offset < run.end() {
+        pieces.push((offset, run.end(), Against::Nothing));
+    }
+    pieces
+}
+
+/// How many records of the reference lie in an interval of offsets.
+fn records_between(reference: &[Run], from: i64, to: i64) -> u64 {
+    let first = reference.partition_point(|run| run.end() <= from);
+    let inside = reference[first..].iter().take_while(|run| run.offset < to);
+    inside.map(|run| run.end().min(to).abs_diff(run.offset.max(from))).sum()
+}
+
+/// Compares a final read with the reference. They read the same log, so they agree; only what loss
+/// the contract permits may be missing on a replica that was forced to lead.
+pub(super) fn compare(case: &mut Case<'_>, reference: &Reading, other: &Reading) {
+    let name = name_of(other);
+    let missing_permission = match other.reader.forced_leader {
+        Some(_) => case.loss_permitted(),
+        None => Permission::Forbidden,
+    };
+    for partition in case.ledger.layout.partitions() {
+        let id = case.ledger.layout.id(partition);
+        let reference = &reference.partitions[partition.get()].runs;
+        let (mut conflicts, mut extra, mut same) = (0u64, 0u64, 0u64);
+        let mut first_conflict = None;
+        for run in &other.partitions[partition.get()].runs {
+            for (from, to, how) in pieces(run, reference) {
+                let length = from.abs_diff(to);
+                match how {
+                    Against::Same => same += length,
+                    Against::Nothing => extra += length,
+                    Against::Other => {
+                        conflicts += length;
+                        first_conflict.get_or_insert(from);
+                    }
+                }
+            }
+        }
+        let all = reference.iter().map(|run| u64::from(run.count)).sum::<u64>();
+        let missing = all.saturating_sub(same + conflicts);
+        let findings = &mut case.findings;
+        findings.add_many(Anomaly::InconsistentOffset, Permission::Forbidden, conflicts, || {
+            let offset = first_conflict.unwrap_or_default();
+            format!("partition {id}, offset {offset}: {name} holds another record than the final read")
+        });
+        findings.add_many(Anomaly::ReadingsDiffer, Permission::Forbidden, extra, || {
+            format!("partition {id}: {name} holds {extra} records that the final read does not")
+        });
+        findings.add_many(Anomaly::ReadingsDiffer, missing_permission, missing, || {
+            format!("partition {id}: {name} lacks {missing} records of the final read")
+        });
+    }
+}
+
+fn name_of(reading: &Reading) -> String {
+    let isolation = match reading.reader.isolation {
+        Isolation::ReadCommitted => "under read_committed",
+        Isolation::ReadUncommitted => "under read_uncommitted",
+    };
+    match reading.reader.forced_leader {
+        Some(broker) => format!("the read from broker {broker} {isolation}"),
+        None => format!("the read {isolation}"),
+    }
+}
+
+/// Follows a consumer of the run.
+pub(super) fn follow(case: &mut Case<'_>, reference: &Reading, polls: &Polls) {
+    let consumer = polls.consumer;
+    let isolation = polls.isolation;
+    for partition in case.ledger.layout.partitions() {
+        let id = case.ledger.layout.id(partition);
+        let polled = &polls.partitions[partition.get()];
+        let log = &reference.partitions[partition.get()].runs;
+        for (before, after) in &polled.backwards {
+            case.findings.add(Anomaly::NonMonotonicPoll, Permission::Forbidden, || {
+                format!(
+                    "partition {id}: consumer {consumer} ({isolation:?}) went from offset {before} to {after}"
+                )
+            });
+        }
+        let mut position = None;
+        for poll in &polled.runs {
+            if let Some(position) = position.filter(|position| poll.continues && *position < poll.run.offset)
+            {
+                let skipped = records_between(log, position, poll.run.offset);
+                case.findings.add_many(Anomaly::PollSkip, Permission::Forbidden, skipped, || {
+                    format!(
+                        "partition {id}: consumer {consumer} went from offset {} to {}",
+                        position - 1,
+                        poll.run.offset
+                    )
+                });
+            }
+            position = Some(poll.run.end());
+            for (from, to, how) in pieces(&poll.run, log) {
+                if how != Against::Same {
+                    let seen = Seen { partition, id, consumer, poll };
+                    (from..to).for_each(|offset| check_vanished(case, &seen, offset, log));
+                }
+            }
+        }
+    }
+}
+
+struct Seen<'a> {
+    partition: PartitionIndex,
+    id: PartitionId,
+    consumer: u32,
+    poll: &'a PollRun,
+}
+
+/// A polled record that is not at its offset in the end.
+fn check_vanished(case: &mut Case<'_>, seen: &Seen<'_>, offset: i64, log: &[Run]) {
+    let Seen { partition, id, consumer, poll } = *seen;
+    let (producer, sequence, polled_at) = (poll.run.producer, poll.run.sequence_at(offset), poll.polled_at);
+    let who = || {
+        format!(
+            "partition {id}, offset {offset}: consumer {consumer} saw producer {producer} sequence {sequence}"
+        )
+    };
+    let explained = case.explanation(polled_at, partition, offset).is_some();
+    let moved = Permission::when(case.copy_may_be_lost(polled_at));
+    let state =
+        case.ledger.lane_mut(producer, partition).and_then(|lane| lane.states.get_mut(sequence as usize));
+    let Some(state) = state else {
+        return case
+            .findings
+            .add(Anomaly::Phantom, Permission::Forbidden, || format!("{}, never attempted", who()));
+    };
+    if state.found() > 0 {
+        return case
+            .findings
+            .add(Anomaly::InconsistentOffset, moved, || format!("{}, found elsewhere", who()));
+    }
+    if !state.mark(State::READ_THEN_LOST) {
+        return;
+    }
+    let outcome = state.outcome();
+    match outcome {
+        Outcome::Fail => case.findings.add(Anomaly::AbortedRead, Permission::Forbidden, who),
+        Outcome::NeverSent => case.findings.add(Anomaly::NeverSentRead, Permission::Forbidden, who),
+        _ => {}
+    }
+    let permission = if explained { case.contract.read_then_lost } else { Permission::Forbidden };
+    case.findings.add(Anomaly::ReadThenLost, permission, who);
+    if let (false, Some((other, other_sequence))) = (explained, occupant(log, offset)) {
+        case.findings.add(Anomaly::InconsistentOffset, Permission::Forbidden, || {
+            format!("{}; it holds producer {other} sequence {other_sequence}", who())
+        });
+    }
+}

@@ -1,0 +1,378 @@
+//! Single cases of the verdict, each built by hand so that every number in it is known.
+
+use highwater_checker::ledger::LedgerError;
+use highwater_checker::verdict::Place;
+use highwater_checker::{
+    Acks, Anomaly, Contract, ErrorClass, Fault, FaultEvent, FaultKind, Flush, Identity, Isolation,
+    JudgeError, Layout, Ledger, Loss, Nanos, Observation, Observed, Offset, PartitionIndex, Polls,
+    ProducerId, ProducerLedger, Reader, Reading, RunId, Scope, Sequences, Setting, Standing, Trial, Verdict,
+    judge, promise,
+};
+
+const RUN: RunId = RunId(1);
+const CUT: Fault = Fault { kind: FaultKind::PowerCut, scope: Scope::AllBrokers, in_sync_replicas: None };
+const SIZE: u32 = 100;
+
+/// One producer, one partition; records are sent 1 s apart beginning at 1 s, instants in seconds.
+struct Case {
+    layout: Layout,
+    ledger: ProducerLedger,
+    log: Vec<(i64, u64)>,
+    log_end: i64,
+    faults: Vec<FaultEvent>,
+    polls: Vec<Polls>,
+    observations: Vec<Observation>,
+}
+
+fn at(seconds: f64) -> Nanos {
+    Nanos((seconds * 1e9) as u64)
+}
+
+impl Case {
+    fn new(records: u64) -> Self {
+        let layout = Layout::new(&[1]);
+        let mut ledger = ProducerLedger::new(RUN, ProducerId(0), &layout);
+        let partition = layout.partitions().next().unwrap();
+        for sequence in 0..records {
+            ledger.attempt(partition, at(1.0 + sequence as f64), SIZE);
+        }
+        let (log, faults, polls, observations) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { layout, ledger, log, log_end: 0, faults, polls, observations }
+    }
+
+    fn partition(&self) -> PartitionIndex {
+        self.layout.partitions().next().unwrap()
+    }
+
+    /// Acknowledges a record at the offset of its sequence.
+    fn ack(mut self, sequence: u64, seconds: f64) -> Self {
+        let partition = self.partition();
+        self.ledger.ack(partition, Sequences::one(sequence), Offset(sequence as i64), at(seconds)).unwrap();
+        self
+    }
+
+    fn log(mut self, entries: &[(i64, u64)], log_end: i64) -> Self {
+        self.log = entries.to_vec();
+        self.log_end = log_end;
+        self
+    }
+
+    fn cut(mut self, struck: f64, silenced: f64, restored: f64) -> Self {
+        let (struck_at, silenced_at, restored_at) = (at(struck), at(silenced), at(restored));
+        let recovered_ends = Vec::new();
+        self.faults.push(FaultEvent { fault: CUT, struck_at, silenced_at, restored_at, recovered_ends });
+        self
+    }
+
+    fn identity(&self, sequence: u64) -> Identity {
+        Identity {
+            run: RUN,
+            producer: ProducerId(0),
+            partition: self.layout.id(self.partition()),
+            sequence,
+            sent_at: at(1.0 + sequence as f64),
+            value_len: SIZE,
+        }
+    }
+
+    fn polled(mut self, consumer: u32, seconds: f64, entries: &[(i64, u64)]) -> Self {
+        let mut polls = Polls::new(consumer, Isolation::ReadUncommitted, RUN, &self.layout);
+        for (offset, sequence) in entries {
+            polls.record(self.partition(), Offset(*offset), Ok(self.identity(*sequence)), at(seconds));
+        }
+        self.polls.push(polls);
+        self
+    }
+
+    fn trial(self) -> Trial {
+        let mut reading = Reading::new(Reader::FINAL, RUN, &self.layout);
+        let partition = self.partition();
+        reading.bounds(partition, Offset(0), Offset(self.log_end));
+        for (offset, sequence) in &self.log {
+            reading.record(partition, Offset(*offset), Ok(self.identity(*sequence)));
+        }
+        Trial {
+            ledger: Ledger::gather(RUN, &self.layout, vec![self.ledger]).unwrap(),
+            faults: self.faults,
+            readings: vec![reading],
+            polls: self.polls,
+            observations: self.observations,
+        }
+    }
+
+    fn verdict(self, contract: &Contract) -> Verdict {
+        judge(self.trial(), contract).unwrap()
+    }
+}
+
+fn unflushed() -> Contract {
+    promise(&Setting::single_broker(Acks::One, Flush::LEFT_TO_SYSTEM), Some(&CUT))
+}
+
+fn durable() -> Contract {
+    promise(&Setting::single_broker(Acks::One, Flush::EVERY_MESSAGE), Some(&CUT))
+}
+
+#[test]
+fn loss_window_is_from_the_earliest_lost_ack_to_the_fault() {
+    let case =
+        Case::new(4).ack(0, 1.1).ack(1, 2.25).ack(2, 3.5).ack(3, 4.5).log(&[(0, 0)], 1).cut(10.0, 10.5, 11.0);
+    let verdict = case.verdict(&unflushed());
+    assert_eq!(verdict.standing, Standing::Kept);
+    assert_eq!((verdict.losses.records, verdict.losses.tail, verdict.losses.holes), (3, 3, 0));
+    assert_eq!(verdict.losses.bytes, 3 * u64::from(SIZE));
+    assert_eq!(verdict.losses.window, Some(at(7.75)));
+    assert!((verdict.losses.fraction() - 0.75).abs() < 1e-12);
+}
+
+#[test]
+fn lost_record_below_a_survivor_is_a_hole() {
+    let case =
+        Case::new(3).ack(0, 1.1).ack(1, 2.1).ack(2, 3.1).log(&[(0, 0), (2, 2)], 3).cut(10.0, 10.5, 11.0);
+    let verdict = case.verdict(&unflushed());
+    assert_eq!(verdict.violation(Anomaly::LostHole), 1);
+    assert_eq!((verdict.losses.tail, verdict.losses.holes), (0, 1));
+    assert_eq!(verdict.lost_records[0].place, Place::Hole);
+}
+
+#[test]
+fn lost_tail_whose_offsets_were_reused_is_still_a_tail() {
+    // 1 and 2 are lost; 3 is sent after recovery and gets offset 1.
+    let mut case =
+        Case::new(4).ack(0, 1.1).ack(1, 2.1).ack(2, 3.1).cut(3.5, 3.6, 3.7).log(&[(0, 0), (1, 3)], 2);
+    let partition = case.partition();
+    case.ledger.ack(partition, Sequences::one(3), Offset(1), at(4.1)).unwrap();
+    let verdict = case.verdict(&unflushed());
+    assert_eq!(verdict.violations, []);
+    assert_eq!((verdict.losses.tail, verdict.losses.holes), (2, 0));
+    let names: Vec<Anomaly> = verdict.permitted.iter().map(|finding| finding.anomaly).collect();
+    assert_eq!(names, [Anomaly::LostTail, Anomaly::OffsetReused]);
+}
+
+#[test]
+fn ack_between_cut_and_silence_is_booked_apart() {
+    let case = Case::new(3).ack(0, 1.1).ack(1, 5.2).ack(2, 5.4).log(&[(0, 0), (1, 1)], 2).cut(5.0, 5.5, 6.0);
+    let verdict = case.verdict(&durable());
+    assert_eq!(verdict.violations, []);
+    assert_eq!(verdict.losses.of_records, 1, "what is booked apart is not in the denominator");
+    let apart = verdict.cells.acknowledged_after_cut;
+    assert_eq!((apart.absent, apart.once), (1, 1));
+}
+
+#[test]
+fn ack_after_a_kill_is_an_ack_like_any_other() {
+    let mut case = Case::new(1).ack(0, 5.2).log(&[], 0).cut(5.0, 5.5, 6.0);
+    case.faults[0].fault.kind = FaultKind::ProcessKill;
+    let verdict = case.verdict(&durable());
+    assert_eq!(verdict.violation(Anomaly::LostTail), 1);
+    assert_eq!(verdict.losses.during_fault, 1);
+}
+
+#[test]
+fn loss_that_no_fault_explains_is_a_violation_even_if_loss_is_permitted() {
+    let case = Case::new(2).ack(0, 1.1).ack(1, 7.0).log(&[(0, 0)], 1).cut(5.0, 5.5, 6.0);
+    let verdict = case.verdict(&unflushed());
+    assert_eq!(verdict.violation(Anomaly::LostTail), 1);
+    assert_eq!(verdict.losses.unexplained, 1);
+}
+
+#[test]
+fn loss_window_of_a_contract_has_an_edge() {
+    let contract = Contract {
+        loss: Loss::Tail { messages: None, window: Some(at(2.0)) },
+        flush_allowance: at(0.5),
+        ..unflushed()
+    };
+    let lost_at =
+        |acked: f64| Case::new(1).ack(0, acked).log(&[], 0).cut(10.0, 10.5, 11.0).verdict(&contract);
+    assert_eq!(lost_at(7.5).violations, []);
+    assert_eq!(lost_at(7.499_999).violation(Anomaly::LostBeyondWindow), 1);
+}
+
+#[test]
+fn loss_by_count_has_an_edge() {
+    let contract = Contract { loss: Loss::Tail { messages: Some(2), window: None }, ..unflushed() };
+    let lost = |count: u64| {
+        let case = (0..count).fold(Case::new(count), |case, sequence| case.ack(sequence, 8.0));
+        case.log(&[], 0).cut(10.0, 10.5, 11.0).verdict(&contract)
+    };
+    assert_eq!(lost(2).violations, []);
+    assert_eq!(lost(3).violation(Anomaly::LostBeyondWindow), 1);
+}
+
+#[test]
+fn second_fault_is_blamed_for_what_the_first_is_known_to_have_left() {
+    let case = || Case::new(1).ack(0, 1.0).log(&[], 0).cut(2.0, 2.1, 2.2).cut(9.0, 9.1, 9.2);
+    assert_eq!(case().verdict(&unflushed()).losses.window, Some(at(1.0)));
+    let mut seen = case();
+    let partition = seen.partition();
+    seen.faults[0].recovered_ends.push((partition, Offset(1)));
+    assert_eq!(seen.verdict(&unflushed()).losses.window, Some(at(8.0)));
+}
+
+#[test]
+fn acks_zero_loss_counts_what_was_sent_before_the_fault() {
+    let mut case = Case::new(4).log(&[(0, 0)], 1).cut(3.5, 3.6, 3.7);
+    let partition = case.partition();
+    case.ledger.sent(partition, Sequences { first: 0, count: 4 }).unwrap();
+    let contract = promise(&Setting::single_broker(Acks::Zero, Flush::EVERY_MESSAGE), Some(&CUT));
+    let verdict = case.verdict(&contract);
+    assert_eq!(verdict.violations, []);
+    assert_eq!((verdict.cells.sent.absent, verdict.cells.sent.once), (3, 1));
+    assert_eq!(verdict.losses.sent_absent, 2, "the fourth was sent after the fault");
+    assert_eq!(verdict.losses.sent_window, Some(at(1.5)));
+    assert!(verdict.is_vacuous());
+}
+
+#[test]
+fn cells_of_every_outcome_add_up() {
+    let mut case = Case::new(8).ack(0, 1.1).log(&[(0, 0), (1, 2), (2, 2), (3, 4)], 4);
+    let partition = case.partition();
+    let one = Sequences::one;
+    case.ledger.error(partition, one(1), ErrorClass::Fail, Some(10)).unwrap();
+    case.ledger.error(partition, one(2), ErrorClass::Info, Some(7)).unwrap();
+    case.ledger.error(partition, one(3), ErrorClass::Info, None).unwrap();
+    case.ledger.error(partition, one(4), ErrorClass::Fail, Some(19)).unwrap();
+    case.ledger.never_sent(partition, one(5)).unwrap();
+    case.ledger.abandoned(partition, Sequences { first: 1, count: 4 }).unwrap();
+    let verdict = case.verdict(&promise(&Setting::single_broker(Acks::One, Flush::EVERY_MESSAGE), None));
+    assert_eq!(verdict.attempts, 8);
+    assert_eq!(verdict.cells.total(), 8);
+    assert_eq!((verdict.cells.failed.absent, verdict.cells.failed.once), (1, 1));
+    assert_eq!(
+        (verdict.cells.unknown.absent, verdict.cells.unknown.more),
+        (3, 1),
+        "pending counts as unknown"
+    );
+    assert_eq!(verdict.cells.never_sent.absent, 1);
+    assert_eq!(verdict.application_lost, 2, "sequences 1 and 3; 2 and 4 are in the log after all");
+    assert_eq!(verdict.violation(Anomaly::AbortedRead), 1);
+    let example = &verdict.violations[0].examples[0];
+    assert!(example.contains("sequence 4") && example.contains("code 19"), "{example}");
+}
+
+#[test]
+fn never_sent_record_in_the_log_is_named() {
+    let mut case = Case::new(1).log(&[(0, 0)], 1);
+    let partition = case.partition();
+    case.ledger.never_sent(partition, Sequences::one(0)).unwrap();
+    assert_eq!(case.verdict(&durable()).violation(Anomaly::NeverSentRead), 1);
+}
+
+#[test]
+fn forensic_line_knows_who_saw_the_record_and_what_was_durable() {
+    let mut case = Case::new(2).ack(0, 1.1).ack(1, 2.1).log(&[(0, 0)], 1).cut(9.0, 9.1, 9.2);
+    case = case.polled(4, 3.0, &[(0, 0), (1, 1)]).polled(5, 2.5, &[(1, 1)]);
+    let partition = case.partition();
+    for (seconds, offset) in [(3.0, 1), (9.5, 2)] {
+        let observed = Observed::Durable;
+        let (asked_at, at) = (at(seconds), at(seconds));
+        case.observations.push(Observation { partition, asked_at, at, observed, offset: Offset(offset) });
+    }
+    let verdict = case.verdict(&unflushed());
+    let [line] = verdict.lost_records.as_slice() else { panic!("{:?}", verdict.lost_records) };
+    assert_eq!(line.last_seen, Some((at(3.0), 4)));
+    assert_eq!(line.durable_offset, Some((at(3.0), Offset(1))), "the last one before the fault");
+    assert_eq!(line.fault_at, Some(at(9.0)));
+    assert_eq!(verdict.permitted.iter().find(|f| f.anomaly == Anomaly::ReadThenLost).unwrap().count, 1);
+}
+
+#[test]
+fn polled_unknown_record_that_vanishes_is_read_then_lost() {
+    let case =
+        Case::new(2).ack(0, 1.1).log(&[(0, 0)], 1).cut(9.0, 9.1, 9.2).polled(0, 3.0, &[(0, 0), (1, 1)]);
+    assert_eq!(case.verdict(&durable()).violation(Anomaly::ReadThenLost), 1);
+}
+
+#[test]
+fn gap_begins_with_the_first_unanswered_send() {
+    // Sends at 1, 2, 3 … 6 s. The third is answered at 8 s, the rest at once.
+    let case = Case::new(6).ack(0, 1.1).ack(1, 2.1).ack(2, 8.0).ack(3, 8.1).ack(4, 8.1).ack(5, 8.1);
+    let entries: Vec<(i64, u64)> = (0..6).map(|n| (n as i64, n)).collect();
+    let verdict = case.log(&entries, 6).verdict(&durable());
+    let gap = verdict.longest_gap.unwrap();
+    assert_eq!((gap.from, gap.to), (at(3.0), at(8.0)));
+}
+
+#[test]
+fn trial_without_the_evidence_is_refused() {
+    let mut no_final = Case::new(1).trial();
+    no_final.readings[0] = Reading::new(
+        Reader { isolation: Isolation::ReadCommitted, forced_leader: None },
+        RUN,
+        &Layout::new(&[1]),
+    );
+    assert!(matches!(judge(no_final.clone(), &durable()), Err(JudgeError::NotRead { .. })));
+    no_final.readings.clear();
+    assert_eq!(judge(no_final, &durable()), Err(JudgeError::NoFinalRead));
+
+    let mut other_run = Case::new(1).trial();
+    other_run.polls.push(Polls::new(0, Isolation::ReadCommitted, RunId(2), &Layout::new(&[1])));
+    assert!(matches!(judge(other_run, &durable()), Err(JudgeError::Mismatch { what: "consumer", place: 0 })));
+
+    let backwards = Case::new(1).cut(5.0, 4.0, 6.0).trial();
+    assert_eq!(judge(backwards, &durable()), Err(JudgeError::FaultOutOfOrder { place: 0 }));
+}
+
+#[test]
+fn offset_that_a_broker_made_up_does_not_exhaust_memory() {
+    let mut case = Case::new(2).log(&[(0, 0)], 1);
+    let partition = case.partition();
+    case.ledger.ack(partition, Sequences::one(0), Offset(i64::MAX), at(2.0)).unwrap();
+    case.ledger.ack(partition, Sequences::one(1), Offset(-1), at(2.0)).unwrap();
+    let verdict = case.verdict(&durable());
+    assert!(verdict.violation(Anomaly::InconsistentOffset) > 0);
+    assert_eq!(verdict.losses.records, 1);
+}
+
+#[test]
+fn ledger_error_says_where() {
+    let mut case = Case::new(1);
+    let partition = case.partition();
+    let error = case.ledger.ack(partition, Sequences::one(7), Offset(0), at(1.0)).unwrap_err();
+    assert!(matches!(error, LedgerError::NeverAttempted { first: 7, attempted: 1, .. }));
+    assert!(error.to_string().contains("7..8"), "{error}");
+}
+
+#[test]
+fn offset_given_twice_is_named_even_if_a_permitted_loss_took_both() {
+    let mut case = Case::new(2).ack(0, 2.5).log(&[], 0).cut(5.0, 5.5, 6.0);
+    let partition = case.partition();
+    case.ledger.ack(partition, Sequences::one(1), Offset(0), at(2.6)).unwrap();
+    let verdict = case.verdict(&unflushed());
+    assert_eq!(verdict.violation(Anomaly::InconsistentOffset), 1, "{:?}", verdict.violations);
+}
+
+#[test]
+fn loss_window_of_acks_during_a_fault_is_their_span() {
+    let mut case = Case::new(2).ack(0, 5.2).ack(1, 5.4).log(&[], 0).cut(5.0, 5.5, 6.0);
+    case.faults[0].fault.kind = FaultKind::NetworkPartition;
+    let verdict = case.verdict(&unflushed());
+    assert_eq!(verdict.losses.during_fault, 2);
+    assert_eq!(verdict.losses.window, Some(at(0.2)));
+}
+
+#[test]
+fn acknowledged_records_out_of_order_are_forbidden_or_counted_by_the_setting() {
+    let swapped = || {
+        let mut case = Case::new(2).log(&[(0, 1), (1, 0)], 2);
+        let partition = case.partition();
+        case.ledger.ack(partition, Sequences::one(0), Offset(1), at(9.0)).unwrap();
+        case.ledger.ack(partition, Sequences::one(1), Offset(0), at(9.0)).unwrap();
+        case
+    };
+    let one_in_flight = Setting::single_broker(Acks::One, Flush::EVERY_MESSAGE);
+    let verdict = swapped().verdict(&promise(&one_in_flight, None));
+    assert_eq!(verdict.violation(Anomaly::NonMonotonicSend), 1);
+    let verdict = swapped().verdict(&promise(&Setting { max_in_flight: 5, ..one_in_flight }, None));
+    assert_eq!(verdict.violations, []);
+    assert_eq!(verdict.permitted.len(), 1);
+}
+
+#[test]
+fn polled_record_that_ends_up_elsewhere_is_an_inconsistent_offset() {
+    let case = Case::new(1).ack(0, 1.1).log(&[(0, 0)], 1).polled(0, 2.0, &[(3, 0)]);
+    let verdict = case.verdict(&durable());
+    assert_eq!(verdict.violation(Anomaly::InconsistentOffset), 1);
+    assert_eq!(verdict.violation(Anomaly::ReadThenLost), 0);
+}
