@@ -1,0 +1,626 @@
+//! One cell: a broker from an empty directory to a verdict.
+//!
+//! ```text
+//!   medium ─ prepare ─ start ─ topic ─ settle ─ warm memory ─ warm up ─ LOAD ─ fault ─ restart ─ final reads ─ verdict
+//!                                       │                                │                        │
+//!                     nothing of this may be lost to a cut    every outcome in the ledger   both isolation levels
+//! ```
+//!
+//! Whatever happens on the way, the broker is killed and the medium is gone when [`run`] returns: both belong to values
+//! that clean up when they are dropped.
+
+pub mod contract;
+mod fault;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use highwater_checker::{
+    self as checker, Contract, FaultEvent, Isolation, JudgeError, Layout, Loss, Nanos, Offset, PartitionId,
+    Reading, RunId, Setting, Verdict, judge,
+};
+use highwater_disk::{CutReport, PowerOnReport};
+use serde::Serialize;
+
+use crate::broker::admin::{self, AdminError, LATEST, Settings};
+use crate::broker::driver::{Driver, Place};
+use crate::broker::process::{Broker, BrokerError, Installed, Stopped, Usage, free_ports};
+use crate::broker::wire::{Connection, WireError};
+use crate::cancel::{Cancel, Interrupted};
+use crate::clock::{Clock, after};
+use crate::final_read::{ReadError, Source, final_read};
+use crate::load::{self, Done, Driving, LoadError, Running};
+use crate::machine;
+use crate::medium::{Medium, MediumError, MediumKind, Scratch};
+use crate::results::{FaultMark, Latency, Load, Timeline};
+use crate::workload::settings::{Acks, Fault};
+use crate::workload::{Cell, Workload};
+
+use contract::Effective;
+use fault::Strike;
+
+/// The topic of every cell.
+const TOPIC: &str = "bench";
+/// Medium of a disk with a power switch. Sparse: only what is written takes space.
+const DISK_BYTES: u64 = 4 << 30;
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// A broker that has just started may refuse a topic until it counts itself in.
+const CREATE_WITHIN: Duration = Duration::from_secs(20);
+const CREATE_AGAIN_AFTER: Duration = Duration::from_millis(100);
+/// Between two looks at a running load.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// With acks=0 the log is taken to be complete once it has not grown for so long.
+const QUIET: Duration = Duration::from_millis(500);
+const QUIET_WITHIN: Duration = Duration::from_secs(30);
+/// Memory touched before a performance cell, through the page cache.
+const WARM_BYTES: u64 = 1 << 30;
+
+/// What a cell needs besides itself.
+#[derive(Clone, Copy)]
+pub struct Bench<'a> {
+    /// How to run its broker.
+    pub driver: &'a Driver,
+    /// Where the broker is installed.
+    pub home: &'a Path,
+    /// The workload it is from.
+    pub workload: &'a Workload,
+    /// Where its files go while it runs, on a real disk.
+    pub scratch: &'a Path,
+    /// Where logs are kept afterwards.
+    pub logs: &'a Path,
+    /// Whether this machine can cut the power of a disk.
+    pub can_cut_power: bool,
+    /// Runs the cells that need a power cut where this machine has none, if there is such a thing.
+    pub simulator: Option<&'a dyn Simulate>,
+    /// How the client's bytes move.
+    pub driving: Driving,
+    /// Somebody may ask to stop.
+    pub cancel: &'a Cancel,
+    /// Who wants to know how far it is.
+    pub observer: &'a dyn Observer,
+}
+
+/// A world in which brokers run without a real disk, and its power can be cut without a real machine.
+pub trait Simulate {
+    /// Whether it can run this broker: only one whose code is part of it.
+    fn knows(&self, broker: &str) -> bool;
+    /// Runs a cell.
+    fn run(&self, cell: &Cell, cancel: &Cancel) -> Result<Outcome, CellError>;
+}
+
+/// Who wants to know how far a cell is.
+pub trait Observer {
+    /// A phase begins.
+    fn phase(&self, phase: Phase);
+    /// The load has run for `elapsed` of `of`, and `acked` records were acknowledged so far.
+    fn load(&self, acked: u64, elapsed: Duration, of: Duration);
+}
+
+/// The phases of a cell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Medium, data directory, broker, topic.
+    Starting,
+    /// Memory and load.
+    WarmingUp,
+    /// The clock runs.
+    Loading,
+    /// After the fault, until the broker serves again.
+    Recovering,
+    /// The final reads.
+    Reading,
+}
+
+impl Phase {
+    /// In words.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Phase::Starting => "starting",
+            Phase::WarmingUp => "warming up",
+            Phase::Loading => "loading",
+            Phase::Recovering => "recovering",
+            Phase::Reading => "reading back",
+        }
+    }
+}
+
+/// Why a cell has no verdict.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CellError {
+    /// It belongs to the simulator.
+    #[error("this cell needs the simulated disk")]
+    NeedsSimulation,
+    /// The medium.
+    #[error(transparent)]
+    Medium(#[from] MediumError),
+    /// The disk with the switch.
+    #[error(transparent)]
+    Disk(#[from] highwater_disk::Error),
+    /// The broker.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// Its administration.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// A connection for that.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// The broker ignores a setting.
+    #[error("{0}")]
+    NotInEffect(String),
+    /// The load.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The final read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The evidence does not suffice.
+    #[error(transparent)]
+    Judge(#[from] JudgeError),
+    /// A file of the harness.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Somebody asked to stop.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+}
+
+impl CellError {
+    /// Whether the cell was given up because somebody asked to stop.
+    #[must_use]
+    pub fn is_interrupted(&self) -> bool {
+        matches!(
+            self,
+            CellError::Interrupted(_)
+                | CellError::Broker(BrokerError::Interrupted(_))
+                | CellError::Load(LoadError::Interrupted(_))
+                | CellError::Read(ReadError::Interrupted(_))
+        )
+    }
+}
+
+/// What came of a cell.
+#[derive(Debug, Serialize)]
+pub struct Outcome {
+    /// What the broker really had.
+    pub setting: Setting,
+    /// What it therefore owed.
+    pub contract: Contract,
+    /// Settings in effect, as the report prints them.
+    pub effective: Vec<(String, String)>,
+    /// Broker settings that it was given.
+    pub broker_settings: Settings,
+    /// Topic settings that it was given.
+    pub topic_settings: Settings,
+    /// How much was done.
+    pub load: Load,
+    /// From the intended send time.
+    pub intended: Latency,
+    /// From the send.
+    pub service: Latency,
+    /// By time.
+    pub timeline: Timeline,
+    /// The fault, as it happened.
+    pub fault: Option<FaultMark>,
+    /// What the checker says.
+    pub verdict: Verdict,
+    /// The load ended before the loss window could.
+    pub window_is_lower_bound: bool,
+    /// Everything else that is worth keeping.
+    pub details: Details,
+}
+
+/// What is kept of a cell beside its figures.
+#[derive(Debug, Clone, Serialize)]
+pub struct Details {
+    /// From the start command to the first answer, on the empty directory.
+    pub ready_ms: u64,
+    /// From the restart after the fault until every partition had a leader again.
+    pub recovery_ms: Option<u64>,
+    /// How long before the fault the last ack had come.
+    pub since_last_ack_at_fault_us: Option<u64>,
+    /// CPU time of the broker's own processes while the clock ran; up to the fault, if there was one.
+    pub broker_process_cpu_ms: u64,
+    /// Most memory its processes had resident.
+    pub broker_peak_rss_bytes: u64,
+    /// CPU time of the client while the clock ran.
+    pub client_cpu_ms: u64,
+    /// Whether memory was touched through the page cache before the load.
+    pub memory_warmed: bool,
+    /// Whether the broker stopped by itself at the end.
+    pub stopped_cleanly: bool,
+    /// What the cut did to the disk.
+    pub cut: Option<CutReport>,
+    /// What the file system said when the power came back.
+    pub power_on: Option<PowerOnReport>,
+}
+
+/// Runs a cell.
+pub fn run(bench: &Bench<'_>, cell: &Cell) -> Result<Outcome, CellError> {
+    let kind = MediumKind::for_fault(cell.settings.fault, bench.can_cut_power);
+    if kind == MediumKind::Simulated {
+        return match bench.simulator.filter(|simulator| simulator.knows(&cell.broker)) {
+            Some(simulator) => simulator.run(cell, bench.cancel),
+            None => Err(CellError::NeedsSimulation),
+        };
+    }
+    bench.observer.phase(Phase::Starting);
+    let scratch = Scratch::create(bench.scratch)?;
+    let medium = Medium::create(kind, &scratch, DISK_BYTES)?;
+    let work = scratch.child("work")?;
+    // From here on logs are worth keeping, whatever happens.
+    let kept = KeepLogs { from: work.path().to_owned(), to: bench.logs.to_owned() };
+    let outcome = Trial::new(*bench, cell, &medium, work.path())?.run();
+    drop(kept);
+    medium.remove()?;
+    outcome
+}
+
+/// Copies the logs of a cell's broker when it is dropped.
+struct KeepLogs {
+    from: PathBuf,
+    to: PathBuf,
+}
+
+impl Drop for KeepLogs {
+    fn drop(&mut self) {
+        for name in ["broker.log", "prepare.log"] {
+            // A log that cannot be kept must not hide what the cell found.
+            let _ = std::fs::create_dir_all(&self.to)
+                .and_then(|()| std::fs::copy(self.from.join(name), self.to.join(name)));
+        }
+    }
+}
+
+/// A cell under way.
+struct Trial<'a> {
+    bench: Bench<'a>,
+    cell: &'a Cell,
+    medium: &'a Medium,
+    installed: Installed,
+    layout: Layout,
+    run: RunId,
+    broker_settings: Settings,
+    topic_settings: Settings,
+}
+
+/// What is known once the load has ended.
+struct Loaded {
+    done: Done,
+    started_at: Nanos,
+    strike: Option<Strike>,
+    usage: Usage,
+    machine_cpu: Option<Duration>,
+}
+
+impl<'a> Trial<'a> {
+    fn new(bench: Bench<'a>, cell: &'a Cell, medium: &'a Medium, work: &Path) -> Result<Self, CellError> {
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |source| CellError::Io { path, source }
+        };
+        let (port, port2) = free_ports().map_err(io(work))?;
+        let data = medium.data();
+        std::fs::create_dir_all(&data).map_err(io(&data))?;
+        let place = Place { home: bench.home.to_owned(), data, work: work.to_owned(), port, port2 };
+        let overrides = bench.workload.settings.get(&cell.broker);
+        let broker_settings = bench.driver.settings_for(cell.settings.flush, overrides);
+        let installed = Installed::prepare(bench.driver, place, &broker_settings, bench.cancel)?;
+        Ok(Trial {
+            bench,
+            cell,
+            medium,
+            installed,
+            layout: Layout::new(&[cell.settings.partitions.unsigned_abs()]),
+            run: RunId(cell.seed.child(&cell.broker).0),
+            broker_settings,
+            topic_settings: contract::topic_settings(cell, &bench.workload.topic),
+        })
+    }
+
+    fn run(self) -> Result<Outcome, CellError> {
+        let clock = Clock::start();
+        let starting = Instant::now();
+        let mut broker = self.installed.start()?;
+        let broker_id = broker.wait_ready(None, self.bench.cancel)?;
+        let ready_ms = millis(starting.elapsed());
+        self.create_topic(&mut broker)?;
+        let effective = self.effective(broker_id)?;
+        effective.check(&self.topic_settings).map_err(CellError::NotInEffect)?;
+        let setting = effective.setting(self.cell, self.bench.driver);
+        let fault = contract::fault(self.cell.settings.fault);
+        let contract = contract::contract(&setting, fault.as_ref());
+        self.settle()?;
+
+        let memory_warmed = self.warm_memory()?;
+        let loaded = self.load(&mut broker, clock)?;
+
+        let (events, power_on, recovery_ms) = match (loaded.strike, fault) {
+            (Some(strike), Some(fault)) => {
+                let (event, power_on, recovery) = self.recover(&mut broker, &strike, fault, clock)?;
+                (vec![event], power_on, Some(millis(recovery)))
+            }
+            _ => {
+                self.wait_until_quiet(&loaded)?;
+                (Vec::new(), None, None)
+            }
+        };
+        self.bench.observer.phase(Phase::Reading);
+        let readings = self.read_back(&broker)?;
+        let stopped_cleanly = broker.stop()? == Stopped::Cleanly;
+
+        let Loaded { done, started_at, strike, usage, machine_cpu } = loaded;
+        let mark = events.first().map(|event| FaultMark {
+            fault: event.fault,
+            struck_at: event.struck_at,
+            restored_at: event.restored_at,
+        });
+        let attempted_from = started_at.since(crate::clock::nanos(self.cell.timing.warm_up));
+        let trial = checker::Trial {
+            ledger: done.ledger,
+            faults: events,
+            readings,
+            polls: Vec::new(),
+            observations: Vec::new(),
+        };
+        let verdict = judge(trial, &contract)?;
+        let broker_cpu = machine_cpu.map(|machine| machine.saturating_sub(done.client_cpu));
+        Ok(Outcome {
+            window_is_lower_bound: strike.is_some_and(|strike| {
+                is_lower_bound(&contract, &verdict, strike.struck_at.since(attempted_from))
+            }),
+            load: Load { broker_cpu: broker_cpu.map(crate::clock::nanos), ..done.load },
+            intended: done.intended,
+            service: done.service,
+            timeline: done.timeline,
+            fault: mark,
+            verdict,
+            details: Details {
+                ready_ms,
+                recovery_ms,
+                since_last_ack_at_fault_us: strike.map(|strike| micros(strike.since_last_ack)),
+                broker_process_cpu_ms: millis(usage.cpu),
+                broker_peak_rss_bytes: usage.peak_rss_bytes,
+                client_cpu_ms: millis(done.client_cpu),
+                memory_warmed,
+                stopped_cleanly,
+                cut: strike.and_then(|strike| strike.cut),
+                power_on,
+            },
+            effective: effective.shown(self.bench.driver),
+            setting,
+            contract,
+            broker_settings: self.broker_settings,
+            topic_settings: self.topic_settings,
+        })
+    }
+
+    fn partitions(&self) -> i32 {
+        self.cell.settings.partitions
+    }
+
+    fn connect(&self) -> Result<Connection, WireError> {
+        Connection::open(self.installed.address(), ADMIN_TIMEOUT)
+    }
+
+    fn create_topic(&self, broker: &mut Broker) -> Result<(), CellError> {
+        let deadline = Instant::now() + CREATE_WITHIN;
+        let mut connection = self.connect()?;
+        while let Err(error) =
+            admin::create_topic(&mut connection, TOPIC, self.partitions(), &self.topic_settings)
+        {
+            broker.check_alive()?;
+            if Instant::now() >= deadline {
+                return Err(error.into());
+            }
+            self.bench.cancel.wait(CREATE_AGAIN_AFTER)?;
+        }
+        broker.wait_ready(Some((TOPIC, self.partitions())), self.bench.cancel)?;
+        Ok(())
+    }
+
+    fn effective(&self, broker_id: i32) -> Result<Effective, CellError> {
+        let mut connection = self.connect()?;
+        match admin::topic_settings(&mut connection, TOPIC) {
+            Ok(topic) => {
+                let broker = admin::broker_settings(&mut connection, broker_id)?;
+                Ok(Effective { topic, broker })
+            }
+            // A broker that cannot be asked is believed.
+            Err(AdminError::Wire(WireError::Unsupported { .. })) => Ok(Effective::default()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn settle(&self) -> Result<(), CellError> {
+        self.medium.settle().map_err(|source| CellError::Io { path: self.medium.data(), source })
+    }
+
+    /// A virtual machine's first touch of a page costs far more than a write to it. Touches memory through the page
+    /// cache, before cells that are measured.
+    fn warm_memory(&self) -> Result<bool, CellError> {
+        self.bench.observer.phase(Phase::WarmingUp);
+        if self.cell.settings.fault != Fault::None {
+            return Ok(false);
+        }
+        let path = self.installed.place().work.join("warm");
+        let io = |source| CellError::Io { path: path.clone(), source };
+        let file = std::fs::File::create(&path).map_err(io)?;
+        let chunk = vec![0x5a; 1 << 20];
+        let mut written = 0;
+        while written < WARM_BYTES {
+            self.bench.cancel.check()?;
+            std::io::Write::write_all(&mut &file, &chunk).map_err(io)?;
+            written += chunk.len() as u64;
+        }
+        drop(file);
+        std::fs::remove_file(&path).map_err(io)?;
+        Ok(true)
+    }
+
+    fn load(&self, broker: &mut Broker, clock: Clock) -> Result<Loaded, CellError> {
+        let plan = load::Plan {
+            address: broker.address(),
+            topic: TOPIC.to_owned(),
+            cell: self.cell.clone(),
+            run: self.run,
+            layout: self.layout.clone(),
+            clock,
+            driving: self.bench.driving,
+        };
+        let mut running = load::start(plan)?;
+        let started_at = running.start_clock(self.bench.cancel)?;
+        let before = (machine::busy_cpu(), broker.usage());
+        self.bench.observer.phase(Phase::Loading);
+        let strike = match self.cell.fault_after() {
+            Some(delay) => {
+                self.watch(broker, &running, started_at, Some(after(started_at, delay)), clock)?;
+                let usage = broker.usage();
+                let strike = self.strike(broker, &running, clock)?;
+                self.bench.observer.phase(Phase::Recovering);
+                (Some(strike), usage)
+            }
+            None => {
+                self.watch(broker, &running, started_at, None, clock)?;
+                (None, broker.usage())
+            }
+        };
+        let (strike, usage) = strike;
+        let machine_cpu =
+            machine::busy_cpu().zip(before.0).map(|(after, before)| after.saturating_sub(before));
+        let done = running.finish(self.bench.cancel)?;
+        let cpu = usage.cpu.saturating_sub(before.1.cpu);
+        Ok(Loaded { done, started_at, strike, usage: Usage { cpu, ..usage }, machine_cpu })
+    }
+
+    /// Waits until `until`, or until the load is finished.
+    fn watch(
+        &self,
+        broker: &mut Broker,
+        running: &Running,
+        started_at: Nanos,
+        until: Option<Nanos>,
+        clock: Clock,
+    ) -> Result<(), CellError> {
+        let of = self.cell.timing.duration;
+        while !running.is_finished() {
+            let now = clock.now();
+            if until.is_some_and(|until| now >= until) {
+                return Ok(());
+            }
+            let elapsed = Duration::from_nanos(now.since(started_at).0).min(of);
+            self.bench.observer.load(running.progress().acked(), elapsed, of);
+            broker.check_alive()?;
+            let next = Instant::now() + LOOK_INTERVAL;
+            self.bench.cancel.wait_until(until.map_or(next, |until| next.min(clock.instant(until))))?;
+        }
+        Ok(())
+    }
+
+    fn strike(&self, broker: &mut Broker, running: &Running, clock: Clock) -> Result<Strike, CellError> {
+        match self.medium.disk() {
+            Some(disk) if self.cell.settings.fault == Fault::PowerCut => {
+                fault::cut_power(broker, disk, running, clock, self.cell.seed)
+            }
+            _ => fault::kill(broker, running, clock),
+        }
+    }
+
+    /// Brings the broker back. Gives what happened, and how long the broker took.
+    fn recover(
+        &self,
+        broker: &mut Broker,
+        strike: &Strike,
+        fault: checker::Fault,
+        clock: Clock,
+    ) -> Result<(FaultEvent, Option<PowerOnReport>, Duration), CellError> {
+        let power_on = match self.medium.disk() {
+            Some(disk) => Some(fault::restore_power(disk)?),
+            None => None,
+        };
+        let restarting = Instant::now();
+        *broker = self.installed.start()?;
+        broker.wait_ready(Some((TOPIC, self.partitions())), self.bench.cancel)?;
+        let recovery = restarting.elapsed();
+        let event = FaultEvent {
+            fault,
+            struck_at: strike.struck_at,
+            silenced_at: strike.silenced_at,
+            restored_at: clock.now(),
+            recovered_ends: self.log_ends()?,
+        };
+        Ok((event, power_on, recovery))
+    }
+
+    fn log_ends(&self) -> Result<Vec<(checker::PartitionIndex, Offset)>, CellError> {
+        let ends = admin::list_offsets(&mut self.connect()?, TOPIC, self.partitions(), 0, LATEST)?;
+        let placed = (0..).zip(ends).filter_map(|(partition, end)| {
+            Some((self.layout.index(PartitionId { topic: 0, partition })?, Offset(end)))
+        });
+        Ok(placed.collect())
+    }
+
+    /// With acks=0 the broker may still be working on what left the client long ago.
+    fn wait_until_quiet(&self, loaded: &Loaded) -> Result<(), CellError> {
+        if self.cell.settings.acks != Acks::Zero {
+            return Ok(());
+        }
+        let attempts = i64::try_from(loaded.done.ledger.attempts()).unwrap_or(i64::MAX);
+        let deadline = Instant::now() + QUIET_WITHIN;
+        let (mut last, mut since) = (-1, Instant::now());
+        loop {
+            let total: i64 = self.log_ends()?.iter().map(|(_, end)| end.0).sum();
+            if total != last {
+                (last, since) = (total, Instant::now());
+            }
+            if total >= attempts || since.elapsed() >= QUIET || Instant::now() >= deadline {
+                return Ok(());
+            }
+            self.bench.cancel.wait(LOOK_INTERVAL)?;
+        }
+    }
+
+    /// Both isolation levels at once: they share nothing but the broker.
+    fn read_back(&self, broker: &Broker) -> Result<Vec<Reading>, CellError> {
+        let source = Source {
+            address: broker.address(),
+            topic: TOPIC,
+            partitions: self.partitions(),
+            run: self.run,
+            layout: &self.layout,
+        };
+        let read = |isolation| final_read(&source, isolation, self.bench.cancel);
+        let (uncommitted, committed) = std::thread::scope(|scope| {
+            let committed = scope.spawn(|| read(Isolation::ReadCommitted));
+            let uncommitted = read(Isolation::ReadUncommitted);
+            (uncommitted, committed.join().expect("a reader does not panic"))
+        });
+        Ok(vec![uncommitted?, committed?])
+    }
+}
+
+/// Whether more would have been lost, had the load run longer: the loss is unbounded, and reached back to where the load
+/// began.
+fn is_lower_bound(contract: &Contract, verdict: &Verdict, load: Nanos) -> bool {
+    let unbounded = match contract.loss {
+        Loss::Tail { messages: None, window: None } | Loss::NothingAcknowledged => true,
+        Loss::Nothing | Loss::Anything | Loss::Tail { .. } => false,
+    };
+    let window = verdict.losses.window.max(verdict.losses.sent_window);
+    unbounded && window.is_some_and(|window| window.0 as f64 >= 0.9 * load.0 as f64)
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,119 @@
+//! What can be said on the command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::load::Driving;
+use crate::stand_in;
+
+/// Sweep a broker's settings, crash it, and account for every record.
+///
+/// A workload (TOML, see workloads/README.md) names the settings; each combination is a cell. A cell starts a broker on
+/// empty directories, loads it with records that each carry an identity, kills it or cuts its power at a seeded
+/// instant, starts it again, reads everything back, and compares what was promised with what is left.
+#[derive(Debug, Parser)]
+#[command(version, about, long_about, max_term_width = 100, after_help = EXIT_CODES)]
+pub(super) struct Flags {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+const EXIT_CODES: &str = "Exit status: 0 if every contract was kept, 1 if one was broken, 2 if the command could not \
+do its work, 130 if it was interrupted.";
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run every cell of a workload into a folder of results.
+    Run(Run),
+    /// Run one cell again, from its seed.
+    Cell(Cell),
+    /// List the cells of a workload, in the order in which they run.
+    List(List),
+    /// Check workload files, and say what is wrong by line and key.
+    Validate(Validate),
+    /// Write the report of a folder of results again.
+    Report(Report),
+    /// Serve the stand-in broker, with which this program tests itself.
+    StandIn(stand_in::Config),
+}
+
+/// What a workload is run with.
+#[derive(Debug, Args)]
+pub(super) struct Common {
+    /// The workload file. Its drivers are in `brokers/` beside it; relative homes of brokers, and the folders `results`
+    /// and `target/bench`, are relative to the directory above it.
+    pub(super) workload: PathBuf,
+    /// A broker to run in place of the workload's own; may be given more than once.
+    #[arg(long = "broker", value_name = "NAME")]
+    pub(super) brokers: Vec<String>,
+    /// A seed in place of the workload's own.
+    #[arg(long)]
+    pub(super) seed: Option<u64>,
+    /// Run each cell no more often than this.
+    #[arg(long, value_name = "N")]
+    pub(super) max_repeats: Option<u32>,
+    /// How the client's bytes move.
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) client: Driving,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Run {
+    #[command(flatten)]
+    pub(super) common: Common,
+    /// Go on with the newest sweep of this workload that was not finished.
+    #[arg(long)]
+    pub(super) resume: bool,
+    /// Where the folder of results is made.
+    #[arg(long, value_name = "DIR")]
+    pub(super) results: Option<PathBuf>,
+    /// Where brokers keep their files while they run; on the disk that is to be measured.
+    #[arg(long, value_name = "DIR")]
+    pub(super) scratch: Option<PathBuf>,
+    /// Print a line for each lost record that is known by name.
+    #[arg(long)]
+    pub(super) forensics: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Cell {
+    #[command(flatten)]
+    pub(super) common: Common,
+    /// The cell's id, or the beginning of it: see `list`.
+    pub(super) id: String,
+    /// Where brokers keep their files while they run; on the disk that is to be measured.
+    #[arg(long, value_name = "DIR")]
+    pub(super) scratch: Option<PathBuf>,
+    /// Where the broker's logs are kept.
+    #[arg(long, value_name = "DIR")]
+    pub(super) logs: Option<PathBuf>,
+    /// Print a line for each lost record that is known by name.
+    #[arg(long)]
+    pub(super) forensics: bool,
+    /// Print everything that is known of the cell as JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct List {
+    #[command(flatten)]
+    pub(super) common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Validate {
+    /// Workload files.
+    #[arg(required = true)]
+    pub(super) workloads: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Report {
+    /// The folder of results.
+    pub(super) folder: PathBuf,
+    /// Print a line for each lost record that is known by name.
+    #[arg(long)]
+    pub(super) forensics: bool,
+}

@@ -1,0 +1,165 @@
+//! The command line.
+
+mod flags;
+mod show;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use highwater_checker::Standing;
+
+use crate::cancel::{Cancel, Interrupted};
+use crate::stand_in;
+use crate::sweep::{self, Options, Prepared, Progress, SweepError};
+use crate::workload::{Cell, Workload};
+
+use flags::{Command, Common, Flags};
+
+/// A contract was broken.
+const BROKEN: u8 = 1;
+/// The command could not do its work.
+const FAILED: u8 = 2;
+/// Ctrl-C, as a shell would report it.
+const INTERRUPTED: u8 = 130;
+
+/// Parses the command line and does what it says.
+#[must_use]
+pub fn main() -> ExitCode {
+    match run(Flags::parse().command) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) if is_interrupted(&error) => ExitCode::from(INTERRUPTED),
+        Err(error) => {
+            eprintln!("highwater-bench: {error:#}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn run(command: Command) -> Result<u8> {
+    match command {
+        Command::Run(flags) => run_sweep(&flags),
+        Command::Cell(flags) => run_cell(&flags),
+        Command::List(flags) => list(&flags.common),
+        Command::Validate(flags) => validate(&flags.workloads),
+        Command::Report(flags) => show::report_again(&flags.folder, flags.forensics).map(|()| 0),
+        Command::StandIn(config) => {
+            stand_in::serve(&config).with_context(|| format!("stand-in on {}", config.listen))?;
+            Ok(0)
+        }
+    }
+}
+
+fn is_interrupted(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.is::<Interrupted>())
+}
+
+/// Where things are, seen from the workload file.
+fn options(common: &Common, results: Option<PathBuf>, scratch: Option<PathBuf>) -> Result<Options> {
+    let workload = std::path::absolute(&common.workload)
+        .with_context(|| format!("workload {}", common.workload.display()))?;
+    let directory = workload.parent().unwrap_or(Path::new("/"));
+    let root = directory.parent().unwrap_or(directory).to_owned();
+    let scratch = scratch.unwrap_or_else(|| root.join("target/bench"));
+    Ok(Options {
+        workload: common.workload.clone(),
+        brokers: common.brokers.clone(),
+        seed: common.seed,
+        max_repeats: common.max_repeats,
+        driving: common.client,
+        results: results.unwrap_or_else(|| root.join("results")),
+        resume: false,
+        drivers: directory.join("brokers"),
+        scratch: std::path::absolute(&scratch).with_context(|| scratch.display().to_string())?,
+        root,
+        command: std::env::args().collect::<Vec<_>>().join(" "),
+    })
+}
+
+fn prepare(options: &Options) -> Result<Prepared> {
+    let prepared = sweep::prepare(options)?;
+    if let Some(missing) = &prepared.no_power_cuts {
+        let instead = if prepared.simulator.is_some() { "run on the simulated disk" } else { "are left out" };
+        eprintln!("No power can be cut here: {missing}; cells that need it {instead}.");
+    }
+    Ok(prepared)
+}
+
+fn run_sweep(flags: &flags::Run) -> Result<u8> {
+    let options = Options {
+        resume: flags.resume,
+        ..options(&flags.common, flags.results.clone(), flags.scratch.clone())?
+    };
+    let prepared = prepare(&options)?;
+    let cancel = Cancel::on_signals()?;
+    let swept = match sweep::run(&options, &prepared, &cancel) {
+        Err(SweepError::Interrupted(interrupted)) => return Err(interrupted.into()),
+        done => done?,
+    };
+    show::swept(&swept, flags.forensics)?;
+    Ok(match () {
+        () if swept.interrupted => INTERRUPTED,
+        () if swept.is_broken() => BROKEN,
+        () if !swept.failures.is_empty() => FAILED,
+        () => 0,
+    })
+}
+
+fn run_cell(flags: &flags::Cell) -> Result<u8> {
+    let options = options(&flags.common, None, flags.scratch.clone())?;
+    let prepared = prepare(&options)?;
+    let cell = find(&prepared.cells, &flags.id)?;
+    let logs = flags.logs.clone().unwrap_or_else(|| options.root.join("target/bench-logs"));
+    let cancel = Cancel::on_signals()?;
+    let progress = Progress::new(1);
+    progress.begin(1, cell, std::iter::empty());
+    let outcome = sweep::run_cell(&options, &prepared, cell, &logs, &progress, &cancel);
+    let outcome = match outcome {
+        Err(error) if error.is_interrupted() => return Err(Interrupted.into()),
+        other => other.with_context(|| format!("{} ({})", cell.title(), cell.id()))?,
+    };
+    progress.end(cell, &sweep::said(&outcome));
+    if flags.json {
+        println!("{}", serde_json::to_string_pretty(&outcome)?);
+    } else {
+        show::cell(cell, &outcome, flags.forensics);
+    }
+    Ok(if outcome.verdict.standing == Standing::Broken { BROKEN } else { 0 })
+}
+
+fn find<'a>(cells: &'a [Cell], id: &str) -> Result<&'a Cell> {
+    let found: Vec<&Cell> = cells.iter().filter(|cell| cell.id().to_string().starts_with(id)).collect();
+    match found.as_slice() {
+        [cell] => Ok(cell),
+        [] => {
+            bail!("no cell's id begins with {id}; `highwater-bench list` shows them (with the same --broker)")
+        }
+        many => bail!("{id} is the beginning of {} ids; write more of it", many.len()),
+    }
+}
+
+fn list(common: &Common) -> Result<u8> {
+    // Nothing is run, so the brokers need not be there.
+    for cell in sweep::cells(&options(common, None, None)?)? {
+        println!("{}  {} {}", cell.id(), cell.broker, cell.settings);
+    }
+    Ok(0)
+}
+
+fn validate(paths: &[PathBuf]) -> Result<u8> {
+    let mut wrong = false;
+    for path in paths {
+        match Workload::read(path) {
+            Ok(workload) => {
+                let cells = workload.expand(&workload.brokers).len();
+                println!("{}: {cells} cells for {}", path.display(), workload.brokers.join(", "));
+            }
+            Err(error) => {
+                wrong = true;
+                eprintln!("{error}");
+            }
+        }
+    }
+    Ok(if wrong { FAILED } else { 0 })
+}

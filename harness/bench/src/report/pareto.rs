@@ -1,0 +1,397 @@
+//! The chart of the project: throughput against what is lost, one panel a fault.
+//!
+//! *Nothing lost* is a lane of its own below the logarithmic axis, which has no zero. A point stands
+//! at its worst trial; its whiskers span the trials.
+
+use super::marks::{Certainty, Shape, mark, shape_of};
+use super::svg::{Anchor, Area, At, Scale, Svg, at};
+use crate::results::summary::{CellSummary, Judged, performance};
+use crate::results::{stats::Spread, text};
+use highwater_checker::Nanos;
+
+const WIDTH: f64 = 960.0;
+const TOP: f64 = 34.0;
+const PLOT_HEIGHT: f64 = 250.0;
+const LANE_GAP: f64 = 10.0;
+const LANE_HEIGHT: f64 = 92.0;
+const PLOT: (f64, f64) = (84.0, WIDTH - 26.0);
+const RADIUS: f64 = 6.5;
+/// Width of a character of a label, for placing it.
+const CHARACTER: f64 = 6.1;
+
+/// What the vertical axis shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Measure {
+    Window,
+    Records,
+}
+
+impl Measure {
+    const fn title(self) -> &'static str {
+        match self {
+            Self::Window => "loss window, worst trial (log)",
+            Self::Records => "records lost, worst trial (log)",
+        }
+    }
+
+    fn tick(self, value: f64) -> String {
+        match self {
+            Self::Window => {
+                let nanos = Nanos((value * 1e9).round() as u64).to_string();
+                nanos.replacen(".00", "", 1).replacen(".0", "", 1)
+            }
+            Self::Records => text::rounded(value.round() as u64).replacen(".00", "", 1).replacen(".0", "", 1),
+        }
+    }
+
+    /// Trial by trial, zero where nothing was lost.
+    fn losses(self, judged: &Judged) -> Vec<f64> {
+        match self {
+            Self::Window => {
+                let seconds =
+                    |window: &Option<Nanos>| window.map_or(0.0, |window| window.as_secs_f64().max(1e-6));
+                judged.windows.iter().map(seconds).collect()
+            }
+            Self::Records => judged.lost_by_trial.iter().map(|lost| *lost as f64).collect(),
+        }
+    }
+}
+
+struct Point<'s, 'a> {
+    cell: &'s CellSummary<'a>,
+    judged: &'s Judged,
+    speed: Spread,
+    certainty: Certainty,
+    shape: Shape,
+    losses: Spread,
+    /// The lowest loss of a trial that lost anything.
+    least: f64,
+    number: usize,
+}
+
+/// Draws a panel from the cells of one fault; absent if none of them has a throughput.
+pub(super) fn panel(
+    cells: &[CellSummary<'_>],
+    of_fault: &[&CellSummary<'_>],
+    measure: Measure,
+    brokers: &[String],
+    numbers: &dyn Fn(&str) -> usize,
+    title: &str,
+) -> Option<String> {
+    let points: Vec<Point<'_, '_>> =
+        of_fault.iter().filter_map(|cell| point(cells, cell, measure, brokers, numbers)).collect();
+    if points.is_empty() {
+        return None;
+    }
+    Some(Panel::new(&points, measure, title).draw(&points))
+}
+
+fn point<'s, 'a>(
+    cells: &'s [CellSummary<'a>],
+    cell: &'s CellSummary<'a>,
+    measure: Measure,
+    brokers: &[String],
+    numbers: &dyn Fn(&str) -> usize,
+) -> Option<Point<'s, 'a>> {
+    let judged = cell.judged.as_ref()?;
+    let speed = performance(cells, &cell.configuration.id)?;
+    let losses = measure.losses(judged);
+    let least = losses.iter().copied().filter(|loss| *loss > 0.0).fold(f64::INFINITY, f64::min);
+    let in_doubt = !speed.sustained || judged.window_is_lower_bound;
+    Some(Point {
+        cell,
+        judged,
+        speed: speed.bytes_per_second?,
+        certainty: if in_doubt { Certainty::InDoubt } else { Certainty::Certain },
+        shape: shape_of(brokers, &cell.configuration.broker.name),
+        losses: Spread::of(losses)?,
+        least,
+        number: numbers(&cell.configuration.id),
+    })
+}
+
+struct Panel {
+    svg: Svg,
+    x: Scale,
+    y: Option<Scale>,
+    measure: Measure,
+    lane: Area,
+    taken: Vec<Area>,
+    whiskers: Vec<Area>,
+}
+
+impl Panel {
+    fn new(points: &[Point<'_, '_>], measure: Measure, title: &str) -> Self {
+        let lost = || points.iter().filter(|point| point.losses.high > 0.0);
+        let least = lost().map(|point| point.least).fold(f64::INFINITY, f64::min);
+        let most = lost().map(|point| point.losses.high).fold(0.0, f64::max);
+        let has_loss = most > 0.0;
+        let bottom = if has_loss { TOP + PLOT_HEIGHT } else { TOP - LANE_GAP };
+        let lane = Area {
+            left: PLOT.0,
+            top: bottom + LANE_GAP,
+            right: PLOT.1,
+            bottom: bottom + LANE_GAP + LANE_HEIGHT,
+        };
+        let fastest = points.iter().map(|point| point.speed.high / 1e6).fold(0.0, f64::max);
+        Self {
+            svg: Svg::new(WIDTH, lane.bottom + 46.0, title),
+            x: Scale::from_zero(fastest * 1.04, PLOT.0, PLOT.1),
+            y: has_loss.then(|| Scale::decades(least, most * 1.25, bottom, TOP)),
+            measure,
+            lane,
+            taken: Vec::new(),
+            whiskers: Vec::new(),
+        }
+    }
+
+    fn draw(mut self, points: &[Point<'_, '_>]) -> String {
+        self.axes();
+        let places = self.places(points);
+        self.frontier(points, &places);
+        for (point, place) in points.iter().zip(&places) {
+            self.whisker(point, *place);
+        }
+        for place in &places {
+            let reach = RADIUS + 2.0;
+            self.taken.push(Area {
+                left: place.x - reach,
+                top: place.y - reach,
+                right: place.x + reach,
+                bottom: place.y + reach,
+            });
+        }
+        for (point, place) in points.iter().zip(&places) {
+            self.mark(point, *place);
+        }
+        self.svg.finish()
+    }
+
+    fn axes(&mut self) {
+        let (svg, lane) = (&mut self.svg, self.lane);
+        svg.rect("lane", lane);
+        let top = if self.y.is_some() { TOP } else { lane.top };
+        for tick in self.x.ticks() {
+            let x = self.x.position(tick);
+            svg.line("grid", at(x, top), at(x, lane.bottom));
+            svg.text("tick", at(x, lane.bottom + 17.0), Anchor::Middle, &text::tick(tick));
+        }
+        let middle = f64::midpoint(PLOT.0, PLOT.1);
+        let axis = "MB/s without a fault: median of the trials, whiskers from the slowest to the fastest";
+        svg.text("axis", at(middle, lane.bottom + 38.0), Anchor::Middle, axis);
+        svg.text(
+            "lane-name",
+            at(PLOT.0 - 10.0, f64::midpoint(lane.top, lane.bottom) - 3.0),
+            Anchor::End,
+            "nothing",
+        );
+        svg.text(
+            "lane-name",
+            at(PLOT.0 - 10.0, f64::midpoint(lane.top, lane.bottom) + 11.0),
+            Anchor::End,
+            "lost",
+        );
+        svg.text("hint", at(PLOT.1, top - 12.0), Anchor::End, "faster →   ↓ safer");
+        let Some(y) = self.y else { return };
+        for tick in y.minor_ticks() {
+            svg.line("grid minor", at(PLOT.0, y.position(tick)), at(PLOT.1, y.position(tick)));
+        }
+        for tick in y.ticks() {
+            svg.line("grid", at(PLOT.0, y.position(tick)), at(PLOT.1, y.position(tick)));
+            svg.text(
+                "tick",
+                at(PLOT.0 - 10.0, y.position(tick) + 4.0),
+                Anchor::End,
+                &self.measure.tick(tick),
+            );
+        }
+        svg.text_upwards("axis", at(16.0, TOP + PLOT_HEIGHT / 2.0), self.measure.title());
+    }
+
+    /// Where each point stands. In the lane, where height means nothing, points that would hide each
+    /// other are moved apart.
+    fn places(&self, points: &[Point<'_, '_>]) -> Vec<At> {
+        let middle = f64::midpoint(self.lane.top, self.lane.bottom);
+        let rows = [0.0, -26.0, 26.0, -13.0, 13.0];
+        let mut places: Vec<At> = Vec::new();
+        for point in points {
+            let x = self.x.position(point.speed.median / 1e6);
+            let y = match self.y {
+                Some(scale) if point.losses.high > 0.0 => scale.position(point.losses.high),
+                _ => {
+                    let free = |row: &&f64| {
+                        let y = middle + **row;
+                        !places.iter().any(|other| (other.x - x).abs() < 90.0 && (other.y - y).abs() < 12.0)
+                    };
+                    middle + rows.iter().find(free).unwrap_or(&rows[0])
+                }
+            };
+            places.push(at(x, y));
+        }
+        places
+    }
+
+    /// The settings that no other beats in both directions, joined by the steps of what can be had.
+    fn frontier(&mut self, points: &[Point<'_, '_>], places: &[At]) {
+        let mut sure: Vec<(f64, f64, At)> = (points.iter().zip(places))
+            .filter(|(point, _)| point.certainty == Certainty::Certain && !point.cell.is_broken())
+            .map(|(point, place)| (point.losses.high, point.speed.median, *place))
+            .collect();
+        sure.sort_by(|a, b| a.0.total_cmp(&b.0).then(b.1.total_cmp(&a.1)));
+        let mut best: Vec<At> = Vec::new();
+        let mut fastest = f64::NEG_INFINITY;
+        for (_, speed, place) in sure {
+            if speed > fastest {
+                fastest = speed;
+                best.push(place);
+            }
+        }
+        if best.len() < 2 {
+            return;
+        }
+        let corner = |pair: &[At]| [Some(pair[0]), Some(at(pair[0].x, pair[1].y)), Some(pair[1])];
+        for pair in best.windows(2) {
+            let (from, to) = (pair[0], pair[1]);
+            self.whiskers.push(Area { left: from.x - 2.0, top: to.y, right: from.x + 2.0, bottom: from.y });
+            self.whiskers.push(Area { left: from.x, top: to.y - 2.0, right: to.x, bottom: to.y + 2.0 });
+        }
+        self.svg.polyline("frontier", best.windows(2).flat_map(corner));
+        let (last, before) = (best[best.len() - 1], best[best.len() - 2]);
+        let middle = at(f64::midpoint(last.x, before.x), last.y - 6.0);
+        if last.x - before.x > 70.0 {
+            self.svg.text("frontier-name", middle, Anchor::Middle, "frontier");
+            self.taken.push(label_area(middle, Anchor::Middle, "frontier"));
+        }
+    }
+
+    fn whisker(&mut self, point: &Point<'_, '_>, place: At) {
+        let class = format!("whisker {}", super::marks::class_of(point.cell.configuration.flush_class()));
+        let (left, right) = (self.x.position(point.speed.low / 1e6), self.x.position(point.speed.high / 1e6));
+        for (from, to) in [
+            (at(left, place.y), at(right, place.y)),
+            (at(left, place.y - 3.0), at(left, place.y + 3.0)),
+            (at(right, place.y - 3.0), at(right, place.y + 3.0)),
+        ] {
+            self.svg.line(&class, from, to);
+        }
+        let pad = 4.0;
+        self.whiskers.push(Area {
+            left: left - pad,
+            top: place.y - 3.0,
+            right: right + pad,
+            bottom: place.y + 3.0,
+        });
+        let Some(y) = self.y.filter(|_| point.losses.high > 0.0) else { return };
+        let low = y.position(point.least);
+        self.svg.line(&class, place, at(place.x, low));
+        self.svg.line(&class, at(place.x - 3.0, low), at(place.x + 3.0, low));
+        let mut end = low;
+        if point.losses.low == 0.0 {
+            // Some trials lost nothing: the whisker reaches into the lane.
+            end = self.lane.top + 8.0;
+            self.svg.line(&format!("{class} partly"), at(place.x, low), at(place.x, end));
+            self.svg.line(&class, at(place.x - 3.0, end), at(place.x + 3.0, end));
+        }
+        self.whiskers.push(Area { left: place.x - 3.0, top: place.y, right: place.x + 3.0, bottom: end });
+        if point.judged.window_is_lower_bound {
+            let tip = place.y - 20.0;
+            self.svg.line(&class, place, at(place.x, tip));
+            self.svg.polyline(
+                &class,
+                [at(place.x - 4.0, tip + 5.0), at(place.x, tip), at(place.x + 4.0, tip + 5.0)].map(Some),
+            );
+        }
+    }
+
+    fn mark(&mut self, point: &Point<'_, '_>, place: At) {
+        let label = self.place_label(point, place);
+        let flush = point.cell.configuration.flush_class();
+        let broken = point.cell.is_broken();
+        self.svg.link(&point.cell.cell.plan.id, &point.title(), |svg| {
+            svg.circle("target", place, RADIUS * 2.2);
+            mark(svg, point.shape, flush, point.certainty, place, RADIUS);
+            if broken {
+                svg.circle("broken-ring", place, RADIUS + 5.0);
+            }
+            let class = if broken { "label broken-label" } else { "label" };
+            svg.text(class, label.0, label.1, &label.2);
+        });
+    }
+
+    /// A place for the label that hides nothing, tried from the nearest; else the number of its row.
+    fn place_label(&mut self, point: &Point<'_, '_>, place: At) -> (At, Anchor, String) {
+        let broken = if point.cell.is_broken() { "✗ broken: " } else { "" };
+        let unpromised = if point.cell.lost_nothing_unpromised() { " (not promised)" } else { "" };
+        let full = format!("{broken}{}{unpromised}", point.cell.configuration.short_label());
+        let number = format!("#{}", point.number);
+        let frame = Area { left: PLOT.0, top: TOP - 22.0, right: WIDTH - 2.0, bottom: self.lane.bottom };
+        let ring = if point.cell.is_broken() { 4.0 } else { 0.0 };
+        let left = self.x.position(point.speed.low / 1e6).min(place.x - ring);
+        let right = self.x.position(point.speed.high / 1e6).max(place.x + ring);
+        for mind_whiskers in [true, false] {
+            for (position, anchor) in candidates(place, left, right) {
+                let area = label_area(position, anchor, &full);
+                let free = frame.contains(&area)
+                    && !self.taken.iter().any(|other| other.overlaps(&area))
+                    && !(mind_whiskers && self.whiskers.iter().any(|other| other.overlaps(&area)));
+                if free {
+                    self.taken.push(area);
+                    return (position, anchor, full);
+                }
+            }
+        }
+        (at(place.x, place.y - RADIUS - 4.0), Anchor::Middle, number)
+    }
+}
+
+/// Beside the mark, or beyond its whisker; above, below, at the corners.
+fn candidates(place: At, left: f64, right: f64) -> impl Iterator<Item = (At, Anchor)> {
+    let near = RADIUS + 6.0;
+    let beyond = |end: f64| near.max((end - place.x).abs() + 8.0);
+    let sides = [(beyond(right), 4.0, Anchor::Start), (-beyond(left), 4.0, Anchor::End)];
+    let above_below = [(0.0, -near - 1.0, Anchor::Middle), (0.0, near + 9.0, Anchor::Middle)];
+    let corners = [
+        (near - 2.0, -9.0, Anchor::Start),
+        (near - 2.0, 16.0, Anchor::Start),
+        (2.0 - near, -9.0, Anchor::End),
+        (2.0 - near, 16.0, Anchor::End),
+    ];
+    let all = sides.into_iter().chain(above_below).chain(corners);
+    all.map(move |(dx, dy, anchor)| (at(place.x + dx, place.y + dy), anchor))
+}
+
+fn label_area(position: At, anchor: Anchor, text: &str) -> Area {
+    let width = text.chars().count() as f64 * CHARACTER;
+    let left = match anchor {
+        Anchor::Start => position.x,
+        Anchor::Middle => position.x - width / 2.0,
+        Anchor::End => position.x - width,
+    };
+    Area { left, top: position.y - 10.0, right: left + width, bottom: position.y + 3.0 }
+}
+
+impl Point<'_, '_> {
+    fn title(&self) -> String {
+        let Self { cell, judged, speed, .. } = self;
+        let mut lines = vec![
+            format!("#{} {}", self.number, cell.configuration.broker_label()),
+            cell.configuration.label(),
+            format!(
+                "{} MB/s [{} to {}, {}]",
+                text::megabytes(speed.median),
+                text::megabytes(speed.low),
+                text::megabytes(speed.high),
+                text::counted(speed.trials as u64, "trial", "trials")
+            ),
+            super::words::lost(cell, judged),
+        ];
+        if let Some(window) = judged.worst_window() {
+            let bound = if judged.window_is_lower_bound { "at least " } else { "" };
+            lines.push(format!("loss window {bound}{window} in the worst trial"));
+        }
+        if cell.is_broken() {
+            lines.push("THE CONTRACT WAS BROKEN".to_owned());
+        }
+        lines.join("\n")
+    }
+}

@@ -1,0 +1,296 @@
+//! Every cell: a matrix to look over, then speed and loss in full.
+
+use super::html::{Align, Field, Html, Table};
+use super::{Page, words};
+use crate::results::summary::{CellSummary, Judged};
+use crate::results::{stats, text};
+use highwater_checker::{Acks, Contract, Loss, Standing};
+
+pub(super) fn all(html: &mut Html, page: &Page<'_, '_>) {
+    if page.cells.iter().any(|cell| cell.fault().is_some()) {
+        html.section("overview", "What each fault took", |html| matrix(html, page));
+        html.section("loss", "Every fault cell", |html| faults(html, page));
+    }
+    if page.cells.iter().any(|cell| cell.fault().is_none()) {
+        html.section("speed", "Every speed cell", |html| speed(html, page));
+    }
+}
+
+/// Settings against faults.
+fn matrix(html: &mut Html, page: &Page<'_, '_>) {
+    let faults = page.faults();
+    html.markup(format_args!("<div class=\"table\"><table class=\"matrix\"><thead><tr><th>setting</th>"));
+    for fault in &faults {
+        html.markup(format_args!("<th>{}</th>", super::svg::Escaped(&fault.to_string())));
+    }
+    html.markup(format_args!("</tr></thead><tbody>\n"));
+    for configuration in &page.sweep.configurations {
+        let of = |fault: &highwater_checker::Fault| {
+            page.cells
+                .iter()
+                .find(|cell| cell.fault() == Some(fault) && cell.configuration.id == configuration.id)
+        };
+        if faults.iter().all(|fault| of(fault).is_none()) {
+            continue;
+        }
+        let label = page.label(configuration);
+        html.markup(format_args!("<tr><th class=\"row\">"));
+        html.element("span", "", &format!("#{} {label}", page.number(&configuration.id)));
+        html.element("small", "", &configuration.broker_label());
+        html.markup(format_args!("</th>"));
+        for fault in &faults {
+            matrix_field(html, of(fault));
+        }
+        html.markup(format_args!("</tr>\n"));
+    }
+    html.markup(format_args!("</tbody></table></div>\n"));
+    html.element("p", "note", "✓ nothing lost, as promised · ○ nothing lost, not promised · ▽ lost, as the contract permits · ✗ contract broken · – not tried or not read back.");
+}
+
+fn matrix_field(html: &mut Html, cell: Option<&CellSummary<'_>>) {
+    let Some((cell, judged)) = cell.and_then(|cell| Some((cell, cell.judged.as_ref()?))) else {
+        html.markup(format_args!("<td class=\"untried\">–</td>"));
+        return;
+    };
+    let (class, sign) = match (judged.standing, judged.lost, judged.telling_trials) {
+        (Standing::Broken, ..) => ("broken", "✗"),
+        (Standing::Kept, _, 0) => ("untried", "–"),
+        (Standing::Kept, 0, _) if cell.lost_nothing_unpromised() => ("unpromised", "○"),
+        (Standing::Kept, 0, _) => ("kept", "✓"),
+        (Standing::Kept, ..) => ("lossy", "▽"),
+    };
+    html.markup(format_args!(
+        "<td class=\"{class}\"><a href=\"#{}\">",
+        super::svg::Escaped(&cell.cell.plan.id)
+    ));
+    html.element("b", "", &format!("{sign} {} lost", text::exact(judged.lost)));
+    let of = match cell.configuration.setting.acks {
+        Acks::Zero => format!("{} sent", text::rounded(judged.attempts)),
+        Acks::One | Acks::All => text::rounded(judged.acknowledged),
+    };
+    html.element(
+        "small",
+        "",
+        &format!("of {of}, {}", text::counted(judged.trials as u64, "trial", "trials")),
+    );
+    if judged.duplicates > 0 {
+        html.element("small", "", &format!("{} twice", text::exact(judged.duplicates)));
+    }
+    if let Some(gap) = judged.longest_gap {
+        html.element("small", "", &format!("no ack for {gap}"));
+    }
+    html.markup(format_args!("</a></td>"));
+}
+
+fn faults(html: &mut Html, page: &Page<'_, '_>) {
+    let mut table = Table::new([
+        ("#", Align::Number),
+        ("setting", Align::Text),
+        ("fault", Align::Text),
+        ("contract", Align::Text),
+        ("verdict", Align::Text),
+        ("acknowledged", Align::Number),
+        ("lost", Align::Number),
+        ("twice", Align::Number),
+        ("loss window", Align::Number),
+        ("no ack for", Align::Number),
+    ]);
+    for cell in page.cells.iter().filter(|cell| cell.fault().is_some()) {
+        let class = if cell.is_broken() { "broken-row" } else { "" };
+        table.row(class, fault_row(page, cell));
+    }
+    table.write(html);
+    html.element(
+        "p",
+        "note",
+        "Lost: over all trials. Loss window: of the worst trial; below it the range and the median of the trials that \
+         lost anything. No ack for: the longest time that any partition under load went without one, in any trial.",
+    );
+}
+
+fn fault_row(page: &Page<'_, '_>, cell: &CellSummary<'_>) -> Vec<Field> {
+    let configuration = cell.configuration;
+    let fault = cell.fault().map(ToString::to_string).unwrap_or_default();
+    let contract = cell.contract().map(Contract::sentence).unwrap_or_default();
+    let because = cell.contract().map(|contract| contract.because.clone()).unwrap_or_default();
+    let mut row = vec![
+        Field::new(page.number(&configuration.id).to_string()),
+        Field::new(page.label(configuration)).note(configuration.broker_label()).link(&cell.cell.plan.id),
+        Field::new(fault),
+        Field::new(contract).note(because),
+    ];
+    let Some(judged) = &cell.judged else {
+        row.push(Field::new("not read back").class("absent"));
+        row.extend((0..5).map(|_| Field::new("–")));
+        return row;
+    };
+    row.push(verdict(cell, judged));
+    let zero = configuration.setting.acks == Acks::Zero;
+    let after_cut = match judged.acknowledged_after_cut {
+        0 => String::new(),
+        count => format!("+ {} after the cut, apart", text::exact(count)),
+    };
+    row.push(if zero {
+        Field::new("none").note(format!("{} sent", text::rounded(judged.attempts)))
+    } else {
+        Field::new(text::rounded(judged.acknowledged)).note(after_cut)
+    });
+    row.push(lost(judged, zero));
+    row.push(Field::new(text::exact(judged.duplicates)));
+    row.push(window(judged));
+    row.push(Field::new(judged.longest_gap.map_or_else(|| "–".to_owned(), |gap| gap.to_string())));
+    row
+}
+
+fn verdict(cell: &CellSummary<'_>, judged: &Judged) -> Field {
+    let trials = text::counted(judged.trials as u64, "trial", "trials");
+    match judged.standing {
+        Standing::Broken => {
+            let names: Vec<&str> = judged.violations.iter().map(|finding| finding.anomaly.words()).collect();
+            Field::new("✗ broken").note(format!("{}; {trials}", names.join(", "))).class("bad")
+        }
+        Standing::Kept if judged.telling_trials == 0 => {
+            Field::new("– nothing proven").note(trials).class("absent")
+        }
+        Standing::Kept
+            if cell.contract().is_some_and(|contract| contract.loss == Loss::NothingAcknowledged) =>
+        {
+            Field::new("– nothing promised").note(trials).class("absent")
+        }
+        Standing::Kept => Field::new("✓ kept").note(trials),
+    }
+}
+
+fn lost(judged: &Judged, sent: bool) -> Field {
+    if judged.lost == 0 {
+        return Field::new("0").note(words::no_loss_bound(judged));
+    }
+    let of = if sent { judged.attempts } else { judged.acknowledged };
+    let share = text::percent(judged.lost as f64 / of.max(1) as f64);
+    let place = match (sent, judged.tail, judged.holes) {
+        (true, ..) => "never acknowledged".to_owned(),
+        (_, _, 0) => format!("all at the end, {}", text::bytes(judged.lost_bytes)),
+        (_, tail, holes) => format!("{} at the end, {} in the middle", text::exact(tail), text::exact(holes)),
+    };
+    let trials = format!("in {} of {} trials", judged.trials_with_loss(), judged.trials);
+    Field::new(text::exact(judged.lost)).note(format!("{share}, {trials}; {place}"))
+}
+
+fn window(judged: &Judged) -> Field {
+    let mut windows: Vec<_> = judged.windows.iter().flatten().collect();
+    windows.sort();
+    let (Some(least), Some(most)) = (windows.first(), windows.last()) else { return Field::new("–") };
+    let bound = if judged.window_is_lower_bound { "≥ " } else { "" };
+    let median = windows[windows.len() / 2];
+    Field::new(format!("{bound}{most}")).note(format!("{least} to {most}, median {median}"))
+}
+
+fn speed(html: &mut Html, page: &Page<'_, '_>) {
+    let mut table = Table::new([
+        ("#", Align::Number),
+        ("setting", Align::Text),
+        ("offered", Align::Number),
+        ("MB/s", Align::Number),
+        ("records/s", Align::Number),
+        ("p50", Align::Number),
+        ("p99", Align::Number),
+        ("p99.9", Align::Number),
+        ("p99.99", Align::Number),
+        ("max", Align::Number),
+        ("MB per CPU-second", Align::Number),
+    ]);
+    for cell in page.cells.iter().filter(|cell| cell.fault().is_none()) {
+        table.row("", speed_row(page, cell));
+    }
+    table.write(html);
+    html.element(
+        "p",
+        "note",
+        "MB/s: median of the trials, below it slowest to fastest. Latency from the intended send time, histograms of \
+         all trials merged; below it service time. CPU: the machine's less the client's.",
+    );
+}
+
+fn speed_row(page: &Page<'_, '_>, cell: &CellSummary<'_>) -> Vec<Field> {
+    let configuration = cell.configuration;
+    let target = cell.cell.trials.first().and_then(|trial| trial.load.target_records_per_second);
+    let mut offered = Field::new(target.map_or_else(
+        || "as fast as possible".to_owned(),
+        |rate| format!("{}/s", text::rounded(rate as u64)),
+    ));
+    if !cell.sustained {
+        offered = offered.note("✗ not sustained").class("bad");
+    }
+    let zero = if configuration.setting.acks == Acks::Zero { "sent, not acknowledged" } else { "" };
+    let rate = |spread: Option<stats::Spread>, show: &dyn Fn(f64) -> String| {
+        spread.map_or_else(
+            || Field::new("–"),
+            |spread| {
+                let range =
+                    format!("{} to {}, {} trials", show(spread.low), show(spread.high), spread.trials);
+                Field::new(show(spread.median)).note(range)
+            },
+        )
+    };
+    let latency = |quantile: f64| {
+        let of = |latency: &crate::results::Latency| text::latency(latency.quantile(quantile));
+        Field::new(of(&cell.intended)).note(of(&cell.service))
+    };
+    vec![
+        Field::new(page.number(&configuration.id).to_string()),
+        Field::new(page.label(configuration)).note(configuration.broker_label()).link(&cell.cell.plan.id),
+        offered,
+        rate(cell.bytes_per_second, &text::megabytes),
+        rate(cell.records_per_second, &|rate| text::rounded(rate as u64)).note(zero),
+        latency(0.5),
+        latency(0.99),
+        latency(0.999),
+        latency(0.9999),
+        Field::new(text::latency(cell.intended.max())).note(text::latency(cell.service.max())),
+        Field::new(cell.bytes_per_cpu_second.map_or_else(|| "–".to_owned(), text::megabytes)),
+    ]
+}
+
+pub(super) fn comparisons(html: &mut Html, page: &Page<'_, '_>) {
+    let mut table = Table::new([
+        ("A", Align::Text),
+        ("B", Align::Text),
+        ("pairs", Align::Number),
+        ("B ÷ A", Align::Number),
+        ("95 % interval", Align::Number),
+        ("reading", Align::Text),
+    ]);
+    let name = |id: &str| {
+        let cell = page.cells.iter().find(|cell| cell.cell.plan.id == id);
+        cell.map_or_else(
+            || id.to_owned(),
+            |cell| format!("{}, {}", cell.configuration.broker_label(), page.label(cell.configuration)),
+        )
+    };
+    for comparison in &page.sweep.comparisons {
+        let ratio = stats::ratio(&comparison.pairs);
+        let reading = match (&ratio, comparison.a == comparison.b) {
+            (None, _) => "no pair was completed",
+            (Some(_), true) => "the same twice: this is the noise",
+            (Some(ratio), false) if !ratio.is_significant() => "no difference beyond the noise",
+            (Some(ratio), false) if ratio.median > 1.0 => "B is faster",
+            (Some(_), false) => "A is faster",
+        };
+        let (median, interval) = ratio.map_or_else(
+            || ("–".to_owned(), "–".to_owned()),
+            |ratio| (format!("{:.3}", ratio.median), format!("{:.3} to {:.3}", ratio.low, ratio.high)),
+        );
+        table.row(
+            "",
+            [
+                Field::new(name(&comparison.a)),
+                Field::new(name(&comparison.b)),
+                Field::new(comparison.pairs.len().to_string()),
+                Field::new(median),
+                Field::new(interval),
+                Field::new(reading),
+            ],
+        );
+    }
+    table.write(html);
+}

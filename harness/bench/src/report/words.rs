@@ -1,0 +1,34 @@
+//! Sentences about loss that several places use, so that they say the same.
+
+use crate::results::answer::counted_faults;
+use crate::results::stats::rule_of_three;
+use crate::results::summary::{CellSummary, Judged};
+use crate::results::text;
+use highwater_checker::Acks;
+
+/// `lost 0 of 3.1 M acknowledged, 60 power cuts; at most 5 % lose anything`: a zero never stands
+/// without what it rests on.
+pub(crate) fn lost(cell: &CellSummary<'_>, judged: &Judged) -> String {
+    let of = match cell.configuration.setting.acks {
+        Acks::Zero => format!("{} sent, none acknowledged", text::rounded(judged.attempts)),
+        Acks::One | Acks::All => format!("{} acknowledged", text::rounded(judged.acknowledged)),
+    };
+    let trials = judged.trials as u64;
+    let accidents = cell
+        .fault()
+        .map_or_else(|| text::counted(trials, "trial", "trials"), |fault| counted_faults(fault.kind, trials));
+    let lost = text::exact(judged.lost);
+    if judged.lost > 0 {
+        return format!("lost {lost} of {of}, in {} of {accidents}", judged.trials_with_loss());
+    }
+    format!("lost {lost} of {of}, {accidents}; {}", no_loss_bound(judged))
+}
+
+/// What a cell without loss proves.
+pub(crate) fn no_loss_bound(judged: &Judged) -> String {
+    match (judged.telling_trials, rule_of_three(judged.telling_trials)) {
+        (0, _) => "nothing could be lost, so nothing is proven".to_owned(),
+        (_, Some(bound)) => format!("at most {} lose anything (95\u{a0}%)", text::percent_at_most(bound)),
+        (_, None) => "too few trials to bound it".to_owned(),
+    }
+}

@@ -1,0 +1,451 @@
+//! The answer: one sentence for the whole sweep, and the setting to take for each kind of accident.
+//!
+//! A setting is recommended only if it *promises* to keep what was acknowledged and did: one that
+//! happened to lose nothing is not. A broken contract is said before anything else.
+
+use super::stats::{Spread, rule_of_three};
+use super::summary::{CellSummary, performance};
+use super::{Configuration, text};
+use highwater_checker::{Acks, Anomaly, Fault, FaultKind, Loss, Scope};
+
+/// How a headline is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tone {
+    /// A contract was broken.
+    Broken,
+    /// There is a setting that keeps everything.
+    Kept,
+    /// There is none among those tested.
+    Lossy,
+    /// Nothing was tested.
+    Silent,
+}
+
+/// What is said first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Headline {
+    /// How it is meant.
+    pub tone: Tone,
+    /// One sentence.
+    pub sentence: String,
+    /// What must be known with it.
+    pub details: Vec<String>,
+}
+
+/// A kind of accident.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accident {
+    /// A broker's process is killed.
+    ProcessDies,
+    /// One machine loses power.
+    MachineLosesPower,
+    /// All machines of a cluster lose power at once.
+    SiteLosesPower,
+}
+
+impl Accident {
+    /// From the mildest to the worst.
+    pub const ALL: [Self; 3] = [Self::ProcessDies, Self::MachineLosesPower, Self::SiteLosesPower];
+
+    /// As the head of a card.
+    #[must_use]
+    pub const fn question(self) -> &'static str {
+        match self {
+            Self::ProcessDies => "If a process dies",
+            Self::MachineLosesPower => "If a machine loses power",
+            Self::SiteLosesPower => "If the whole site loses power",
+        }
+    }
+
+    fn matches(self, fault: &Fault, brokers: u32) -> bool {
+        let power =
+            matches!(fault.kind, FaultKind::PowerCut | FaultKind::PowerCutEachFlush | FaultKind::TornWrite);
+        let site = brokers > 1 && fault.scope == Scope::AllBrokers;
+        match self {
+            Self::ProcessDies => fault.kind == FaultKind::ProcessKill,
+            Self::MachineLosesPower => power && !site,
+            Self::SiteLosesPower => power && site,
+        }
+    }
+}
+
+/// A setting that kept everything it promised to keep.
+#[derive(Clone, Debug)]
+pub struct Keeper<'s, 'a> {
+    /// The setting.
+    pub configuration: &'a Configuration,
+    /// How fast it is, if that was measured.
+    pub performance: Option<&'s CellSummary<'a>>,
+    /// The cells that show it.
+    pub cells: Vec<&'s CellSummary<'a>>,
+}
+
+impl Keeper<'_, '_> {
+    /// Trials in which something could have been lost.
+    #[must_use]
+    pub fn trials(&self) -> usize {
+        self.judged().map(|judged| judged.telling_trials).sum()
+    }
+
+    /// Records acknowledged in them.
+    #[must_use]
+    pub fn acknowledged(&self) -> u64 {
+        self.judged().map(|judged| judged.acknowledged).sum()
+    }
+
+    /// `20 process kills and 40 power cuts`.
+    #[must_use]
+    pub fn accidents(&self) -> String {
+        let mut faults: Vec<(FaultKind, Scope, usize)> = Vec::new();
+        for cell in &self.cells {
+            let (Some(fault), Some(judged)) = (cell.fault(), &cell.judged) else { continue };
+            match faults.iter_mut().find(|(kind, scope, _)| (*kind, *scope) == (fault.kind, fault.scope)) {
+                Some((_, _, trials)) => *trials += judged.telling_trials,
+                None => faults.push((fault.kind, fault.scope, judged.telling_trials)),
+            }
+        }
+        let words = |(kind, scope, trials): &(FaultKind, Scope, usize)| {
+            let counted = counted_faults(*kind, *trials as u64);
+            let of_all = *scope == Scope::AllBrokers && self.configuration.broker.count > 1;
+            if of_all { format!("{counted} of all brokers at once") } else { counted }
+        };
+        let texts: Vec<String> = faults.iter().map(words).collect();
+        text::listed(&texts)
+    }
+
+    /// What the trials prove about trials to come.
+    #[must_use]
+    pub fn bound(&self) -> String {
+        bound(self.trials())
+    }
+
+    fn judged(&self) -> impl Iterator<Item = &super::summary::Judged> {
+        self.cells.iter().filter_map(|cell| cell.judged.as_ref())
+    }
+
+    fn speed(&self) -> (bool, f64) {
+        let spread = self.performance.and_then(|cell| cell.bytes_per_second);
+        (self.performance.is_some_and(|cell| cell.sustained), spread.map_or(-1.0, |spread| spread.median))
+    }
+}
+
+/// What no loss in some trials proves.
+#[must_use]
+pub fn bound(trials: usize) -> String {
+    match rule_of_three(trials) {
+        Some(bound) => {
+            format!(
+                "with 95\u{a0}% confidence at most {} of such accidents lose anything",
+                text::percent_at_most(bound)
+            )
+        }
+        None => format!("{} prove little", text::counted(trials as u64, "trial", "trials")),
+    }
+}
+
+/// A card: the fastest keeper over all brokers, and that of each other broker.
+#[derive(Clone, Debug)]
+pub struct Card<'s, 'a> {
+    /// The accident.
+    pub accident: Accident,
+    /// How many cells tried it.
+    pub tried: usize,
+    /// The fastest keeper of each broker, the fastest of all first.
+    pub keepers: Vec<Keeper<'s, 'a>>,
+}
+
+/// The three cards.
+#[must_use]
+pub fn cards<'s, 'a>(cells: &'s [CellSummary<'a>]) -> Vec<Card<'s, 'a>> {
+    Accident::ALL.map(|accident| card(cells, accident)).into()
+}
+
+fn card<'s, 'a>(cells: &'s [CellSummary<'a>], accident: Accident) -> Card<'s, 'a> {
+    let tried: Vec<&CellSummary<'a>> = cells
+        .iter()
+        .filter(|cell| {
+            cell.fault().is_some_and(|fault| accident.matches(fault, cell.configuration.broker.count))
+        })
+        .collect();
+    let mut all = keepers(cells, &tried);
+    all.sort_by(|a, b| {
+        let ((sustained_a, speed_a), (sustained_b, speed_b)) = (a.speed(), b.speed());
+        sustained_b.cmp(&sustained_a).then(speed_b.total_cmp(&speed_a))
+    });
+    let mut best: Vec<Keeper<'s, 'a>> = Vec::new();
+    for keeper in all {
+        if !best.iter().any(|known| known.configuration.broker.name == keeper.configuration.broker.name) {
+            best.push(keeper);
+        }
+    }
+    Card { accident, tried: tried.len(), keepers: best }
+}
+
+fn keepers<'s, 'a>(cells: &'s [CellSummary<'a>], tried: &[&'s CellSummary<'a>]) -> Vec<Keeper<'s, 'a>> {
+    let mut all: Vec<Keeper<'s, 'a>> = Vec::new();
+    for cell in tried {
+        match all.iter_mut().find(|known| known.configuration.id == cell.configuration.id) {
+            Some(keeper) => keeper.cells.push(cell),
+            None => all.push(Keeper {
+                configuration: cell.configuration,
+                performance: performance(cells, &cell.configuration.id),
+                cells: vec![cell],
+            }),
+        }
+    }
+    all.retain(|keeper| keeper.cells.iter().all(|cell| cell.kept_everything_as_promised()));
+    all
+}
+
+/// What is said first.
+#[must_use]
+pub fn headline(cells: &[CellSummary<'_>], cards: &[Card<'_, '_>]) -> Headline {
+    let broken: Vec<&CellSummary<'_>> = cells.iter().filter(|cell| cell.is_broken()).collect();
+    if !broken.is_empty() {
+        return broken_headline(&broken);
+    }
+    let judged = cells.iter().filter(|cell| cell.fault().is_some() && cell.judged.is_some()).count();
+    if judged == 0 {
+        let sentence = "No fault was injected and read back: this report says nothing about loss.".to_owned();
+        return Headline { tone: Tone::Silent, sentence, details: Vec::new() };
+    }
+    let worst_first = cards.iter().rev().filter(|card| card.tried > 0);
+    let Some(worst) = worst_first.clone().next() else { return other_faults(cells) };
+    match worst_first.clone().find_map(|card| card.keepers.first()) {
+        Some(keeper) => kept_headline(cells, worst, keeper),
+        None => Headline {
+            tone: Tone::Lossy,
+            sentence: "No setting in this sweep promises to keep, and kept, everything acknowledged."
+                .to_owned(),
+            details: vec!["No contract was broken: what was lost could be lost.".to_owned()],
+        },
+    }
+}
+
+fn broken_headline(broken: &[&CellSummary<'_>]) -> Headline {
+    let sentence = match broken {
+        [only] => format!("A contract was broken: {}", broken_line(only)),
+        many => format!("{} contracts were broken. The first: {}", many.len(), broken_line(many[0])),
+    };
+    let details = broken.iter().skip(1).map(|cell| broken_line(cell)).collect();
+    Headline { tone: Tone::Broken, sentence, details }
+}
+
+fn broken_line(cell: &CellSummary<'_>) -> String {
+    let worst = cell.judged.as_ref().and_then(|judged| judged.violations.first());
+    let what = worst.map_or_else(String::new, |finding| violation_words(finding.anomaly, finding.count));
+    let under = cell
+        .fault()
+        .map_or_else(|| "without any fault".to_owned(), |fault| format!("under {}", fault_words(fault)));
+    let contract = cell
+        .contract()
+        .map_or_else(|| "nothing may be lost".to_owned(), highwater_checker::Contract::sentence);
+    format!(
+        "{} with {} {what} {under}, where {contract}.",
+        cell.configuration.broker_label(),
+        cell.configuration.label()
+    )
+}
+
+/// `lost 312 acknowledged records`, `returned 3 records twice`, …
+fn violation_words(anomaly: Anomaly, count: u64) -> String {
+    let records = text::counted(count, "record", "records");
+    match anomaly {
+        Anomaly::LostTail => format!(
+            "lost {} from the end of the log",
+            text::counted(count, "acknowledged record", "acknowledged records")
+        ),
+        Anomaly::LostHole => format!(
+            "lost {} from the middle of the log",
+            text::counted(count, "acknowledged record", "acknowledged records")
+        ),
+        Anomaly::LostBeyondWindow => format!(
+            "lost {} beyond the window",
+            text::counted(count, "acknowledged record", "acknowledged records")
+        ),
+        Anomaly::ReadThenLost => format!("lost {records} that a consumer had read"),
+        Anomaly::Duplicate => format!("stored {records} twice"),
+        Anomaly::AbortedRead => format!("stored {records} that it had refused"),
+        Anomaly::Corrupt => format!("returned {records} altered"),
+        other => format!("showed {} ({other})", text::counted(count, "anomaly", "anomalies")),
+    }
+}
+
+fn kept_headline(cells: &[CellSummary<'_>], worst: &Card<'_, '_>, keeper: &Keeper<'_, '_>) -> Headline {
+    let configuration = keeper.configuration;
+    let sentence = format!(
+        "Nothing acknowledged was lost in {} with {} on {}.",
+        keeper.accidents(),
+        configuration.label(),
+        configuration.broker_label()
+    );
+    let mut details = Vec::new();
+    if worst.keepers.is_empty() {
+        details.push(format!("{}, no setting in this sweep kept everything.", worst.accident.question()));
+    }
+    details.extend(cost(cells, keeper));
+    details.push(format!(
+        "{} records were acknowledged; {}.",
+        text::rounded(keeper.acknowledged()),
+        keeper.bound()
+    ));
+    Headline { tone: Tone::Kept, sentence, details }
+}
+
+/// What a keeper costs against the fastest setting of its broker under the same workload.
+#[must_use]
+pub fn cost(cells: &[CellSummary<'_>], keeper: &Keeper<'_, '_>) -> Option<String> {
+    let own = keeper.performance?.bytes_per_second?;
+    let comparable = |cell: &&CellSummary<'_>| {
+        cell.fault().is_none()
+            && cell.configuration.broker == keeper.configuration.broker
+            && cell.configuration.workload == keeper.configuration.workload
+            && cell.configuration.setting.acks != Acks::Zero
+            && cell.sustained
+    };
+    if cells.iter().filter(comparable).all(|cell| cell.configuration.id == keeper.configuration.id) {
+        return None;
+    }
+    let (fastest, of) = cells
+        .iter()
+        .filter(comparable)
+        .filter_map(|cell| cell.bytes_per_second.map(|spread| (spread, cell.configuration)))
+        .max_by(|(a, _), (b, _)| a.median.total_cmp(&b.median))?;
+    if of.id == keeper.configuration.id {
+        return Some("It is the fastest setting of that broker measured on this machine.".to_owned());
+    }
+    let lost = 1.0 - own.median / fastest.median;
+    let overlap = overlaps(own, fastest);
+    let noise = if overlap { ", which is within the spread of the trials" } else { "" };
+    Some(format!(
+        "It costs {} of the throughput of that broker's fastest acknowledged setting on this machine ({}){noise}.",
+        text::percent(lost.max(0.0)),
+        of.label()
+    ))
+}
+
+fn overlaps(a: Spread, b: Spread) -> bool {
+    a.low <= b.high && b.low <= a.high
+}
+
+/// Only faults that are none of the three accidents were injected.
+fn other_faults(cells: &[CellSummary<'_>]) -> Headline {
+    let mut faults: Vec<String> = Vec::new();
+    for fault in cells.iter().filter_map(CellSummary::fault) {
+        let words = fault.kind.words().to_owned();
+        if !faults.contains(&words) {
+            faults.push(words);
+        }
+    }
+    Headline {
+        tone: Tone::Kept,
+        sentence: format!("No contract was broken under {}.", text::listed(&faults)),
+        details: vec!["No process was killed and no power was cut in this sweep.".to_owned()],
+    }
+}
+
+/// `1 power cut`, `60 power cuts`.
+#[must_use]
+pub fn counted_faults(kind: FaultKind, count: u64) -> String {
+    let one = kind.words();
+    let many = match kind {
+        FaultKind::PowerCutEachFlush => "power cuts (each flush on its own)".to_owned(),
+        FaultKind::SystemCrash => "operating system crashes".to_owned(),
+        FaultKind::LyingFlush => "lying flushes".to_owned(),
+        FaultKind::ControllerLoss => "controller losses".to_owned(),
+        FaultKind::BitRot => "cases of bit rot".to_owned(),
+        _ => format!("{one}s"),
+    };
+    text::counted(count, one, &many)
+}
+
+/// A fault with an article, for sentences.
+#[must_use]
+pub fn fault_words(fault: &Fault) -> String {
+    let article = match fault.kind {
+        FaultKind::BitRot => "",
+        FaultKind::SystemCrash => "an ",
+        _ => "a ",
+    };
+    format!("{article}{fault}")
+}
+
+impl Configuration {
+    /// The settings that decide over loss, as a user writes them.
+    #[must_use]
+    pub fn label(&self) -> String {
+        let setting = &self.setting;
+        let mut parts = vec![format!("acks={}", setting.acks), setting.flush.to_string()];
+        if setting.replication_factor > 1 {
+            parts.push(format!("{} replicas", setting.replication_factor));
+            parts.push(format!("min.insync.replicas={}", setting.min_insync_replicas));
+        }
+        if setting.unclean_leader_election {
+            parts.push("unclean election".to_owned());
+        }
+        parts.join(", ")
+    }
+
+    /// The same, short enough for a chart.
+    #[must_use]
+    pub fn short_label(&self) -> String {
+        let flush = &self.setting.flush;
+        let flushed = match (flush.messages, flush.ms) {
+            (None, None) => "no flush".to_owned(),
+            (Some(messages), None) => format!("flush={messages}"),
+            (None, Some(ms)) => format!("flush {ms} ms"),
+            (Some(messages), Some(ms)) => format!("flush={messages} or {ms} ms"),
+        };
+        let replicas = match self.setting.replication_factor {
+            0 | 1 => String::new(),
+            factor => format!(" ×{factor}"),
+        };
+        let acks = match self.setting.acks {
+            Acks::Zero => "0 (no ack)".to_owned(),
+            acks => acks.to_string(),
+        };
+        format!("{acks}{replicas}, {flushed}")
+    }
+
+    /// Which broker, with its version.
+    #[must_use]
+    pub fn broker_label(&self) -> String {
+        format!("{} {}", self.broker.name, self.broker.version)
+    }
+
+    /// Whether every ack waits for a flush, some do, or none.
+    #[must_use]
+    pub fn flush_class(&self) -> FlushClass {
+        match self.setting.flush.exposure() {
+            Loss::Nothing => FlushClass::EveryMessage,
+            Loss::Tail { messages: None, window: None } => FlushClass::LeftToSystem,
+            _ => FlushClass::Window,
+        }
+    }
+}
+
+/// How a flush setting is drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FlushClass {
+    /// `flush.messages=1`.
+    EveryMessage,
+    /// A bound by count or by time.
+    Window,
+    /// None.
+    LeftToSystem,
+}
+
+impl FlushClass {
+    /// In the order in which a legend shows them.
+    pub const ALL: [Self; 3] = [Self::EveryMessage, Self::Window, Self::LeftToSystem];
+
+    /// In words.
+    #[must_use]
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::EveryMessage => "flushed before each ack",
+            Self::Window => "flushed every so often",
+            Self::LeftToSystem => "flush left to the system",
+        }
+    }
+}

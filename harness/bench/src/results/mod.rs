@@ -1,0 +1,351 @@
+//! The raw results of a sweep: everything that the report says is computed from these, and can be
+//! computed again.
+//!
+//! ```text
+//! Sweep ── stamp, environment, the command that repeats it
+//!   ├─ Configuration      a broker with its settings, and a workload      ("kafka-all-flush1")
+//!   ├─ Cell               a configuration measured, or under one fault    ("kafka-all-flush1.power-cut")
+//!   │    └─ Trial         one run from one seed: throughput, histograms, timeline, verdict
+//!   └─ Comparison         interleaved pairs of two cells
+//! ```
+//!
+//! On disk ([`store`]) a trial is a file of its own, written when it ends, so that an interrupted
+//! sweep keeps what it has. [`summary`] derives what is shown, once for the terminal and the page.
+//!
+//! Invariants: raw figures only, no averages; counts in records and bytes, times in nanoseconds on
+//! the trial's clock; histograms are kept whole, since percentiles cannot be merged. A change of
+//! meaning raises [`SCHEMA`].
+
+pub mod answer;
+pub mod histogram;
+pub mod stats;
+pub mod store;
+pub mod summary;
+pub mod text;
+
+use highwater_checker::{Contract, Fault, Nanos, Setting, Verdict};
+pub use histogram::Latency;
+use serde::{Deserialize, Serialize};
+
+/// Version of the files. Readers refuse any other.
+pub const SCHEMA: u32 = 1;
+
+/// A sweep with all that was measured so far.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sweep {
+    /// When, with what and how to repeat it.
+    pub stamp: Stamp,
+    /// Where.
+    pub environment: Environment,
+    /// What was compared, in the order of the workload file.
+    pub configurations: Vec<Configuration>,
+    /// Interleaved pairs.
+    pub comparisons: Vec<Comparison>,
+    /// What was measured, in the order of the workload file.
+    pub cells: Vec<Cell>,
+}
+
+/// When, with what and how to repeat it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stamp {
+    /// The workload's name.
+    pub title: String,
+    /// Start, RFC 3339, UTC.
+    pub started_at: String,
+    /// How long it took so far.
+    pub took: Nanos,
+    /// The seed from which every trial's seed comes.
+    pub seed: u64,
+    /// Version of the harness.
+    pub version: String,
+    /// Commit of the harness, with `-dirty` if the tree had changes.
+    pub commit: String,
+    /// The one command that runs it again.
+    pub command: String,
+    /// Set once every planned trial ran; until then the sweep was interrupted.
+    pub complete: bool,
+}
+
+/// The machine and its disk.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Environment {
+    /// `uname -sr`.
+    pub kernel: String,
+    /// Model name of the processor.
+    pub cpu_model: String,
+    /// Logical processors that the harness and the brokers share.
+    pub cpus: u32,
+    /// Main memory.
+    pub memory_bytes: u64,
+    /// The hypervisor, if one is visible.
+    pub hypervisor: Option<String>,
+    /// The file system below the log directories, as in `/proc/mounts`.
+    pub filesystem: String,
+    /// Its mount options.
+    pub mount_options: String,
+    /// The device below, with model and cache mode where they are known.
+    pub device: String,
+    /// What the bare device does.
+    pub floor: DeviceFloor,
+    /// What the client reaches against a broker that does nothing, on this machine.
+    pub client_ceiling: Option<Ceiling>,
+    /// `vm.dirty_*` and whatever else of the system bears on the figures, by name.
+    pub tunables: Vec<Property>,
+    /// All replicas' log directories are on one device.
+    pub replicas_share_a_disk: bool,
+}
+
+/// What the bare device does, measured in the same run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeviceFloor {
+    /// Duration of `fdatasync` after a 4 KiB overwrite.
+    pub fdatasync: Latency,
+    /// Sequential writes with direct I/O, in large blocks.
+    pub write_bytes_per_second: f64,
+}
+
+/// The client's own ceiling.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ceiling {
+    /// Records a second.
+    pub records_per_second: f64,
+    /// Value bytes a second.
+    pub bytes_per_second: f64,
+}
+
+/// A setting by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Property {
+    /// Its name, as its owner spells it.
+    pub name: String,
+    /// Its value as text.
+    pub value: String,
+}
+
+/// A broker with its settings, and a workload.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Configuration {
+    /// Unique in the sweep; part of file names: lower case letters, digits, dots and hyphens.
+    pub id: String,
+    /// Which broker.
+    pub broker: Broker,
+    /// What decides over loss, as the broker and the producer really had it.
+    pub setting: Setting,
+    /// What is sent.
+    pub workload: Workload,
+    /// What a user sets to get this: broker, then topic, then producer.
+    pub broker_properties: Vec<Property>,
+    /// Topic settings.
+    pub topic_properties: Vec<Property>,
+    /// Producer settings.
+    pub producer_properties: Vec<Property>,
+}
+
+/// Which broker, and how many of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Broker {
+    /// As its makers call it.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Brokers in the cluster.
+    pub count: u32,
+}
+
+/// What is sent. Only equal workloads are compared.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Workload {
+    /// Length of a record's value.
+    pub record_size_bytes: u32,
+    /// Partitions in all.
+    pub partitions: u32,
+    /// Producers at work.
+    pub producers: u32,
+    /// Consumers that read along.
+    pub consumers: u32,
+    /// Whether records carry a key.
+    pub keyed: bool,
+    /// How much of a value is zeros, in per cent; 0 does not compress.
+    pub zero_percent: u8,
+    /// `compression.type`.
+    pub compression: String,
+    /// `batch.size`.
+    pub batch_size_bytes: u32,
+    /// `linger.ms`.
+    pub linger_ms: u32,
+}
+
+/// A configuration, measured or under a fault.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cell {
+    /// What was planned.
+    pub plan: CellPlan,
+    /// What came of it, in the order in which the trials ran.
+    pub trials: Vec<Trial>,
+}
+
+/// What a cell is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CellPlan {
+    /// Unique in the sweep, of the same letters as a configuration's.
+    pub id: String,
+    /// The configuration's id.
+    pub configuration: String,
+    /// Why it is run.
+    pub purpose: Purpose,
+    /// Below the log directories.
+    pub disk: DiskKind,
+    /// The configuration that the broker reported, as it took effect.
+    pub effective: Vec<Property>,
+}
+
+/// Why a cell is run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Purpose {
+    /// To see how fast it is.
+    Performance,
+    /// To see what is lost.
+    Fault {
+        /// What is done.
+        fault: Fault,
+        /// What the broker owes.
+        contract: Contract,
+    },
+}
+
+/// What is below the log directories.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskKind {
+    /// A directory of the real device's file system.
+    Directory,
+    /// ext4 on a loop device with direct I/O.
+    Loop,
+    /// ext4 on a loop device on a file behind a power switch.
+    PowerSwitch,
+    /// A directory behind a power switch where each flush persists its own file only.
+    PowerSwitchEachFlush,
+    /// The simulator's disk.
+    Simulated,
+}
+
+impl DiskKind {
+    /// In words.
+    #[must_use]
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Directory => "plain directory on the real device",
+            Self::Loop => "ext4 on a loop device, direct I/O",
+            Self::PowerSwitch => "ext4 on a disk with a power switch",
+            Self::PowerSwitchEachFlush => "power switch, each flush on its own",
+            Self::Simulated => "simulated disk",
+        }
+    }
+}
+
+/// One run from one seed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Trial {
+    /// Everything left to chance comes from it.
+    pub seed: u64,
+    /// The one command that repeats this trial.
+    pub command: String,
+    /// How much was done.
+    pub load: Load,
+    /// From sending to the ack.
+    pub service: Latency,
+    /// From the *intended* send time to the ack; failures and time-outs count at their time-out.
+    pub intended: Latency,
+    /// By time.
+    pub timeline: Timeline,
+    /// What was done to the brokers.
+    pub faults: Vec<FaultMark>,
+    /// What the checker says; absent where the log was not read back.
+    pub verdict: Option<Verdict>,
+    /// The load ended before what it left unflushed could grow to its bound, so that the loss window
+    /// is a lower bound only.
+    pub window_is_lower_bound: bool,
+    /// Logs and other raw files, relative to the results' directory.
+    pub files: Vec<String>,
+}
+
+/// How much was done while the clock ran.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Load {
+    /// How long the clock ran, the drain included.
+    pub elapsed: Nanos,
+    /// The target, if the load was not as fast as possible.
+    pub target_records_per_second: Option<f64>,
+    /// Records acknowledged, or handed to the socket with acks=0.
+    pub records: u64,
+    /// Bytes of their values.
+    pub bytes: u64,
+    /// Records that failed, with certainty or not.
+    pub failed: u64,
+    /// CPU time of the machine less that of the client.
+    pub broker_cpu: Option<Nanos>,
+}
+
+impl Load {
+    /// Value bytes a second.
+    #[must_use]
+    pub fn bytes_per_second(&self) -> f64 {
+        per_second(self.bytes, self.elapsed)
+    }
+
+    /// Records a second.
+    #[must_use]
+    pub fn records_per_second(&self) -> f64 {
+        per_second(self.records, self.elapsed)
+    }
+
+    /// Whether at least 99 % of the target was reached.
+    #[must_use]
+    pub fn is_sustained(&self) -> bool {
+        self.target_records_per_second.is_none_or(|target| self.records_per_second() >= 0.99 * target)
+    }
+}
+
+fn per_second(count: u64, elapsed: Nanos) -> f64 {
+    if elapsed.0 == 0 { 0.0 } else { count as f64 / elapsed.as_secs_f64() }
+}
+
+/// A trial by time, one column a figure. Bucket `i` covers `[i, i + 1) × bucket` since the trial began.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Timeline {
+    /// Width of a bucket.
+    pub bucket: Nanos,
+    /// Records acknowledged in it.
+    pub acked: Vec<u32>,
+    /// Bytes of their values.
+    pub bytes: Vec<u64>,
+    /// Median latency from the intended send time, µs; absent without an ack.
+    pub p50_us: Vec<Option<u32>>,
+    /// 99th percentile, likewise.
+    pub p99_us: Vec<Option<u32>>,
+    /// Records that failed in it.
+    pub errors: Vec<u32>,
+}
+
+/// A fault as it happened, on the timeline's clock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultMark {
+    /// What was done.
+    pub fault: Fault,
+    /// When it took effect.
+    pub struck_at: Nanos,
+    /// When the brokers were whole again.
+    pub restored_at: Nanos,
+}
+
+/// Two cells measured in interleaved pairs (A B B A …).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// Cell A.
+    pub a: String,
+    /// Cell B; the same as A to show the noise.
+    pub b: String,
+    /// Bytes a second of A and B, pair by pair.
+    pub pairs: Vec<(f64, f64)>,
+}

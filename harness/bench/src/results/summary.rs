@@ -1,0 +1,261 @@
+//! What is shown of a cell, derived from its trials: once, for the terminal and for the page.
+//!
+//! Counts add up over trials, histograms merge, throughput is a spread over trials and loss a list
+//! over trials. Nothing is averaged.
+
+use super::stats::Spread;
+use super::{Cell, Configuration, Latency, Purpose, Sweep, Trial};
+use highwater_checker::{Acks, Anomaly, Contract, Fault, Finding, LostRecord, Nanos, Standing, Verdict};
+
+/// Examples kept of a finding over all trials.
+const EXAMPLES: usize = 5;
+
+/// A cell with everything that is said of it.
+#[derive(Clone, Debug)]
+pub struct CellSummary<'a> {
+    /// The raw results.
+    pub cell: &'a Cell,
+    /// What it is of.
+    pub configuration: &'a Configuration,
+    /// Bytes a second over trials.
+    pub bytes_per_second: Option<Spread>,
+    /// Records a second over trials.
+    pub records_per_second: Option<Spread>,
+    /// Bytes per second of broker CPU, where that was measured in every trial.
+    pub bytes_per_cpu_second: Option<f64>,
+    /// Whether every trial reached 99 % of its target.
+    pub sustained: bool,
+    /// From the intended send time, merged over trials.
+    pub intended: Latency,
+    /// From the send, merged over trials.
+    pub service: Latency,
+    /// What the checker said; absent if no trial was judged.
+    pub judged: Option<Judged>,
+}
+
+/// What the checker said over all trials of a cell.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    /// Trials with a verdict.
+    pub trials: usize,
+    /// Trials in which something was acknowledged, so that something could be lost.
+    pub telling_trials: usize,
+    /// Broken if any trial was.
+    pub standing: Standing,
+    /// Violations, added up by name.
+    pub violations: Vec<Finding>,
+    /// What was seen and is permitted, added up by name.
+    pub permitted: Vec<Finding>,
+    /// Records attempted.
+    pub attempts: u64,
+    /// Records acknowledged, those after a cut apart.
+    pub acknowledged: u64,
+    /// Acknowledged between a power cut and the silence after it.
+    pub acknowledged_after_cut: u64,
+    /// Acknowledged and lost; with acks=0, sent before the fault and absent.
+    pub lost: u64,
+    /// Bytes of what was acknowledged and lost.
+    pub lost_bytes: u64,
+    /// Of the lost, those at the end of their partition.
+    pub tail: u64,
+    /// Of the lost, those below survivors.
+    pub holes: u64,
+    /// Records found more than once.
+    pub duplicates: u64,
+    /// Outcome unknown to the producer.
+    pub unknown: u64,
+    /// Reported as failed, and the application went on.
+    pub application_lost: u64,
+    /// Lost records, trial by trial.
+    pub lost_by_trial: Vec<u64>,
+    /// Loss window, trial by trial; absent where nothing was lost.
+    pub windows: Vec<Option<Nanos>>,
+    /// A load ended before its loss window could.
+    pub window_is_lower_bound: bool,
+    /// The longest time without an ack in any trial.
+    pub longest_gap: Option<Nanos>,
+    /// The trial that lost most, by number, for its timeline and its forensic lines.
+    pub worst_trial: usize,
+    /// Its forensic lines.
+    pub lost_records: Vec<LostRecord>,
+}
+
+impl Judged {
+    /// Trials that lost anything.
+    #[must_use]
+    pub fn trials_with_loss(&self) -> usize {
+        self.lost_by_trial.iter().filter(|lost| **lost > 0).count()
+    }
+
+    /// The longest loss window of any trial.
+    #[must_use]
+    pub fn worst_window(&self) -> Option<Nanos> {
+        self.windows.iter().flatten().max().copied()
+    }
+}
+
+impl<'a> CellSummary<'a> {
+    fn new(cell: &'a Cell, configuration: &'a Configuration) -> Self {
+        let loads = || cell.trials.iter().map(|trial| &trial.load);
+        let cpu: Option<u64> = loads().map(|load| load.broker_cpu.map(|cpu| cpu.0)).sum();
+        let bytes: u64 = loads().map(|load| load.bytes).sum();
+        Self {
+            cell,
+            configuration,
+            bytes_per_second: Spread::of(loads().map(|load| load.bytes_per_second())),
+            records_per_second: Spread::of(loads().map(|load| load.records_per_second())),
+            bytes_per_cpu_second: cpu.filter(|cpu| *cpu > 0).map(|cpu| bytes as f64 / (cpu as f64 / 1e9)),
+            sustained: loads().all(|load| load.is_sustained()),
+            intended: intended(cell),
+            service: service(cell),
+            judged: judged(cell, configuration.setting.acks),
+        }
+    }
+
+    /// The fault, if there is one.
+    #[must_use]
+    pub fn fault(&self) -> Option<&'a Fault> {
+        match &self.cell.plan.purpose {
+            Purpose::Fault { fault, .. } => Some(fault),
+            Purpose::Performance => None,
+        }
+    }
+
+    /// What the broker owes, if the cell has a fault.
+    #[must_use]
+    pub fn contract(&self) -> Option<&'a Contract> {
+        match &self.cell.plan.purpose {
+            Purpose::Fault { contract, .. } => Some(contract),
+            Purpose::Performance => None,
+        }
+    }
+
+    /// Whether a contract was broken.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.judged.as_ref().is_some_and(|judged| judged.standing == Standing::Broken)
+    }
+
+    /// Whether nothing was lost although the contract permits it: luck so far, not safety.
+    #[must_use]
+    pub fn lost_nothing_unpromised(&self) -> bool {
+        let permits = self.contract().is_some_and(|contract| !contract.promises_everything());
+        permits && self.judged.as_ref().is_some_and(|judged| judged.lost == 0)
+    }
+
+    /// Whether every judged trial kept every acknowledged record *and* had to: a setting that happened
+    /// to lose nothing is no answer. At least one trial must have been able to lose something.
+    #[must_use]
+    pub fn kept_everything_as_promised(&self) -> bool {
+        let promised = self.contract().is_some_and(Contract::promises_everything);
+        let kept = |judged: &Judged| {
+            judged.standing == Standing::Kept && judged.lost == 0 && judged.telling_trials > 0
+        };
+        promised && self.judged.as_ref().is_some_and(kept)
+    }
+}
+
+/// Every cell of a sweep, in its order. Cells without a trial are left out.
+#[must_use]
+pub fn summaries(sweep: &Sweep) -> Vec<CellSummary<'_>> {
+    let of = |cell: &'_ Cell| {
+        sweep.configurations.iter().find(|configuration| configuration.id == cell.plan.configuration)
+    };
+    let measured = sweep.cells.iter().filter(|cell| !cell.trials.is_empty());
+    measured.filter_map(|cell| of(cell).map(|configuration| CellSummary::new(cell, configuration))).collect()
+}
+
+/// The performance cell that stands for a configuration: the fastest whose rate was sustained, else
+/// the fastest.
+#[must_use]
+pub fn performance<'s, 'a>(cells: &'s [CellSummary<'a>], configuration: &str) -> Option<&'s CellSummary<'a>> {
+    let measured = cells.iter().filter(|cell| {
+        cell.fault().is_none() && cell.configuration.id == configuration && cell.bytes_per_second.is_some()
+    });
+    let speed = |cell: &CellSummary<'_>| cell.bytes_per_second.map_or(0.0, |spread| spread.median);
+    measured.max_by(|a, b| a.sustained.cmp(&b.sustained).then(speed(a).total_cmp(&speed(b))))
+}
+
+/// Latency from the intended send time, over all trials of a cell.
+#[must_use]
+pub fn intended(cell: &Cell) -> Latency {
+    merged(cell, |trial| &trial.intended)
+}
+
+/// Latency from the send, over all trials of a cell.
+#[must_use]
+pub fn service(cell: &Cell) -> Latency {
+    merged(cell, |trial| &trial.service)
+}
+
+fn merged(cell: &Cell, of: impl Fn(&Trial) -> &Latency) -> Latency {
+    let mut all = Latency::default();
+    cell.trials.iter().for_each(|trial| all.merge(of(trial)));
+    all
+}
+
+/// What counts as lost in a trial: with acks=0 nothing is acknowledged, and what was sent counts.
+fn lost_of(verdict: &Verdict, acks: Acks) -> (u64, Option<Nanos>) {
+    match acks {
+        Acks::Zero => (verdict.losses.sent_absent, verdict.losses.sent_window),
+        Acks::One | Acks::All => (verdict.losses.records, verdict.losses.window),
+    }
+}
+
+fn judged(cell: &Cell, acks: Acks) -> Option<Judged> {
+    let verdicts: Vec<(usize, &Trial, &Verdict)> = (cell.trials.iter().enumerate())
+        .filter_map(|(number, trial)| trial.verdict.as_ref().map(|verdict| (number, trial, verdict)))
+        .collect();
+    let sum = |of: &dyn Fn(&Verdict) -> u64| verdicts.iter().map(|(_, _, verdict)| of(verdict)).sum::<u64>();
+    let lost_by_trial: Vec<u64> = verdicts.iter().map(|(_, _, verdict)| lost_of(verdict, acks).0).collect();
+    // Of equal trials the first.
+    let (place, _) =
+        lost_by_trial.iter().enumerate().max_by_key(|(place, lost)| (**lost, usize::MAX - place))?;
+    let (worst_trial, _, worst) = verdicts[place];
+    let broken = verdicts.iter().any(|(_, _, verdict)| verdict.standing == Standing::Broken);
+    let telling = |verdict: &Verdict| !verdict.is_vacuous() || (acks == Acks::Zero && verdict.attempts > 0);
+    Some(Judged {
+        trials: verdicts.len(),
+        telling_trials: verdicts.iter().filter(|(_, _, verdict)| telling(verdict)).count(),
+        standing: if broken { Standing::Broken } else { Standing::Kept },
+        violations: added_up(verdicts.iter().flat_map(|(_, _, verdict)| &verdict.violations)),
+        permitted: added_up(verdicts.iter().flat_map(|(_, _, verdict)| &verdict.permitted)),
+        attempts: sum(&|verdict| verdict.attempts),
+        acknowledged: sum(&|verdict| verdict.losses.of_records),
+        acknowledged_after_cut: sum(&|verdict| verdict.cells.acknowledged_after_cut.total()),
+        lost: lost_by_trial.iter().sum(),
+        lost_bytes: sum(&|verdict| verdict.losses.bytes),
+        tail: sum(&|verdict| verdict.losses.tail),
+        holes: sum(&|verdict| verdict.losses.holes),
+        duplicates: sum(&duplicates),
+        unknown: sum(&|verdict| verdict.cells.unknown.total()),
+        application_lost: sum(&|verdict| verdict.application_lost),
+        windows: verdicts.iter().map(|(_, _, verdict)| lost_of(verdict, acks).1).collect(),
+        lost_by_trial,
+        window_is_lower_bound: verdicts.iter().any(|(_, trial, _)| trial.window_is_lower_bound),
+        longest_gap: verdicts.iter().filter_map(|(_, _, v)| v.longest_gap.map(|gap| gap.length())).max(),
+        worst_trial,
+        lost_records: worst.lost_records.clone(),
+    })
+}
+
+fn duplicates(verdict: &Verdict) -> u64 {
+    let both = verdict.violations.iter().chain(&verdict.permitted);
+    both.filter(|finding| finding.anomaly == Anomaly::Duplicate).map(|finding| finding.count).sum()
+}
+
+fn added_up<'a>(findings: impl Iterator<Item = &'a Finding>) -> Vec<Finding> {
+    let mut all: Vec<Finding> = Vec::new();
+    for finding in findings {
+        let place = all.iter().position(|known| known.anomaly == finding.anomaly).unwrap_or_else(|| {
+            all.push(Finding { anomaly: finding.anomaly, count: 0, examples: Vec::new() });
+            all.len() - 1
+        });
+        let sum = &mut all[place];
+        sum.count += finding.count;
+        let room = EXAMPLES.saturating_sub(sum.examples.len());
+        sum.examples.extend(finding.examples.iter().take(room).cloned());
+    }
+    all.sort_by_key(|finding| finding.anomaly);
+    all
+}

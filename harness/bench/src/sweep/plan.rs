@@ -1,0 +1,374 @@
+//! From a workload's cells to the results' tree: configurations, their cells, their trials.
+//!
+//! The workload's cell is the results' *trial*: one run from one seed. Trials that differ only in repeat make one cell
+//! of the results; cells that differ only in fault and rate belong to one configuration, so that the report can set the
+//! throughput of the one against the loss of the other.
+
+use std::collections::BTreeMap;
+
+use crate::broker::driver::Driver;
+use crate::cell::contract::{self, Effective};
+use crate::medium::MediumKind;
+use crate::results::{self, CellPlan, Comparison, Configuration, Property, Purpose, Sweep};
+use crate::workload::grid::CellSettings;
+use crate::workload::settings::{Acks, Fault, Flush, Key, Payload};
+use crate::workload::{Cell, Workload};
+
+/// One run, and where its results go.
+#[derive(Debug, Clone)]
+pub(super) struct PlannedTrial {
+    /// What to run.
+    pub(super) cell: Cell,
+    /// Index of the results' cell.
+    pub(super) place: usize,
+    /// Number of the trial within it.
+    pub(super) number: usize,
+}
+
+/// What a sweep is going to do.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) configurations: Vec<Configuration>,
+    pub(super) cells: Vec<results::Cell>,
+    pub(super) trials: Vec<PlannedTrial>,
+}
+
+/// A broker that takes part.
+#[derive(Debug, Clone)]
+pub(super) struct Contender {
+    pub(super) driver: Driver,
+    pub(super) home: std::path::PathBuf,
+    pub(super) version: String,
+}
+
+/// Plans the sweep of `cells`.
+pub(super) fn plan(
+    workload: &Workload,
+    cells: &[Cell],
+    contenders: &BTreeMap<String, Contender>,
+    can_cut_power: bool,
+) -> Plan {
+    let naming = Naming::of(cells);
+    let mut plan = Plan { configurations: Vec::new(), cells: Vec::new(), trials: Vec::new() };
+    for cell in cells {
+        let contender = &contenders[&cell.broker];
+        let configuration = naming.configuration(cell);
+        if !plan.configurations.iter().any(|known| known.id == configuration) {
+            plan.configurations.push(describe(&configuration, workload, cell, contender));
+        }
+        let id = naming.cell(cell);
+        let place = plan.cells.iter().position(|known| known.plan.id == id).unwrap_or_else(|| {
+            let plan_of_cell = describe_cell(id, configuration, cell, contender, can_cut_power);
+            plan.cells.push(results::Cell { plan: plan_of_cell, trials: Vec::new() });
+            plan.cells.len() - 1
+        });
+        let number = plan.trials.iter().filter(|trial| trial.place == place).count();
+        plan.trials.push(PlannedTrial { cell: cell.clone(), place, number });
+    }
+    plan
+}
+
+fn describe(id: &str, workload: &Workload, cell: &Cell, contender: &Contender) -> Configuration {
+    let settings = &cell.settings;
+    let overrides = workload.settings.get(&cell.broker);
+    Configuration {
+        id: id.to_owned(),
+        broker: results::Broker {
+            name: contender.driver.title.clone(),
+            version: contender.version.clone(),
+            count: 1,
+        },
+        setting: Effective::default().setting(cell, &contender.driver),
+        workload: results::Workload {
+            record_size_bytes: saturate(settings.record_size_bytes),
+            partitions: settings.partitions.unsigned_abs(),
+            producers: settings.producers,
+            consumers: 0,
+            keyed: settings.key == Key::Unique,
+            zero_percent: crate::load::zero_percent(settings.payload),
+            compression: settings.compression.to_string(),
+            batch_size_bytes: saturate(settings.batch_size_bytes),
+            linger_ms: u32::try_from(settings.linger_ms).unwrap_or(u32::MAX),
+        },
+        broker_properties: properties(contender.driver.settings_for(settings.flush, overrides)),
+        topic_properties: properties(contract::topic_settings(cell, &workload.topic)),
+        producer_properties: properties(crate::load::producer_properties(cell)),
+    }
+}
+
+fn describe_cell(
+    id: String,
+    configuration: String,
+    cell: &Cell,
+    contender: &Contender,
+    can_cut_power: bool,
+) -> CellPlan {
+    let setting = Effective::default().setting(cell, &contender.driver);
+    let purpose = match contract::fault(cell.settings.fault) {
+        None => Purpose::Performance,
+        Some(fault) => Purpose::Fault { contract: contract::contract(&setting, Some(&fault)), fault },
+    };
+    CellPlan {
+        id,
+        configuration,
+        purpose,
+        disk: MediumKind::for_fault(cell.settings.fault, can_cut_power).disk_kind(),
+        effective: Vec::new(),
+    }
+}
+
+/// Settings as the results keep them.
+pub(super) fn properties(settings: impl IntoIterator<Item = (String, String)>) -> Vec<Property> {
+    settings.into_iter().map(|(name, value)| Property { name, value }).collect()
+}
+
+fn saturate(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+/// Pairs of performance cells that ran side by side: of two brokers under the same settings, and of one cell with
+/// itself, which shows the noise.
+pub(super) fn comparisons(sweep: &Sweep, trials: &[PlannedTrial]) -> Vec<Comparison> {
+    let mut measured: Vec<Measured> = Vec::new();
+    for trial in trials.iter().filter(|trial| trial.cell.settings.fault == Fault::None) {
+        let seed = trial.cell.seed.0;
+        if let Some(done) = sweep.cells[trial.place].trials.iter().find(|done| done.seed == seed) {
+            let (place, repeat) = (trial.place, trial.cell.repeat);
+            measured.push(Measured { place, seed, repeat, bytes_per_second: done.load.bytes_per_second() });
+        }
+    }
+    let mut pairs: BTreeMap<(usize, usize), Vec<(f64, f64)>> = BTreeMap::new();
+    for a in &measured {
+        for b in measured.iter().filter(|b| a.is_beside(b)) {
+            pairs.entry((a.place, b.place)).or_default().push((a.bytes_per_second, b.bytes_per_second));
+        }
+    }
+    let id = |place: usize| sweep.cells[place].plan.id.clone();
+    pairs.into_iter().map(|((a, b), pairs)| Comparison { a: id(a), b: id(b), pairs }).collect()
+}
+
+struct Measured {
+    place: usize,
+    seed: u64,
+    repeat: u32,
+    bytes_per_second: f64,
+}
+
+impl Measured {
+    /// Whether these two are a pair, this one its first. Cells that differ in the broker alone have the same seed;
+    /// repeats reverse the order of brokers, and a pair keeps its sides.
+    fn is_beside(&self, other: &Measured) -> bool {
+        let same_repeat = self.seed == other.seed && self.place < other.place;
+        let next_repeat =
+            self.place == other.place && self.repeat.is_multiple_of(2) && other.repeat == self.repeat + 1;
+        same_repeat || next_repeat
+    }
+}
+
+/// Ids that a reader can read: acks and flush always, another axis only where the sweep varies it.
+struct Naming {
+    varies: Vec<&'static str>,
+    rate_varies: bool,
+}
+
+impl Naming {
+    fn of(cells: &[Cell]) -> Self {
+        let mut varies = Vec::new();
+        if let Some(first) = cells.first() {
+            for (place, (name, value)) in axes(&first.settings).into_iter().enumerate() {
+                if cells.iter().any(|cell| axes(&cell.settings)[place].1 != value) {
+                    varies.push(name);
+                }
+            }
+        }
+        // Only among cells of one fault: performance saturates and faults strike a steady load, and both say so already.
+        let rate_varies = cells.iter().any(|cell| {
+            cells.iter().any(|other| {
+                other.settings.fault == cell.settings.fault && other.settings.rate != cell.settings.rate
+            })
+        });
+        Naming { varies, rate_varies }
+    }
+
+    fn configuration(&self, cell: &Cell) -> String {
+        let CellSettings { acks, flush, .. } = cell.settings;
+        let flush = if flush == Flush::NEVER { "flush-never".to_owned() } else { flush.to_string() };
+        let others = axes(&cell.settings)
+            .into_iter()
+            .filter(|(name, value)| self.varies.contains(name) && !value.is_empty());
+        let others: String = others.map(|(name, value)| format!("-{name}-{value}")).collect();
+        slug(&format!("{}-acks-{acks}-{flush}{others}", cell.broker))
+    }
+
+    fn cell(&self, cell: &Cell) -> String {
+        let fault = match cell.settings.fault {
+            Fault::None => "performance".to_owned(),
+            fault => fault.to_string(),
+        };
+        let rate = if self.rate_varies { format!(".{}", cell.settings.rate) } else { String::new() };
+        slug(&format!("{}.{fault}{rate}", self.configuration(cell)))
+    }
+}
+
+/// The axes beside acks, flush, rate and fault, in the order in which they stand in a name.
+fn axes(settings: &CellSettings) -> [(&'static str, String); 10] {
+    [
+        ("linger.ms", settings.linger_ms.to_string()),
+        ("batch.size", settings.batch_size_bytes.to_string()),
+        ("record.size", settings.record_size_bytes.to_string()),
+        (
+            "payload",
+            if settings.payload == Payload::Compressible { "compressible" } else { "random" }.to_owned(),
+        ),
+        ("keyed", (settings.key == Key::Unique).to_string()),
+        ("compression", settings.compression.to_string()),
+        ("partitions", settings.partitions.to_string()),
+        ("producers", settings.producers.to_string()),
+        ("idempotence", unusual_idempotence(settings)),
+        ("in-flight", settings.max_in_flight.to_string()),
+    ]
+}
+
+/// Only where it is not what Kafka's producer would do by itself: then `acks` says it already.
+fn unusual_idempotence(settings: &CellSettings) -> String {
+    match (settings.idempotence, settings.acks) {
+        (true, Acks::All) | (false, Acks::Zero | Acks::One) => String::new(),
+        (idempotence, _) => idempotence.to_string(),
+    }
+}
+
+fn slug(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.' || c == '-';
+    text.to_lowercase().chars().map(|c| if plain(c) { c } else { '-' }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::results::{DeviceFloor, Latency, Load, Stamp, Timeline, Trial};
+
+    fn planned(grid: &str, brokers: &[&str]) -> Plan {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("w.toml");
+        std::fs::write(&path, format!("name='w'\ndescription='d'\nseed=1\n{grid}")).unwrap();
+        let workload = Workload::read(&path).unwrap();
+        let drivers = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../workloads/brokers");
+        let contender = |name: &&str| {
+            let driver = Driver::read(&drivers, name).unwrap();
+            ((*name).to_owned(), Contender { driver, home: "/".into(), version: "1".to_owned() })
+        };
+        let contenders = brokers.iter().map(contender).collect();
+        let brokers: Vec<String> = brokers.iter().map(|&name| name.to_owned()).collect();
+        plan(&workload, &workload.expand(&brokers), &contenders, true)
+    }
+
+    fn ids(plan: &Plan) -> Vec<&str> {
+        plan.cells.iter().map(|cell| cell.plan.id.as_str()).collect()
+    }
+
+    #[test]
+    fn cells_of_one_configuration_differ_in_fault_and_rate() {
+        let plan = planned(
+            "[[grid]]\nfault='none'\nrate='saturating'\n[[grid]]\nfault='kill'\nrate='1 MB/s'\nrepeats=2",
+            &["kafka"],
+        );
+        assert_eq!(plan.configurations.len(), 1);
+        let configuration = "kafka-acks-all-flush.messages-1";
+        assert_eq!(plan.configurations[0].id, configuration);
+        assert_eq!(ids(&plan), [format!("{configuration}.performance"), format!("{configuration}.kill")]);
+        let numbers: Vec<_> = plan.trials.iter().map(|trial| (trial.place, trial.number)).collect();
+        assert_eq!(numbers, [(0, 0), (1, 0), (1, 1)]);
+    }
+
+    #[test]
+    fn names_tell_apart_what_the_sweep_varies_and_nothing_else() {
+        let plan =
+            planned("[[grid]]\nacks=[1,'all']\nlinger.ms=[0,5]\nrate=['saturating','5 MB/s']", &["kafka"]);
+        assert_eq!(plan.configurations.len(), 4);
+        assert!(ids(&plan).contains(&"kafka-acks-1-flush.messages-1-linger.ms-0.performance.5-mb-s"));
+        let mut distinct = ids(&plan);
+        distinct.sort_unstable();
+        distinct.dedup();
+        assert_eq!(distinct.len(), 8);
+    }
+
+    #[test]
+    fn unusual_idempotence_has_a_name_of_its_own() {
+        let plan = planned("[[grid]]\nenable.idempotence=[true,false]", &["kafka"]);
+        assert_eq!(
+            ids(&plan),
+            [
+                "kafka-acks-all-flush.messages-1.performance",
+                "kafka-acks-all-flush.messages-1-idempotence-false.performance"
+            ]
+        );
+    }
+
+    fn trial(seed: u64, bytes: u64) -> Trial {
+        let load = Load {
+            elapsed: highwater_checker::Nanos::from_millis(1_000),
+            target_records_per_second: None,
+            records: bytes,
+            bytes,
+            failed: 0,
+            broker_cpu: None,
+        };
+        Trial {
+            seed,
+            command: String::new(),
+            load,
+            service: Latency::default(),
+            intended: Latency::default(),
+            timeline: Timeline::default(),
+            faults: Vec::new(),
+            verdict: None,
+            window_is_lower_bound: false,
+            files: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn pairs_are_of_brokers_side_by_side_and_of_a_cell_with_itself() {
+        let plan = planned("[[grid]]\nrepeats=2", &["kafka", "highwater"]);
+        let floor = DeviceFloor { fdatasync: Latency::default(), write_bytes_per_second: 1.0 };
+        let mut sweep = Sweep {
+            stamp: Stamp {
+                title: String::new(),
+                started_at: String::new(),
+                took: highwater_checker::Nanos(0),
+                seed: 1,
+                version: String::new(),
+                commit: String::new(),
+                command: String::new(),
+                complete: true,
+            },
+            environment: crate::machine::environment(Path::new("/"), floor),
+            configurations: plan.configurations,
+            comparisons: Vec::new(),
+            cells: plan.cells,
+        };
+        // In the order A B B A: Kafka 10 then 30, Highwater 20 then 40.
+        for (planned, bytes) in plan.trials.iter().zip([10, 20, 40, 30]) {
+            sweep.cells[planned.place].trials.push(trial(planned.cell.seed.0, bytes));
+        }
+        let comparisons = comparisons(&sweep, &plan.trials);
+        let shown: Vec<_> = comparisons
+            .iter()
+            .map(|comparison| (comparison.a.as_str(), comparison.b.as_str(), comparison.pairs.clone()))
+            .collect();
+        let (kafka, highwater) = (
+            "kafka-acks-all-flush.messages-1.performance",
+            "highwater-acks-all-flush.messages-1.performance",
+        );
+        assert_eq!(
+            shown,
+            [
+                (kafka, kafka, vec![(10.0, 30.0)]),
+                (kafka, highwater, vec![(10.0, 20.0), (30.0, 40.0)]),
+                (highwater, highwater, vec![(20.0, 40.0)]),
+            ]
+        );
+    }
+}

@@ -1,0 +1,221 @@
+//! The terminal view: the sentence, the table, where the file is.
+
+use crate::results::answer::{self, Tone};
+use crate::results::summary::{CellSummary, performance, summaries};
+use crate::results::{Sweep, text};
+use highwater_checker::{Acks, Fault, Loss, Scope, Standing};
+use std::path::Path;
+
+/// Whether the terminal takes colours. They repeat what signs and words say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Colour {
+    /// Escape sequences.
+    Ansi,
+    /// None.
+    Plain,
+}
+
+impl Colour {
+    fn paint(self, paint: Paint, text: &str) -> String {
+        let code = match (self, paint) {
+            (Self::Plain, _) | (_, Paint::None) => return text.to_owned(),
+            (Self::Ansi, Paint::Bad) => "1;31",
+            (Self::Ansi, Paint::Strong) => "1",
+            (Self::Ansi, Paint::Soft) => "2",
+        };
+        format!("\u{1b}[{code}m{text}\u{1b}[0m")
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Paint {
+    None,
+    Bad,
+    Strong,
+    Soft,
+}
+
+/// Renders a sweep for the terminal. `report` is where the page was written.
+#[must_use]
+pub fn render(sweep: &Sweep, report: &Path, colour: Colour) -> String {
+    let cells = summaries(sweep);
+    let cards = answer::cards(&cells);
+    let headline = answer::headline(&cells, &cards);
+    let paint = if headline.tone == Tone::Broken { Paint::Bad } else { Paint::Strong };
+    let mut out = format!("{}\n", colour.paint(paint, &printable(&headline.sentence)));
+    for detail in &headline.details {
+        out.push_str(&printable(detail));
+        out.push('\n');
+    }
+    out.push('\n');
+    out.push_str(&grid(&rows(sweep, &cells), colour));
+    if cells.iter().any(|cell| cell.fault().is_some()) {
+        out.push_str(
+            "lost: over all trials; 0 (≤ x): with 95 % confidence at most x of such faults lose anything\n",
+        );
+        out.push_str("loss window: of the worst trial; MB/s and p99: without a fault, median [slowest–fastest] trial\n");
+    }
+    if cells.iter().any(|cell| cell.judged.as_ref().is_some_and(|judged| judged.window_is_lower_bound)) {
+        out.push_str("≥ the load ended before the loss window did: a lower bound\n");
+    }
+    if cells.iter().any(|cell| !cell.sustained) {
+        out.push_str("! the offered rate was not sustained\n");
+    }
+    if !sweep.stamp.complete {
+        out.push_str("This sweep was interrupted: planned trials are missing.\n");
+    }
+    out.push_str(&format!("\nReport: {}\n", printable(&report.display().to_string())));
+    out
+}
+
+const HEADS: [&str; 11] = [
+    "setting",
+    "broker",
+    "fault",
+    "verdict",
+    "trials",
+    "acked",
+    "lost",
+    "twice",
+    "loss window",
+    "MB/s",
+    "p99",
+];
+/// The first so many columns are words, the others numbers.
+const WORDS: usize = 4;
+
+struct Row {
+    fields: [String; HEADS.len()],
+    paint: Paint,
+}
+
+fn rows(sweep: &Sweep, cells: &[CellSummary<'_>]) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for configuration in &sweep.configurations {
+        let of = |cell: &&CellSummary<'_>| cell.configuration.id == configuration.id;
+        let speed = performance(cells, &configuration.id);
+        let faults: Vec<&CellSummary<'_>> =
+            cells.iter().filter(of).filter(|cell| cell.fault().is_some()).collect();
+        rows.extend(faults.iter().map(|cell| fault_row(cell, speed)));
+        if let (true, Some(speed)) = (faults.is_empty(), speed) {
+            let dash = || "–".to_owned();
+            let [setting, broker, rate, p99] = common(speed, Some(speed));
+            let trials = speed.cell.trials.len().to_string();
+            let fields = [
+                setting,
+                broker,
+                "none".to_owned(),
+                dash(),
+                trials,
+                dash(),
+                dash(),
+                dash(),
+                dash(),
+                rate,
+                p99,
+            ];
+            rows.push(Row { fields, paint: Paint::None });
+        }
+    }
+    rows
+}
+
+fn common(cell: &CellSummary<'_>, speed: Option<&CellSummary<'_>>) -> [String; 4] {
+    let rate = speed.and_then(|speed| speed.bytes_per_second.map(|spread| (speed, spread)));
+    let (rate, p99) = rate.map_or_else(
+        || ("–".to_owned(), "–".to_owned()),
+        |(speed, spread)| {
+            let doubt = if speed.sustained { "" } else { "! " };
+            let range = format!("{}–{}", text::megabytes(spread.low), text::megabytes(spread.high));
+            let rate = format!("{doubt}{} [{range}]", text::megabytes(spread.median));
+            (rate, text::latency(speed.intended.quantile(0.99)))
+        },
+    );
+    let setting = format!("acks={}", cell.configuration.short_label());
+    [setting, cell.configuration.broker.name.clone(), rate, p99]
+}
+
+fn fault_row(cell: &CellSummary<'_>, speed: Option<&CellSummary<'_>>) -> Row {
+    let [setting, broker, rate, p99] = common(cell, speed);
+    let fault = cell.fault().map(short_fault).unwrap_or_default();
+    let Some(judged) = &cell.judged else {
+        let dash = || "–".to_owned();
+        let verdict = "not read back".to_owned();
+        let fields = [setting, broker, fault, verdict, dash(), dash(), dash(), dash(), dash(), rate, p99];
+        return Row { fields, paint: Paint::Soft };
+    };
+    let promised = cell.contract().is_none_or(|contract| contract.loss != Loss::NothingAcknowledged);
+    let (verdict, paint) = match judged.standing {
+        Standing::Broken => ("✗ BROKEN", Paint::Bad),
+        Standing::Kept if judged.telling_trials == 0 => ("– proves nothing", Paint::Soft),
+        Standing::Kept if !promised => ("– no promise", Paint::Soft),
+        Standing::Kept => ("✓ kept", Paint::None),
+    };
+    let acknowledged = match cell.configuration.setting.acks {
+        Acks::Zero => "none".to_owned(),
+        Acks::One | Acks::All => text::rounded(judged.acknowledged),
+    };
+    let bound = if judged.window_is_lower_bound { "≥ " } else { "" };
+    let window = judged.worst_window().map_or_else(|| "–".to_owned(), |window| format!("{bound}{window}"));
+    let fields = [
+        setting,
+        broker,
+        fault,
+        verdict.to_owned(),
+        judged.trials.to_string(),
+        acknowledged,
+        lost(judged.lost, judged.telling_trials),
+        text::exact(judged.duplicates),
+        window,
+        rate,
+        p99,
+    ];
+    Row { fields, paint }
+}
+
+fn short_fault(fault: &Fault) -> String {
+    let all = if fault.scope == Scope::AllBrokers { " (all)" } else { "" };
+    let alone = fault.in_sync_replicas.map_or_else(String::new, |members| format!(" (ISR {members})"));
+    format!("{}{all}{alone}", fault.kind.words())
+}
+
+/// A zero never stands without what it proves.
+fn lost(lost: u64, trials: usize) -> String {
+    match crate::results::stats::rule_of_three(trials) {
+        _ if lost > 0 => text::exact(lost),
+        Some(bound) => format!("0 (≤ {})", text::percent_at_most(bound)),
+        None => "0 (few trials)".to_owned(),
+    }
+}
+
+fn grid(rows: &[Row], colour: Colour) -> String {
+    let length = |text: &str| text.chars().count();
+    let width = |column: usize| {
+        let fields = rows.iter().map(|row| length(&row.fields[column]));
+        fields.max().unwrap_or(0).max(length(HEADS[column]))
+    };
+    let widths: [usize; HEADS.len()] = std::array::from_fn(width);
+    let line = |fields: &[String; HEADS.len()]| {
+        let mut line = String::new();
+        for (column, (field, width)) in fields.iter().zip(widths).enumerate() {
+            let field = printable(field);
+            let padding = " ".repeat(width.saturating_sub(length(&field)));
+            let gap = if column == 0 { "" } else { "  " };
+            line.push_str(gap);
+            line.push_str(&if column < WORDS { field + &padding } else { padding + &field });
+        }
+        line.trim_end().to_owned()
+    };
+    let heads = HEADS.map(str::to_owned);
+    let mut out = format!("{}\n", colour.paint(Paint::Strong, &line(&heads)));
+    for row in rows {
+        out.push_str(&colour.paint(row.paint, &line(&row.fields)));
+        out.push('\n');
+    }
+    out
+}
+
+/// Names come from files: a control character must not reach the terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|character| if character.is_control() { '\u{fffd}' } else { character }).collect()
+}

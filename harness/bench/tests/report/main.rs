@@ -1,0 +1,367 @@
+//! The report, the terminal view and the files, from results made up by [`sample`].
+
+mod sample;
+
+use highwater_bench::report;
+use highwater_bench::results::answer::{self, Tone};
+use highwater_bench::results::store::{ResultsDir, StoreError};
+use highwater_bench::results::summary::summaries;
+use highwater_bench::results::{Property, Sweep};
+use highwater_bench::table::{self, Colour};
+use sample::{CUT, break_contract, sweep};
+use std::path::Path;
+
+const BROKEN_CELL: &str = "kafka-all-flush1.cut";
+
+fn broken() -> Sweep {
+    let mut sweep = sweep(7, 24);
+    break_contract(&mut sweep, BROKEN_CELL);
+    sweep
+}
+
+fn headline(sweep: &Sweep) -> answer::Headline {
+    let cells = summaries(sweep);
+    answer::headline(&cells, &answer::cards(&cells))
+}
+
+/// Written where a developer can look at it; the test only asks that it is a whole page.
+#[test]
+fn report_of_the_sample_is_a_whole_page() {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("sample");
+    std::fs::create_dir_all(&dir).unwrap();
+    for (name, sweep) in [("kept.html", sweep(7, 24)), ("broken.html", broken())] {
+        let html = report::render(&sweep);
+        assert!(html.starts_with("<!doctype html>") && html.ends_with("</html>\n"));
+        std::fs::write(dir.join(name), html).unwrap();
+        let path = Path::new("report.html");
+        std::fs::write(dir.join(name).with_extension("txt"), table::render(&sweep, path, Colour::Plain))
+            .unwrap();
+    }
+}
+
+#[test]
+fn report_tags_are_balanced() {
+    let html = report::render(&broken());
+    for tag in [
+        "section", "details", "summary", "table", "tr", "td", "th", "svg", "a", "g", "ul", "ol", "li", "pre",
+        "p", "div", "article", "text",
+    ] {
+        let opened = html.matches(&format!("<{tag} ")).count() + html.matches(&format!("<{tag}>")).count();
+        assert_eq!(opened, html.matches(&format!("</{tag}>")).count(), "<{tag}>");
+    }
+}
+
+#[test]
+fn report_reaches_for_nothing_outside_itself() {
+    let html = report::render(&broken());
+    for outside in ["http://", "https://", "url(", "@import", " src=", "<link", "fetch("] {
+        assert!(!html.contains(outside), "{outside}");
+    }
+}
+
+#[test]
+fn report_links_all_lead_somewhere() {
+    let html = report::render(&broken());
+    let ids: Vec<&str> = html.split(" id=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    for target in html.split("href=\"#").skip(1).filter_map(|rest| rest.split('"').next()) {
+        assert!(ids.contains(&target), "#{target}");
+    }
+    let mut unique = ids.clone();
+    unique.sort_unstable();
+    unique.dedup();
+    assert_eq!(unique.len(), ids.len(), "an id is used twice");
+}
+
+#[test]
+fn report_of_the_same_results_is_the_same_file() {
+    assert_eq!(report::render(&sweep(3, 5)), report::render(&sweep(3, 5)));
+}
+
+#[test]
+fn report_escapes_every_text_of_the_results() {
+    const HOSTILE: &str = "</title></pre><script>alert(1)</script><img onerror='x' y=\"z\">&";
+    let mut sweep = broken();
+    let property = || Property { name: HOSTILE.to_owned(), value: HOSTILE.to_owned() };
+    for text in [
+        &mut sweep.stamp.title,
+        &mut sweep.stamp.started_at,
+        &mut sweep.stamp.version,
+        &mut sweep.stamp.commit,
+        &mut sweep.stamp.command,
+    ] {
+        *text = HOSTILE.to_owned();
+    }
+    let environment = &mut sweep.environment;
+    environment.hypervisor = Some(HOSTILE.to_owned());
+    environment.tunables.push(property());
+    for text in [
+        &mut environment.kernel,
+        &mut environment.cpu_model,
+        &mut environment.filesystem,
+        &mut environment.mount_options,
+        &mut environment.device,
+    ] {
+        *text = HOSTILE.to_owned();
+    }
+    for configuration in &mut sweep.configurations {
+        configuration.broker.name = HOSTILE.to_owned();
+        configuration.broker.version = HOSTILE.to_owned();
+        configuration.workload.compression = HOSTILE.to_owned();
+        for properties in [
+            &mut configuration.broker_properties,
+            &mut configuration.topic_properties,
+            &mut configuration.producer_properties,
+        ] {
+            properties.push(property());
+        }
+    }
+    for cell in &mut sweep.cells {
+        cell.plan.effective.push(property());
+        for trial in &mut cell.trials {
+            trial.command = HOSTILE.to_owned();
+            trial.files.push(HOSTILE.to_owned());
+            for finding in trial
+                .verdict
+                .iter_mut()
+                .flat_map(|verdict| verdict.violations.iter_mut().chain(&mut verdict.permitted))
+            {
+                finding.examples.push(HOSTILE.to_owned());
+            }
+        }
+    }
+    for comparison in &mut sweep.comparisons {
+        comparison.b = HOSTILE.to_owned();
+    }
+    let html = report::render(&sweep);
+    assert!(html.contains("&lt;script&gt;alert(1)"));
+    for markup in ["<script>alert", "<img", "onerror='", "</title></pre>"] {
+        assert!(!html.contains(markup), "{markup}");
+    }
+    let terminal = table::render(&sweep, Path::new("x\u{1b}[2J"), Colour::Plain);
+    assert!(!terminal.chars().any(|character| character.is_control() && character != '\n'));
+}
+
+#[test]
+fn headline_of_a_kept_sweep_names_setting_trials_and_bound() {
+    let headline = headline(&sweep(7, 24));
+    assert_eq!(headline.tone, Tone::Kept);
+    assert!(
+        headline
+            .sentence
+            .starts_with("Nothing acknowledged was lost in 24 power cuts of all brokers at once"),
+        "{headline:?}"
+    );
+    assert!(
+        headline.details.iter().any(|detail| detail.contains("95\u{a0}% confidence at most 13\u{a0}%")),
+        "{headline:?}"
+    );
+}
+
+#[test]
+fn headline_of_a_broken_contract_comes_first_and_says_what_broke() {
+    let sweep = broken();
+    let headline = headline(&sweep);
+    assert_eq!(headline.tone, Tone::Broken);
+    assert_eq!(
+        headline.sentence,
+        "A contract was broken: Apache Kafka 4.3.0 with acks=all, flush.messages=1 lost 312 acknowledged records \
+         from the middle of the log under a power cut, where nothing acknowledged may be lost."
+    );
+    let html = report::render(&sweep);
+    let place = |text: &str| html.find(text).unwrap_or_else(|| panic!("{text} is missing"));
+    assert!(place("<header class=\"broken\">") < place("id=\"broken\""));
+    assert!(place("id=\"broken\"") < place("class=\"cards\""));
+}
+
+#[test]
+fn setting_that_only_happened_to_lose_nothing_is_not_recommended() {
+    let mut sweep = sweep(7, 24);
+    // Every unflushed setting gets lucky: nothing is lost in any trial.
+    for verdict in
+        sweep.cells.iter_mut().flat_map(|cell| &mut cell.trials).filter_map(|trial| trial.verdict.as_mut())
+    {
+        verdict.losses.records = 0;
+        verdict.losses.window = None;
+        verdict.permitted.clear();
+    }
+    let cells = summaries(&sweep);
+    for card in answer::cards(&cells).iter().skip(1) {
+        let keeper = &card.keepers[0];
+        assert!(
+            keeper
+                .cells
+                .iter()
+                .all(|cell| cell.contract().is_some_and(|contract| contract.promises_everything()))
+        );
+        let flushed = keeper.configuration.setting.flush.is_every_message();
+        assert!(flushed, "{:?}: {}", card.accident, keeper.configuration.label());
+    }
+}
+
+#[test]
+fn trial_in_which_nothing_was_acknowledged_proves_nothing() {
+    let mut sweep = sweep(7, 5);
+    for verdict in
+        sweep.cells.iter_mut().flat_map(|cell| &mut cell.trials).filter_map(|trial| trial.verdict.as_mut())
+    {
+        verdict.losses.of_records = 0;
+        verdict.losses.records = 0;
+    }
+    assert!(answer::cards(&summaries(&sweep)).iter().all(|card| card.keepers.is_empty()));
+    assert!(table::render(&sweep, Path::new("report.html"), Colour::Plain).contains("proves nothing"));
+}
+
+#[test]
+fn zero_lost_never_stands_alone() {
+    let html = report::render(&sweep(7, 24));
+    for (place, _) in html.match_indices("lost 0 of ") {
+        let rest: String = html[place..].chars().take(400).collect();
+        assert!(rest.contains("24 ") && rest.contains("at most 13\u{a0}%"), "{rest}");
+    }
+    assert!(html.matches("lost 0 of ").count() > 10);
+    let few = report::render(&sweep(7, 2));
+    assert!(few.contains("too few trials to bound it") && !few.contains("at most 150"));
+}
+
+#[test]
+fn figures_in_doubt_are_drawn_hollow_and_said() {
+    let mut sweep = sweep(7, 24);
+    let plain = report::render(&sweep).matches("mark hollow").count();
+    let speed = sweep.cells.iter_mut().find(|cell| cell.plan.id == "highwater-all-flush1.speed").unwrap();
+    for trial in &mut speed.trials {
+        trial.load.target_records_per_second = Some(trial.load.records_per_second() * 1.02);
+    }
+    let html = report::render(&sweep);
+    assert!(html.matches("mark hollow").count() > plain);
+    assert!(html.contains("not sustained"));
+    assert!(
+        table::render(&sweep, Path::new("r"), Colour::Plain).contains("! the offered rate was not sustained")
+    );
+}
+
+#[test]
+fn suspicious_flush_is_flagged() {
+    let mut sweep = sweep(7, 2);
+    assert!(!report::render(&sweep).contains("suspiciously"));
+    let mut quick = highwater_bench::results::Latency::default();
+    (0..100).for_each(|_| quick.record(3_000));
+    sweep.environment.floor.fdatasync = quick;
+    assert!(report::render(&sweep).contains("suspiciously"));
+}
+
+#[test]
+fn empty_sweep_renders_and_claims_nothing() {
+    let mut sweep = sweep(7, 2);
+    sweep.cells.clear();
+    sweep.stamp.complete = false;
+    let html = report::render(&sweep);
+    assert!(
+        html.contains("this report says nothing about loss") && html.contains("This sweep was interrupted")
+    );
+    assert!(table::render(&sweep, Path::new("r"), Colour::Plain).contains("interrupted"));
+}
+
+#[test]
+fn panels_never_mix_workloads() {
+    let mut sweep = sweep(7, 3);
+    sweep.configurations[1].workload.record_size_bytes = 100;
+    let of_cut = |html: &str| html.matches("Throughput against loss window under power cut\"").count();
+    assert_eq!(of_cut(&report::render(&sweep)), 2);
+    sweep.configurations[1].workload.record_size_bytes = 1024;
+    assert_eq!(of_cut(&report::render(&sweep)), 1);
+}
+
+#[test]
+fn terminal_view_is_sentence_table_file() {
+    let text = table::render(&broken(), Path::new("results/x/report.html"), Colour::Plain);
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[0].starts_with("A contract was broken"));
+    let head = lines.iter().position(|line| line.starts_with("setting")).unwrap();
+    assert!(lines[head].ends_with("p99"));
+    let bad: Vec<&&str> = lines.iter().filter(|line| line.contains("✗ BROKEN")).collect();
+    assert_eq!(bad.len(), 1);
+    assert!(bad[0].contains(&CUT.to_string()));
+    assert_eq!(lines.last(), Some(&"Report: results/x/report.html"));
+    assert!(!text.contains('\u{1b}'));
+    assert!(table::render(&broken(), Path::new("r"), Colour::Ansi).contains("\u{1b}[1;31m"));
+}
+
+fn save(results: &ResultsDir, sweep: &Sweep) {
+    results.save_plan(sweep).unwrap();
+    for cell in &sweep.cells {
+        for (number, trial) in cell.trials.iter().enumerate() {
+            results.save_trial(&cell.plan.id, number, trial).unwrap();
+        }
+    }
+}
+
+#[test]
+fn command_report_renders_again_from_raw_results() {
+    let dir = tempfile::tempdir().unwrap();
+    let results = ResultsDir::new(dir.path());
+    save(&results, &sweep(7, 4));
+    let command = || std::process::Command::new(env!("CARGO_BIN_EXE_highwater-bench"));
+    let run = command().arg("report").arg(dir.path()).output().unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    assert!(results.report_path().exists());
+    let printed = String::from_utf8(run.stdout).unwrap();
+    assert!(printed.ends_with("report.html\n") && printed.contains("✓ kept"), "{printed}");
+    let missing = command().arg("report").arg(dir.path().join("absent")).output().unwrap();
+    assert_eq!(missing.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("sweep.json"));
+}
+
+#[test]
+fn results_survive_the_disk_and_render_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let results = ResultsDir::new(dir.path());
+    let sweep = broken();
+    save(&results, &sweep);
+    let loaded = results.load().unwrap();
+    assert_eq!(loaded, sweep);
+    assert_eq!(report::render(&loaded), report::render(&sweep));
+    results.save_histograms(&loaded).unwrap();
+    let hgrm = dir.path().join("histograms/highwater-all-flush1.speed.intended.hgrm");
+    assert!(std::fs::read_to_string(hgrm).unwrap().contains("#[Mean"));
+    assert_eq!(results.save_report("x").unwrap(), dir.path().join("report.html"));
+}
+
+#[test]
+fn results_of_an_interrupted_sweep_are_those_that_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let results = ResultsDir::new(dir.path());
+    let sweep = sweep(7, 3);
+    results.save_plan(&sweep).unwrap();
+    results.save_trial(&sweep.cells[0].plan.id, 0, &sweep.cells[0].trials[0]).unwrap();
+    let loaded = results.load().unwrap();
+    assert_eq!(loaded.cells.len(), sweep.cells.len());
+    assert_eq!(loaded.cells.iter().map(|cell| cell.trials.len()).sum::<usize>(), 1);
+    assert!(report::render(&loaded).contains("</html>"));
+}
+
+#[test]
+fn results_that_are_not_ours_are_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let results = ResultsDir::new(dir.path());
+    assert!(matches!(results.load(), Err(StoreError::Io { .. })));
+    std::fs::write(dir.path().join("sweep.json"), "{\"schema\": 999}").unwrap();
+    assert!(matches!(results.load(), Err(StoreError::Schema { found: 999, .. })));
+    std::fs::write(dir.path().join("sweep.json"), "{\"schema\": 1}").unwrap();
+    let error = results.load().unwrap_err();
+    assert!(error.to_string().contains("sweep.json"), "{error}");
+    let mut escaping = sweep(7, 1);
+    escaping.cells[0].plan.id = "../outside".to_owned();
+    assert!(matches!(results.save_plan(&escaping), Err(StoreError::Inconsistent { .. })));
+}
+
+#[test]
+fn nothing_lost_without_a_promise_is_not_shown_as_safe() {
+    let mut sweep = sweep(7, 24);
+    let lucky = sweep.cells.iter_mut().find(|cell| cell.plan.id == "kafka-1-never.cut").unwrap();
+    for verdict in lucky.trials.iter_mut().filter_map(|trial| trial.verdict.as_mut()) {
+        (verdict.losses.records, verdict.losses.window) = (0, None);
+    }
+    let html = report::render(&sweep);
+    assert!(html.contains("1, no flush (not promised)</text>"));
+    assert_eq!(html.matches("<td class=\"unpromised\">").count(), 1);
+}

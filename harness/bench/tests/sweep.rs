@@ -1,0 +1,277 @@
+//! Whole sweeps against the stand-in: honest it is found honest, told to lie it is found out, and whatever happens
+//! nothing is left behind.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_highwater-bench");
+
+struct Project {
+    directory: tempfile::TempDir,
+}
+
+impl Project {
+    /// A project with the shipped drivers and one workload.
+    fn new(workload: &str) -> Self {
+        // Not below /tmp, which may be in memory: no direct I/O there.
+        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let brokers = directory.path().join("workloads/brokers");
+        std::fs::create_dir_all(&brokers).unwrap();
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../workloads/brokers/stand-in.toml");
+        std::fs::copy(shipped, brokers.join("stand-in.toml")).unwrap();
+        let head = "name = 'w'\ndescription = 'd'\nseed = 7\nbrokers = ['stand-in']\n";
+        let defaults = "[defaults]\nduration = '600ms'\nwarm_up = '50ms'\nfault_earliest = '200ms'\n\
+                        partitions = 4\nrate = '2 MB/s'\n";
+        std::fs::write(directory.path().join("workloads/w.toml"), format!("{head}{defaults}{workload}"))
+            .unwrap();
+        Project { directory }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command
+            .args(arguments)
+            .current_dir(self.directory.path())
+            .env("HIGHWATER_BENCH_HOME", Path::new(PROGRAM).parent().unwrap())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    fn sweep(&self, more: &[&str]) -> Output {
+        self.run(&[&["run", "workloads/w.toml"], more].concat())
+    }
+
+    /// Files of trials, by path.
+    fn trials(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut open = vec![self.path("results")];
+        while let Some(directory) = open.pop() {
+            for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+                let path = entry.path();
+                let name = path.file_name().unwrap().to_string_lossy().into_owned();
+                if path.is_dir() {
+                    open.push(path);
+                } else if name.starts_with("trial-") && name.ends_with(".json") {
+                    found.push(path);
+                }
+            }
+        }
+        found.sort();
+        found
+    }
+
+    /// Nothing may be left: no files of brokers, no process that was started for this project, no mount.
+    fn assert_clean(&self) {
+        let scratch = std::fs::read_dir(self.path("target/bench")).unwrap();
+        assert_eq!(scratch.count(), 0, "files of a broker are left");
+        let mark = self.directory.path().to_string_lossy().into_owned();
+        for process in std::fs::read_dir("/proc").unwrap().flatten() {
+            let arguments = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+            assert!(!String::from_utf8_lossy(&arguments).contains(&mark), "a process is left: {process:?}");
+        }
+    }
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[track_caller]
+fn assert_exit(output: &Output, code: i32) {
+    assert_eq!(output.status.code(), Some(code), "{}", text(output));
+}
+
+#[test]
+fn honest_broker_keeps_its_contracts_through_kills() {
+    let project =
+        Project::new("[[grid]]\nacks = [1, 'all']\nflush = ['never', 'flush.messages=1']\nfault = 'kill'");
+    let output = project.sweep(&[]);
+    assert_exit(&output, 0);
+    assert_eq!(project.trials().len(), 4);
+    project.assert_clean();
+}
+
+#[test]
+fn cell_without_a_fault_is_measured_and_stamped() {
+    let project = Project::new("[[grid]]\n");
+    let output = project.sweep(&[]);
+    assert_exit(&output, 0);
+    let folder = project.trials()[0].ancestors().nth(3).unwrap().to_owned();
+    let sweep = std::fs::read_to_string(folder.join("sweep.json")).unwrap();
+    for stamped in ["\"kernel\":\"Linux ", "\"fdatasync\":", "\"client_ceiling\":{", "\"complete\":true"] {
+        assert!(sweep.contains(stamped), "{stamped} is not in {sweep}");
+    }
+    let trial = std::fs::read_to_string(&project.trials()[0]).unwrap();
+    assert!(trial.contains("\"target_records_per_second\":1953.125"), "{trial}");
+}
+
+/// Each lie, and the fault under which it shows.
+#[test]
+fn lying_broker_is_found_out() {
+    for lie in ["truncate-recovery", "ack-before-write", "duplicate"] {
+        let project = Project::new(&format!("[settings.stand-in]\nlie = '{lie}'\n[[grid]]\nfault = 'kill'"));
+        // A lie about a moment shows only if the kill meets that moment.
+        let found = (1..=8).any(|seed: u32| {
+            let output = project.sweep(&["--forensics", "--seed", &seed.to_string()]);
+            output.status.code() == Some(1) && text(&output).contains("BROKEN")
+        });
+        assert!(found, "{lie}: not found by 8 kills");
+        project.assert_clean();
+    }
+}
+
+/// Needs root and FUSE; without them the cell must be left out, with the reason, and not be taken for a success.
+#[test]
+fn power_cut_finds_the_skipped_flush_or_says_what_is_missing() {
+    let project = Project::new("[settings.stand-in]\nlie = 'skip-flush'\n[[grid]]\nfault = 'power-cut'");
+    let output = project.sweep(&[]);
+    match highwater_bench::medium::can_cut_power() {
+        Ok(()) => assert_exit(&output, 1),
+        Err(missing) => {
+            assert!(text(&output).contains(&missing), "{}", text(&output));
+            assert!(text(&output).contains("Left out"), "{}", text(&output));
+        }
+    }
+    project.assert_clean();
+}
+
+#[test]
+fn honest_broker_survives_a_power_cut_with_every_ack_flushed() {
+    let project = Project::new("[[grid]]\nfault = 'power-cut'");
+    let output = project.sweep(&[]);
+    assert_exit(&output, 0);
+    project.assert_clean();
+}
+
+#[test]
+fn interrupted_sweep_leaves_nothing_behind_and_goes_on_where_it_stopped() {
+    let project = Project::new("[[grid]]\nfault = 'kill'\nrepeats = 3");
+    let mut child = project.command(&["run", "workloads/w.toml"]).spawn().unwrap();
+    wait_for(|| project.trials().len() == 1, &mut child);
+    // The second trial is under way, somewhere.
+    wait_for(|| std::fs::read_dir(project.path("target/bench")).is_ok_and(|dir| dir.count() > 0), &mut child);
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_exit(&output, 130);
+    project.assert_clean();
+    let done = project.trials();
+    let stamps: Vec<_> =
+        done.iter().map(|path| std::fs::metadata(path).unwrap().modified().unwrap()).collect();
+    assert!(done.len() < 3, "the sweep was not interrupted");
+
+    assert_exit(&project.sweep(&["--resume"]), 0);
+    assert_eq!(project.trials().len(), 3);
+    for (path, stamp) in done.iter().zip(stamps) {
+        assert_eq!(std::fs::metadata(path).unwrap().modified().unwrap(), stamp, "{path:?} ran again");
+    }
+    let nothing_left = project.sweep(&["--resume"]);
+    assert_exit(&nothing_left, 2);
+    assert!(text(&nothing_left).contains("no unfinished sweep"), "{}", text(&nothing_left));
+}
+
+fn wait_for(condition: impl Fn() -> bool, child: &mut Child) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(child.try_wait().unwrap().is_none(), "the sweep ended early");
+        assert!(Instant::now() < deadline, "the sweep hangs");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn changed_workload_is_not_resumed() {
+    let project = Project::new("[[grid]]\nfault = 'kill'\nrepeats = 2");
+    let mut child = project.command(&["run", "workloads/w.toml"]).spawn().unwrap();
+    wait_for(|| project.trials().len() == 1, &mut child);
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM)
+        .unwrap();
+    assert_exit(&child.wait_with_output().unwrap(), 130);
+    let path = project.path("workloads/w.toml");
+    let changed =
+        std::fs::read_to_string(&path).unwrap().replace("'w'\ndescription = 'd'", "'w'\ndescription = 'e'");
+    std::fs::write(&path, changed).unwrap();
+    let output = project.sweep(&["--resume"]);
+    assert_exit(&output, 2);
+    assert!(text(&output).contains("differs from the workload"), "{}", text(&output));
+}
+
+#[test]
+fn one_cell_runs_again_from_its_id() {
+    let project = Project::new("[[grid]]\nfault = 'kill'\nrepeats = 2");
+    let listed = project.run(&["list", "workloads/w.toml"]);
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert_eq!(listed.lines().count(), 2);
+    let id = &listed.lines().nth(1).unwrap()[..10];
+    let output = project.run(&["cell", "workloads/w.toml", id]);
+    assert_exit(&output, 0);
+    assert!(text(&output).contains("nothing acknowledged may be lost"), "{}", text(&output));
+    let output = project.run(&["cell", "workloads/w.toml", "zz"]);
+    assert_exit(&output, 2);
+    assert!(text(&output).contains("no cell's id begins with zz"), "{}", text(&output));
+}
+
+#[test]
+fn broker_that_is_not_installed_is_said_before_anything_runs() {
+    let project = Project::new("[[grid]]\n");
+    let driver = project.path("workloads/brokers/gone.toml");
+    std::fs::write(driver, "title='Gone'\nhome='nowhere'\nmarker='x'\nmissing='get it'\nstart=['x']\n")
+        .unwrap();
+    let output = project.sweep(&["--broker", "gone"]);
+    assert_exit(&output, 2);
+    assert!(
+        text(&output).contains("Gone is not installed") && text(&output).contains("get it"),
+        "{}",
+        text(&output)
+    );
+    assert!(!project.path("results").exists());
+}
+
+#[test]
+fn wrong_workload_is_refused_with_line_and_key() {
+    let project = Project::new("[[grid]]\nacks = 2");
+    let output = project.run(&["validate", "workloads/w.toml"]);
+    assert_exit(&output, 2);
+    assert!(
+        text(&output).contains("w.toml:12: grid[0].acks: 2 is not one of 0, 1, \"all\""),
+        "{}",
+        text(&output)
+    );
+}
+
+/// A harness that is killed cannot clean up; the kernel and the disk's own process do.
+#[test]
+fn killed_harness_takes_its_broker_along() {
+    let project = Project::new("[[grid]]\nfault = 'kill'\nduration = '1h'\nfault_earliest = '59min'");
+    let mut child = project.command(&["run", "workloads/w.toml"]).spawn().unwrap();
+    let mark = format!("--data-dir {}", project.directory.path().display());
+    // Not the moment between its start and its being tied to the harness.
+    let tied = |arguments: &String| arguments.contains(&mark) && !arguments.contains("--pdeathsig");
+    let brokers = || processes().filter(tied).count();
+    wait_for(|| brokers() > 0, &mut child);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while brokers() > 0 {
+        assert!(Instant::now() < deadline, "the broker outlived the harness");
+        std::thread::yield_now();
+    }
+}
+
+fn processes() -> impl Iterator<Item = String> {
+    std::fs::read_dir("/proc").unwrap().flatten().map(|process| {
+        let arguments = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&arguments).replace('\0', " ")
+    })
+}
