@@ -113,40 +113,99 @@ impl Compression {
         Ok(out)
     }
 
-    /// Compresses `bytes` in the framing that Kafka's clients use.
+    /// Compresses `bytes` in the framing that Kafka's clients use. Many times in a row, a [`Compressor`] is cheaper.
     ///
     /// # Errors
     /// Where the codec fails.
     pub fn compress(self, bytes: &[u8]) -> io::Result<Vec<u8>> {
-        match self {
-            Compression::None => Ok(bytes.to_vec()),
-            Compression::Gzip => {
+        Compressor::new(self)?.compress(bytes)
+    }
+}
+
+/// Compresses again and again with one codec, and keeps the codec's working memory between: making that costs more than
+/// compressing a small batch.
+pub struct Compressor {
+    codec: Compression,
+    state: State,
+}
+
+enum State {
+    None,
+    Snappy(Box<snap::raw::Encoder>),
+    Lz4(Box<lz4_flex::frame::FrameEncoder<Vec<u8>>>),
+    Zstd(Box<zstd::bulk::Compressor<'static>>),
+}
+
+impl std::fmt::Debug for Compressor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Compressor").field("codec", &self.codec).finish_non_exhaustive()
+    }
+}
+
+impl Compressor {
+    /// A compressor with Kafka's default level.
+    ///
+    /// # Errors
+    /// Where the codec gets no memory.
+    pub fn new(codec: Compression) -> io::Result<Self> {
+        let state = match codec {
+            // flate2's encoders cannot be used again, and gzip is slow enough for that not to matter.
+            Compression::None | Compression::Gzip => State::None,
+            Compression::Snappy => State::Snappy(Box::new(snap::raw::Encoder::new())),
+            Compression::Lz4 => State::Lz4(Box::new(lz4_flex::frame::FrameEncoder::new(Vec::new()))),
+            Compression::Zstd => {
+                State::Zstd(Box::new(zstd::bulk::Compressor::new(zstd::DEFAULT_COMPRESSION_LEVEL)?))
+            }
+        };
+        Ok(Compressor { codec, state })
+    }
+
+    /// Its codec.
+    #[must_use]
+    pub fn codec(&self) -> Compression {
+        self.codec
+    }
+
+    /// Compresses `bytes` in the framing that Kafka's clients use.
+    ///
+    /// # Errors
+    /// Where the codec fails.
+    pub fn compress(&mut self, bytes: &[u8]) -> io::Result<Vec<u8>> {
+        match &mut self.state {
+            State::None if self.codec == Compression::Gzip => {
                 let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
                 encoder.write_all(bytes)?;
                 encoder.finish()
             }
-            Compression::Snappy => compress_xerial(bytes),
-            Compression::Lz4 => {
-                let mut encoder = lz4_flex::frame::FrameEncoder::new(Vec::new());
-                encoder.write_all(bytes)?;
-                encoder.finish().map_err(io::Error::other)
+            State::None => Ok(bytes.to_vec()),
+            State::Snappy(encoder) => compress_xerial(encoder, bytes),
+            // An encoder that was used before cannot make an empty frame.
+            State::Lz4(_) if bytes.is_empty() => {
+                let empty = lz4_flex::frame::FrameEncoder::new(Vec::new());
+                empty.finish().map_err(io::Error::other)
             }
-            Compression::Zstd => zstd::stream::encode_all(bytes, zstd::DEFAULT_COMPRESSION_LEVEL),
+            State::Lz4(encoder) => {
+                encoder.write_all(bytes)?;
+                encoder.try_finish().map_err(io::Error::other)?;
+                Ok(std::mem::take(encoder.get_mut()))
+            }
+            State::Zstd(encoder) => encoder.compress(bytes),
         }
     }
 }
 
-fn compress_xerial(bytes: &[u8]) -> io::Result<Vec<u8>> {
+fn compress_xerial(encoder: &mut snap::raw::Encoder, bytes: &[u8]) -> io::Result<Vec<u8>> {
     let mut out = Vec::with_capacity(XERIAL_HEADER_BYTES + bytes.len() / 2);
     out.extend_from_slice(XERIAL_MAGIC);
     out.extend_from_slice(&1i32.to_be_bytes());
     out.extend_from_slice(&1i32.to_be_bytes());
-    let mut encoder = snap::raw::Encoder::new();
     for block in bytes.chunks(XERIAL_BLOCK_BYTES) {
-        let compressed = encoder.compress_vec(block).map_err(io::Error::other)?;
-        let len = i32::try_from(compressed.len()).map_err(io::Error::other)?;
-        out.extend_from_slice(&len.to_be_bytes());
-        out.extend_from_slice(&compressed);
+        let at = out.len() + 4;
+        out.resize(at + snap::raw::max_compress_len(block.len()), 0);
+        let written = encoder.compress(block, &mut out[at..]).map_err(io::Error::other)?;
+        let len = i32::try_from(written).map_err(io::Error::other)?;
+        out[at - 4..at].copy_from_slice(&len.to_be_bytes());
+        out.truncate(at + written);
     }
     Ok(out)
 }
@@ -232,6 +291,22 @@ mod tests {
             assert_eq!(codec.decompress(&compressed, bytes.len()).expect("decompresses"), bytes, "{codec:?}");
             assert!(codec.decompress(&compressed, bytes.len() - 1).is_err(), "{codec:?} above the limit");
             assert_eq!(Compression::from_attributes(codec.code()), Some(codec));
+        }
+    }
+
+    #[test]
+    fn compressor_is_used_again_without_a_trace_of_what_was_before() {
+        for codec in ALL {
+            let mut compressor = Compressor::new(codec).expect("made");
+            for len in [100_000usize, 0, 10, 300_000, 64] {
+                let bytes: Vec<u8> = (0..len).map(|i| (i / 3 % 250) as u8).collect();
+                let compressed = compressor.compress(&bytes).expect("compresses");
+                assert_eq!(
+                    codec.decompress(&compressed, len).expect("decompresses"),
+                    bytes,
+                    "{codec:?} {len}"
+                );
+            }
         }
     }
 

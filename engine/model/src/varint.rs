@@ -5,7 +5,9 @@ use bytes::BufMut;
 /// Most bytes that a value takes.
 pub const MAX_BYTES: usize = 10;
 
-fn encode(value: i64) -> ([u8; MAX_BYTES], usize) {
+/// The bytes of `value`, and how many they are.
+#[inline]
+pub(crate) fn encode(value: i64) -> ([u8; MAX_BYTES], usize) {
     let mut bits = ((value << 1) ^ (value >> 63)).cast_unsigned();
     let mut encoded = [0; MAX_BYTES];
     let mut len = 0;
@@ -32,19 +34,35 @@ pub fn len_i64(value: i64) -> usize {
 }
 
 /// Reads a value of at most 64 bits from the front of `bytes` and moves past it. `None` if it is cut or too long.
+#[inline]
 pub fn read_i64(bytes: &mut &[u8]) -> Option<i64> {
+    match bytes.split_first() {
+        // Nearly all of them: deltas, lengths of short fields.
+        Some((&byte, rest)) if byte & 0x80 == 0 => {
+            *bytes = rest;
+            Some(from_zigzag(byte.into()))
+        }
+        _ => read_long(bytes),
+    }
+}
+
+fn read_long(bytes: &mut &[u8]) -> Option<i64> {
     let mut bits: u64 = 0;
-    for (index, &byte) in bytes.iter().enumerate().take(10) {
-        if index == 9 && byte > 1 {
+    for (index, &byte) in bytes.iter().enumerate().take(MAX_BYTES) {
+        if index == MAX_BYTES - 1 && byte > 1 {
             return None;
         }
         bits |= u64::from(byte & 0x7f) << (7 * index);
         if byte & 0x80 == 0 {
             *bytes = &bytes[index + 1..];
-            return Some((bits >> 1).cast_signed() ^ -((bits & 1).cast_signed()));
+            return Some(from_zigzag(bits));
         }
     }
     None
+}
+
+fn from_zigzag(bits: u64) -> i64 {
+    (bits >> 1).cast_signed() ^ -((bits & 1).cast_signed())
 }
 
 /// Reads a value of at most 32 bits from the front of `bytes` and moves past it. `None` if it is cut or too long.

@@ -16,7 +16,7 @@ use bytes::{Bytes, BytesMut};
 use super::{
     BATCH_HEADER_BYTES, BatchError, CRC_AT, CRC_COVERS_FROM, LOG_OVERHEAD_BYTES, ProducerStamp, TRANSACTIONAL,
 };
-use crate::compression::Compression;
+use crate::compression::{Compression, Compressor};
 use crate::crc;
 use crate::ids::Timestamp;
 use crate::varint;
@@ -125,12 +125,22 @@ impl BatchBuilder {
             + headers_len;
         let out = &mut self.records;
         out.reserve(varint::MAX_BYTES + body_len);
-        varint::write_i64(out, len_i64(body_len));
-        out.extend_from_slice(&[0]);
-        varint::write_i64(out, timestamp_delta);
-        varint::write_i64(out, offset_delta.into());
-        put_field(out, record.key);
-        put_field(out, record.value);
+        let mut front = Front::new();
+        front.varint(len_i64(body_len));
+        front.byte(0);
+        front.varint(timestamp_delta);
+        front.varint(offset_delta.into());
+        if let Some(key) = record.key {
+            front.varint(len_i64(key.len()));
+            out.extend_from_slice(front.bytes());
+            out.extend_from_slice(key);
+            front = Front::new();
+        } else {
+            front.varint(-1);
+        }
+        front.varint(record.value.map_or(-1, |value| len_i64(value.len())));
+        out.extend_from_slice(front.bytes());
+        out.extend_from_slice(record.value.unwrap_or_default());
         varint::write_i64(out, len_i64(record.headers.len()));
         for (name, value) in record.headers {
             put_field(out, Some(name.as_bytes()));
@@ -145,13 +155,26 @@ impl BatchBuilder {
     /// # Errors
     /// [`BatchError::InvalidHeader`] for an empty batch or one above `i32::MAX` bytes, [`BatchError::Compression`].
     pub fn finish(self) -> Result<BatchRecords, BatchError> {
+        let compressor = Compressor::new(self.compression);
+        self.finish_with(&mut compressor.map_err(|error| BatchError::Compression(error.to_string()))?)
+    }
+
+    /// As [`finish`](Self::finish), with a compressor that is kept for the next batch.
+    ///
+    /// # Errors
+    /// As `finish`.
+    ///
+    /// # Panics
+    /// If the compressor's codec is not the batch's.
+    pub fn finish_with(self, compressor: &mut Compressor) -> Result<BatchRecords, BatchError> {
+        assert_eq!(compressor.codec(), self.compression, "the attributes name the batch's codec");
         if self.is_empty() {
             return Err(BatchError::InvalidHeader("record count"));
         }
         let (payload, uncompressed) = match self.compression {
             Compression::None => (self.records.freeze(), None),
-            codec => {
-                let payload = codec
+            _ => {
+                let payload = compressor
                     .compress(&self.records)
                     .map_err(|error| BatchError::Compression(error.to_string()))?;
                 (Bytes::from(payload), Some(self.records))
@@ -266,6 +289,40 @@ impl BatchRecords {
     #[must_use]
     pub fn into_buffer(self) -> Option<BytesMut> {
         self.uncompressed.or_else(|| self.payload.try_into_mut().ok())
+    }
+}
+
+/// The small fields in front of a key or value, gathered so that they are appended at once.
+struct Front {
+    bytes: [u8; FRONT_BYTES],
+    len: usize,
+}
+
+/// Record length, attributes, timestamp delta, offset delta, key and value length.
+const FRONT_BYTES: usize = 5 * varint::MAX_BYTES + 1;
+
+impl Front {
+    fn new() -> Self {
+        Front { bytes: [0; FRONT_BYTES], len: 0 }
+    }
+
+    fn byte(&mut self, byte: u8) {
+        self.bytes[self.len] = byte;
+        self.len += 1;
+    }
+
+    fn varint(&mut self, value: i64) {
+        // Nearly all of them: deltas, lengths of short fields, −1 for none.
+        if (-64..64).contains(&value) {
+            return self.byte(((value << 1) ^ (value >> 63)) as u8);
+        }
+        let (encoded, len) = varint::encode(value);
+        self.bytes[self.len..self.len + len].copy_from_slice(&encoded[..len]);
+        self.len += len;
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
     }
 }
 
