@@ -75,8 +75,9 @@ macro_rules! served_apis {
         }
 
         /// The body of a request. Record bytes and strings are slices of the frame that it came in.
+        ///
+        /// Exhaustive on purpose: an API that is in the table must be handled.
         #[derive(Debug, Clone, PartialEq)]
-        #[non_exhaustive]
         #[expect(missing_docs, reason = "each variant is the Kafka API that it is named after")]
         pub enum RequestBody {
             $($api(messages::$request),)*
