@@ -16,7 +16,7 @@ mod wire;
 
 pub use config::*;
 pub use drive::*;
-pub use error_code::ErrorCode;
+pub use highwater_protocol::ErrorCode;
 pub use metadata::{Partition, TopicHandle};
 pub use time::MonoTime;
 pub use wire::{DEFAULT_MAX_FRAME_BYTES, FrameReader, WireError};

@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use highwater_model::{BrokerId, LeaderEpoch, PartitionIndex, TopicId};
+use highwater_protocol::ErrorCode;
 use highwater_protocol::codec::StrBytes;
 use highwater_protocol::messages::metadata_request::MetadataRequestTopic;
 use highwater_protocol::messages::metadata_response::MetadataResponseTopic;
 use highwater_protocol::messages::{MetadataRequest, MetadataResponse, TopicName};
 
 use crate::config::ClientConfig;
-use crate::error_code::ErrorCode;
 use crate::rng::{Backoff, Rng};
 use crate::time::MonoTime;
 

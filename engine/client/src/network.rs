@@ -19,20 +19,20 @@ use std::sync::Arc;
 use bytes::Bytes;
 use highwater_model::BrokerId;
 use highwater_protocol::codec::{Message, Request, StrBytes, VersionRange};
-use highwater_protocol::messages::{ApiVersionsRequest, ApiVersionsResponse};
+use highwater_protocol::messages::ApiVersionsRequest;
+use highwater_protocol::{CodecError, ErrorCode, client::correlation_id, decode_response, encode_request};
 
 use crate::config::ClientConfig;
 use crate::drive::{Action, ConnectionId};
-use crate::error_code::ErrorCode;
 use crate::rng::{Backoff, Rng};
 use crate::time::MonoTime;
-use crate::wire::{self, WireError};
+use crate::wire::WireError;
 
 /// What became of a request.
 #[derive(Debug)]
 pub(crate) enum NetEvent<T> {
-    /// The answer: the body without its header.
-    Response { node: BrokerId, context: T, version: i16, body: Bytes },
+    /// The answer: a frame without its length.
+    Response { node: BrokerId, context: T, version: i16, frame: Bytes },
     /// A request that has no answer is with the operating system.
     Sent { context: T },
     /// The connection was lost, or closed because this or another request timed out.
@@ -87,7 +87,6 @@ enum Kind<T> {
 struct InFlight<T> {
     correlation_id: i32,
     version: i16,
-    response_header_version: i16,
     deadline: MonoTime,
     kind: Kind<T>,
 }
@@ -313,7 +312,7 @@ impl<T> Network<T> {
         (!common.is_empty()).then_some(common.max)
     }
 
-    /// Sends a typed request on a link that is up. An error leaves nothing in flight.
+    /// Sends a typed request on a link that is up. An error leaves nothing in flight; it has a reason if the link is up.
     pub(crate) fn send<R: Request>(
         &mut self,
         id: BrokerId,
@@ -321,24 +320,30 @@ impl<T> Network<T> {
         version: i16,
         context: T,
         now: MonoTime,
-    ) -> Result<(), (T, WireError)> {
+    ) -> Result<(), (T, Option<CodecError>)> {
         let client_id = self.client_id.clone();
         let mut failure = None;
-        let sent = self.send_parts::<R>(id, version, context, Awaits::Response, now, |correlation_id| {
-            match wire::encode_request(request, version, correlation_id, &client_id) {
-                Ok(frame) => Some(vec![frame]),
-                Err(error) => {
-                    failure = Some(error);
-                    None
-                }
-            }
-        });
-        sent.map_err(|context| (context, failure.unwrap_or(WireError::Header)))
+        let sent =
+            self.send_parts(
+                id,
+                version,
+                context,
+                Awaits::Response,
+                now,
+                |correlation_id| match encode_request(version, correlation_id, Some(&client_id), request) {
+                    Ok(frame) => Some(vec![frame]),
+                    Err(error) => {
+                        failure = Some(error);
+                        None
+                    }
+                },
+            );
+        sent.map_err(|context| (context, failure))
     }
 
     /// Sends a request that `frame` makes from its correlation id. Gives the context back if the link is not up or
     /// there is no frame.
-    pub(crate) fn send_parts<R: Request>(
+    pub(crate) fn send_parts(
         &mut self,
         id: BrokerId,
         version: i16,
@@ -357,7 +362,6 @@ impl<T> Network<T> {
         open.in_flight.push_back(InFlight {
             correlation_id,
             version,
-            response_header_version: wire::response_header_version::<R>(version),
             deadline: now + self.request_timeout,
             kind: Kind::Request { context, awaits },
         });
@@ -434,12 +438,11 @@ impl<T> Network<T> {
                 .with_client_software_name(StrBytes::from_static_str("highwater-client"))
                 .with_client_software_version(StrBytes::from_static_str(env!("CARGO_PKG_VERSION")));
         }
-        let frame = wire::encode_request(&request, version, correlation_id, &self.client_id)
+        let frame = encode_request(version, correlation_id, Some(&self.client_id), &request)
             .expect("a request of constants fits its schema");
         open.in_flight.push_back(InFlight {
             correlation_id,
             version,
-            response_header_version: 0,
             deadline: now + self.request_timeout,
             kind: Kind::ApiVersions,
         });
@@ -479,7 +482,7 @@ impl<T> Network<T> {
         frame: Bytes,
         now: MonoTime,
     ) -> Result<(), WireError> {
-        let got = wire::correlation_id(&frame)?;
+        let got = correlation_id(&frame).ok_or(WireError::Cut)?;
         let Some(open) = self.connections.get_mut(&connection) else { return Ok(()) };
         let awaits_response =
             |request: &InFlight<T>| !matches!(request.kind, Kind::Request { awaits: Awaits::Sent, .. });
@@ -491,11 +494,10 @@ impl<T> Network<T> {
             return Err(WireError::Correlation { got, expected });
         };
         let node = open.node;
-        let body = wire::strip_header(frame, request.response_header_version)?;
         match request.kind {
-            Kind::ApiVersions => self.on_versions(connection, request.version, body, now),
+            Kind::ApiVersions => self.on_versions(connection, request.version, frame, now),
             Kind::Request { context, .. } => {
-                self.events.push_back(NetEvent::Response { node, context, version: request.version, body });
+                self.events.push_back(NetEvent::Response { node, context, version: request.version, frame });
                 Ok(())
             }
         }
@@ -505,18 +507,20 @@ impl<T> Network<T> {
         &mut self,
         connection: ConnectionId,
         version: i16,
-        body: Bytes,
+        frame: Bytes,
         now: MonoTime,
     ) -> Result<(), WireError> {
-        // A broker that does not know the request's version answers in version 0.
-        let unsupported = body.starts_with(&ErrorCode::UNSUPPORTED_VERSION.0.to_be_bytes());
-        let response: ApiVersionsResponse =
-            wire::decode_response::<ApiVersionsRequest>(body, if unsupported { 0 } else { version })?;
+        // A broker that does not know the request's version answers in version 0. There are no tagged fields in the
+        // header, in any version.
+        let error_code = frame.get(4..6);
+        let unsupported = error_code == Some(&ErrorCode::UNSUPPORTED_VERSION.0.to_be_bytes()[..]);
+        let answered_in = if unsupported { 0 } else { version };
+        let (_, response) = decode_response::<ApiVersionsRequest>(frame, answered_in)?;
         if unsupported {
             let theirs = response.api_keys.iter().find(|api| api.api_key == ApiVersionsRequest::KEY);
             let retry = theirs.map_or(0, |api| api.max_version).clamp(0, version.saturating_sub(1).max(0));
             if version == 0 {
-                return Err(WireError::Header);
+                return Err(WireError::NoVersions);
             }
             self.ask_versions(connection, retry, now);
             return Ok(());

@@ -1,18 +1,14 @@
-//! Frames: how a request becomes bytes and how bytes become responses.
+//! Frames, cut out of a stream of bytes.
 //!
 //! ```text
-//!   frame     = length i32 | header | body             length: bytes after itself
-//!   request   : header v1 = api key i16 | version i16 | correlation id i32 | client id (nullable string)
-//!               header v2 = the same | tagged fields      where the version is flexible
-//!   response  : header v0 = correlation id i32            header v1 = the same | tagged fields
+//!   frame = length i32 (bytes after itself) | header | body
 //! ```
 //!
-//! Bodies are decoded by `kafka-protocol`, whose arrays take memory for as many elements as the sender claims: a
-//! broker is trusted that far. What this module itself reads is bounded.
+//! What is in them is `highwater-protocol`'s matter. Its decoder takes memory for as many elements as a response's
+//! arrays claim: a broker is trusted that far. What this module itself reads is bounded.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use highwater_protocol::codec::{Decodable, Encodable, HeaderVersion, Message, Request, StrBytes};
-use highwater_protocol::messages::RequestHeader;
+use highwater_protocol::CodecError;
 
 /// What is wrong with bytes from the wire, or with a message that should go there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -26,19 +22,15 @@ pub enum WireError {
         /// Largest length accepted.
         limit: usize,
     },
-    /// The response's header is cut.
-    #[error("the response header is malformed")]
-    Header,
-    /// The body is not what the schema says.
-    #[error("{api} version {version} is malformed: {reason}")]
-    Body {
-        /// The message's type.
-        api: &'static str,
-        /// Its version.
-        version: i16,
-        /// What the codec says.
-        reason: String,
-    },
+    /// A response without a header.
+    #[error("the response is cut before its correlation id ends")]
+    Cut,
+    /// A message that is not what its schema says.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+    /// Every version of ApiVersions is refused.
+    #[error("the broker refuses every version of ApiVersions")]
+    NoVersions,
     /// A response to nothing that was asked.
     #[error("response with correlation id {got}, expected {expected:?}")]
     Correlation {
@@ -47,82 +39,6 @@ pub enum WireError {
         /// Of the oldest request that waits, if there is one.
         expected: Option<i32>,
     },
-}
-
-fn body_error<M>(version: i16, reason: impl std::fmt::Display) -> WireError {
-    let api = std::any::type_name::<M>().rsplit("::").next().unwrap_or("message");
-    WireError::Body { api, version, reason: reason.to_string() }
-}
-
-/// One whole frame around `request`.
-pub(crate) fn encode_request<R: Request>(
-    request: &R,
-    version: i16,
-    correlation_id: i32,
-    client_id: &StrBytes,
-) -> Result<Bytes, WireError> {
-    let mut out = BytesMut::with_capacity(256);
-    out.put_i32(0);
-    let header = RequestHeader::default()
-        .with_request_api_key(R::KEY)
-        .with_request_api_version(version)
-        .with_correlation_id(correlation_id)
-        .with_client_id(Some(client_id.clone()));
-    header.encode(&mut out, R::header_version(version)).map_err(|error| body_error::<R>(version, error))?;
-    request.encode(&mut out, version).map_err(|error| body_error::<R>(version, error))?;
-    let length = i32::try_from(out.len() - 4).map_err(|error| body_error::<R>(version, error))?;
-    out[..4].copy_from_slice(&length.to_be_bytes());
-    Ok(out.freeze())
-}
-
-/// The body of a response to `R`, from its frame without the header. Bytes fields share the frame's memory.
-pub(crate) fn decode_response<R: Request>(mut body: Bytes, version: i16) -> Result<R::Response, WireError> {
-    let range = <R::Response as Message>::VERSIONS;
-    if version < range.min || version > range.max {
-        return Err(body_error::<R::Response>(version, "version not supported"));
-    }
-    R::Response::decode(&mut body, version).map_err(|error| body_error::<R::Response>(version, error))
-}
-
-/// Header version of responses to `R`.
-pub(crate) fn response_header_version<R: Request>(version: i16) -> i16 {
-    R::Response::header_version(version)
-}
-
-/// Correlation id of a response frame.
-pub(crate) fn correlation_id(frame: &[u8]) -> Result<i32, WireError> {
-    frame.first_chunk().map(|id| i32::from_be_bytes(*id)).ok_or(WireError::Header)
-}
-
-/// A response frame without its header.
-pub(crate) fn strip_header(mut frame: Bytes, header_version: i16) -> Result<Bytes, WireError> {
-    if frame.len() < 4 {
-        return Err(WireError::Header);
-    }
-    frame.advance(4);
-    if header_version >= 1 {
-        for _ in 0..get_unsigned_varint(&mut frame)? {
-            let _tag = get_unsigned_varint(&mut frame)?;
-            let size = get_unsigned_varint(&mut frame)? as usize;
-            if size > frame.len() {
-                return Err(WireError::Header);
-            }
-            frame.advance(size);
-        }
-    }
-    Ok(frame)
-}
-
-fn get_unsigned_varint(bytes: &mut Bytes) -> Result<u32, WireError> {
-    let mut value = 0u32;
-    for shift in [0, 7, 14, 21, 28] {
-        let byte = bytes.try_get_u8().map_err(|_| WireError::Header)?;
-        value |= u32::from(byte & 0x7f).checked_shl(shift).ok_or(WireError::Header)?;
-        if byte & 0x80 == 0 {
-            return Ok(value);
-        }
-    }
-    Err(WireError::Header)
 }
 
 pub(crate) fn put_unsigned_varint(out: &mut BytesMut, mut value: u32) {
@@ -229,22 +145,13 @@ mod tests {
     }
 
     #[test]
-    fn response_header_is_stripped_with_its_tagged_fields() {
-        let with_tags = Bytes::from_static(&[0, 0, 0, 9, 1, 5, 2, 0xaa, 0xbb, 0x77]);
-        assert_eq!(correlation_id(&with_tags), Ok(9));
-        assert_eq!(strip_header(with_tags, 1).expect("well formed"), &[0x77][..]);
-        let plain = Bytes::from_static(&[0, 0, 0, 9, 0x77]);
-        assert_eq!(strip_header(plain, 0).expect("well formed"), &[0x77][..]);
-        assert_eq!(strip_header(Bytes::from_static(&[0, 0, 0, 9, 1, 5, 200]), 1), Err(WireError::Header));
-        assert_eq!(strip_header(Bytes::from_static(&[0, 0]), 0), Err(WireError::Header));
-    }
-
-    #[test]
-    fn unsigned_varint_survives_the_round_trip() {
-        for value in [0, 1, 127, 128, 16_383, 16_384, 1 << 21, u32::MAX] {
+    fn unsigned_varint_is_as_long_as_its_bits_need() {
+        for (value, encoded) in
+            [(0, &[0][..]), (127, &[127]), (128, &[0x80, 1]), (u32::MAX, &[0xff, 0xff, 0xff, 0xff, 0x0f])]
+        {
             let mut out = BytesMut::new();
             put_unsigned_varint(&mut out, value);
-            assert_eq!(get_unsigned_varint(&mut out.freeze()), Ok(value));
+            assert_eq!(out, encoded, "{value}");
         }
     }
 }

@@ -278,21 +278,36 @@ fn marker(offset: i64, producer: i64, kind: u8) -> Vec<u8> {
 }
 
 #[test]
-fn partition_is_fetched_on_only_when_its_records_are_taken_and_it_is_not_paused() {
+fn partition_is_fetched_ahead_by_two_answers_and_not_while_it_is_paused() {
     let mut bench = Bench::new(|config| config.max_partition_fetch_bytes = 1);
-    for _ in 0..3 {
+    for _ in 0..4 {
         bench.append(0, &[b"v"], Compression::None);
     }
     bench.assign(0, StartAt::Offset(Offset(0)));
     bench.net.settle(&mut bench.core, &mut bench.cluster, bench.now);
     let partition = bench.partition(0);
-    assert_eq!(bench.core.position(partition), Some(Offset(1)), "one batch is buffered");
+    assert_eq!(bench.core.position(partition), Some(Offset(2)), "two answers are buffered");
     bench.core.pause(partition);
     assert!(matches!(bench.core.pop_event(), Some(ConsumerEvent::Records(_))));
     bench.net.settle(&mut bench.core, &mut bench.cluster, bench.now);
-    assert!(bench.core.pop_event().is_none(), "paused");
+    assert_eq!(bench.core.position(partition), Some(Offset(2)), "paused");
     bench.core.resume(partition);
-    assert_eq!(offsets(&bench.read()), [1, 2]);
+    assert_eq!(offsets(&bench.read()), [1, 2, 3]);
+}
+
+#[test]
+fn nothing_is_fetched_while_fetch_max_bytes_are_buffered() {
+    let mut bench = Bench::new(|config| config.fetch_max_bytes = 150);
+    for index in [0, 2] {
+        bench.append(index, &[&[0; 200]], Compression::None);
+        bench.append(index, &[&[0; 200]], Compression::None);
+        bench.assign(index, StartAt::Offset(Offset(0)));
+    }
+    bench.net.settle(&mut bench.core, &mut bench.cluster, bench.now);
+    let (one, two) = (bench.partition(0), bench.partition(2));
+    let buffered = bench.core.position(one).max(bench.core.position(two));
+    assert_eq!(buffered, Some(Offset(1)), "an answer is larger than the budget, and the last one");
+    assert_eq!(offsets(&bench.read()).len(), 4);
 }
 
 #[test]

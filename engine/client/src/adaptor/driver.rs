@@ -140,6 +140,18 @@ struct Outbox {
     closed: Notify,
 }
 
+/// Tells everyone who waits that nothing will change any more, however the driver ends.
+struct Ending<C: Core>(Arc<Shared<C>>);
+
+impl<C: Core> Drop for Ending<C> {
+    fn drop(&mut self) {
+        self.0.has_stopped.store(true, Ordering::Release);
+        // Whoever has just found it false holds the lock until it waits.
+        drop(self.0.lock());
+        self.0.progress.notify_all();
+    }
+}
+
 struct Driver<H: Host, T> {
     shared: Arc<Shared<H::Core>>,
     outboxes: RefCell<HashMap<ConnectionId, Rc<Outbox>>>,
@@ -153,6 +165,7 @@ pub(super) async fn drive<H: Host, T: Transport>(
     mut host: H,
     max_frame_bytes: usize,
 ) {
+    let _ending = Ending(Arc::clone(&shared));
     let driver = Rc::new(Driver::<H, T> {
         shared,
         outboxes: RefCell::new(HashMap::new()),
@@ -197,8 +210,6 @@ pub(super) async fn drive<H: Host, T: Transport>(
     for outbox in driver.outboxes.borrow().values() {
         outbox.closed.notify_one();
     }
-    driver.shared.has_stopped.store(true, Ordering::Release);
-    driver.shared.progress.notify_all();
 }
 
 impl<H: Host, T: Transport> Driver<H, T> {

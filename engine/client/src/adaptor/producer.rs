@@ -9,10 +9,7 @@ use super::driver::{Host, Shared};
 use super::io_thread::IoThread;
 use crate::config::{ConfigError, ProducerConfig};
 use crate::metadata::{Partition, TopicHandle};
-use crate::producer::{
-    AppendError, AppendInfo, Delivery, FlushMark, ProducerCore, ProducerRecord, ProducerStats,
-};
-use crate::time::MonoTime;
+use crate::producer::{AppendError, Delivery, FlushMark, ProducerCore, ProducerRecord, ProducerStats};
 
 /// A record was not accepted by [`Producer::send`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -98,35 +95,12 @@ impl Producer {
     /// # Errors
     /// [`AppendError`].
     pub fn try_send(&self, record: &ProducerRecord<'_>) -> Result<Partition, AppendError> {
-        self.with(|core, now| core.append(record, now))
-    }
-
-    /// Hands records over under one lock: `append` is called with the core and the present moment, and whatever it
-    /// returns says whether the I/O thread must look.
-    ///
-    /// # Errors
-    /// Those of `append`.
-    fn with(
-        &self,
-        append: impl FnOnce(&mut ProducerCore, MonoTime) -> Result<AppendInfo, AppendError>,
-    ) -> Result<Partition, AppendError> {
-        let appended = {
-            let mut core = self.shared.lock();
-            append(&mut core, self.shared.now())
-        };
-        match appended {
-            Ok(AppendInfo { partition, wake }) => {
-                if wake {
-                    self.shared.wake();
-                }
-                Ok(partition)
-            }
-            Err(error) => {
-                // Memory is freed, and metadata asked for, only if the driver looks.
-                self.shared.wake();
-                Err(error)
-            }
+        let appended = self.shared.lock().append_at(record, || self.shared.now());
+        // Memory is freed, and metadata asked for, only if the driver looks.
+        if appended.is_ok_and(|info| info.wake) || appended.is_err() {
+            self.shared.wake();
         }
+        appended.map(|info| info.partition)
     }
 
     /// Hands a record over, waiting up to `max.block.ms` for memory and metadata.
@@ -171,9 +145,8 @@ impl Producer {
         let mut refused = None;
         {
             let mut core = self.shared.lock();
-            let now = self.shared.now();
             for record in records {
-                match core.append(&record, now) {
+                match core.append_at(&record, || self.shared.now()) {
                     Ok(info) => {
                         accepted += 1;
                         wake |= info.wake;

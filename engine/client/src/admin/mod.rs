@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use highwater_model::BrokerId;
 use highwater_protocol::codec::Request as KafkaRequest;
+use highwater_protocol::decode_response;
 use highwater_protocol::messages::MetadataRequest;
 
 pub use self::operations::*;
@@ -23,7 +24,7 @@ use crate::metadata::Metadata;
 use crate::network::{LinkState, NetEvent, Network};
 use crate::rng::{Backoff, Rng};
 use crate::time::MonoTime;
-use crate::wire::{self, WireError};
+use crate::wire::WireError;
 
 /// Who is to answer a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +87,7 @@ pub struct CallId(u64);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     version: i16,
-    body: Bytes,
+    frame: Bytes,
 }
 
 impl Answer {
@@ -95,7 +96,8 @@ impl Answer {
     /// # Errors
     /// [`AdminError::Wire`].
     pub fn decode<O: Operation>(self, operation: &O) -> Result<O::Output, AdminError> {
-        let response = wire::decode_response::<O::Request>(self.body, self.version)?;
+        let (_, response) =
+            decode_response::<O::Request>(self.frame, self.version).map_err(WireError::Codec)?;
         Ok(operation.output(response))
     }
 }
@@ -131,7 +133,7 @@ impl<O: Operation> Callable for Arc<O> {
             .ok_or(AdminError::UnsupportedVersion)?;
         network
             .send(broker, &O::request(self, version), version, Request::Call(call), now)
-            .map_err(|(_, error)| AdminError::Wire(error))
+            .map_err(|(_, error)| error.map_or(AdminError::TimedOut, |error| AdminError::Wire(error.into())))
     }
 }
 
@@ -276,11 +278,11 @@ impl AdminCore {
         self.now = self.now.max(now);
         while let Some(event) = self.network.next_event() {
             match event {
-                NetEvent::Response { node, context: Request::Metadata, version, body } => {
-                    self.on_metadata(node, version, body, now);
+                NetEvent::Response { node, context: Request::Metadata, version, frame } => {
+                    self.on_metadata(node, version, frame, now);
                 }
-                NetEvent::Response { context: Request::Call(call), version, body, .. } => {
-                    self.finish(call, Ok(Answer { version, body }));
+                NetEvent::Response { context: Request::Call(call), version, frame, .. } => {
+                    self.finish(call, Ok(Answer { version, frame }));
                 }
                 NetEvent::Lost { context } | NetEvent::Sent { context } => match context {
                     Request::Metadata => self.metadata.on_failure(&mut self.rng, now),
@@ -297,9 +299,9 @@ impl AdminCore {
         }
     }
 
-    fn on_metadata(&mut self, node: BrokerId, version: i16, body: Bytes, now: MonoTime) {
-        match wire::decode_response::<MetadataRequest>(body, version) {
-            Ok(response) => {
+    fn on_metadata(&mut self, node: BrokerId, version: i16, frame: Bytes, now: MonoTime) {
+        match decode_response::<MetadataRequest>(frame, version) {
+            Ok((_, response)) => {
                 let brokers = self.metadata.on_response(&response, &mut self.rng, now);
                 if !brokers.is_empty() {
                     self.network.set_brokers(&brokers);

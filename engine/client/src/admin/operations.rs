@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use highwater_model::{BrokerId, LeaderEpoch, Offset, PartitionIndex, Timestamp, TopicId};
+use highwater_protocol::ErrorCode;
 use highwater_protocol::codec::StrBytes;
 use highwater_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use highwater_protocol::messages::create_topics_request::{
@@ -29,7 +30,7 @@ use highwater_protocol::messages::{
 
 use super::{Operation, Target};
 use crate::config::IsolationLevel;
-use crate::error_code::ErrorCode;
+use crate::error_code::check;
 
 fn topic_name(name: &str) -> TopicName {
     TopicName(StrBytes::from_string(name.to_owned()))
@@ -58,8 +59,7 @@ pub struct ItemError {
 }
 
 fn item_result(code: i16, message: Option<&StrBytes>) -> Result<(), ItemError> {
-    ErrorCode(code)
-        .check()
+    check(ErrorCode(code))
         .map_err(|code| ItemError { code, message: message.map(|message| message.to_string()) })
 }
 
@@ -294,7 +294,7 @@ impl Operation for DescribeCluster {
                 TopicDescription {
                     name: topic.name.as_ref().map(|name| name.to_string()).unwrap_or_default(),
                     id: TopicId(topic.topic_id),
-                    partitions: ErrorCode(topic.error_code).check().map(|()| partitions),
+                    partitions: check(ErrorCode(topic.error_code)).map(|()| partitions),
                 }
             })
             .collect();
@@ -548,7 +548,7 @@ impl Operation for ListOffsets {
                     timestamp: Some(Timestamp(partition.timestamp)).filter(|time| time.0 >= 0),
                     leader_epoch: Some(LeaderEpoch(partition.leader_epoch)).filter(|epoch| epoch.0 >= 0),
                 };
-                let result = ErrorCode(partition.error_code).check().map(|()| listed);
+                let result = check(ErrorCode(partition.error_code)).map(|()| listed);
                 (PartitionIndex(partition.partition_index), result)
             })
             .collect()
@@ -591,7 +591,7 @@ impl Operation for DeleteRecords {
     fn output(&self, response: DeleteRecordsResponse) -> Self::Output {
         (response.topics.iter().flat_map(|topic| &topic.partitions))
             .map(|partition| {
-                let result = ErrorCode(partition.error_code).check();
+                let result = check(ErrorCode(partition.error_code));
                 (PartitionIndex(partition.partition_index), result.map(|()| Offset(partition.low_watermark)))
             })
             .collect()
@@ -641,7 +641,7 @@ impl Operation for ElectLeaders {
     }
 
     fn output(&self, response: ElectLeadersResponse) -> Self::Output {
-        ErrorCode(response.error_code).check()?;
+        check(ErrorCode(response.error_code))?;
         Ok((response.replica_election_results.iter().flat_map(|topic| &topic.partition_result))
             .map(|partition| {
                 let result = item_result(partition.error_code, partition.error_message.as_ref());

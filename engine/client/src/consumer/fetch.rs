@@ -12,16 +12,20 @@ use highwater_protocol::messages::list_offsets_response::ListOffsetsPartitionRes
 use highwater_protocol::messages::{
     FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest, TopicName,
 };
+use highwater_protocol::{ErrorCode, decode_response};
 
 use super::records::{FetchedRecords, Watermarks};
 use super::session::{Asked, SessionRequest};
 use super::{ConsumerCore, ConsumerError, ConsumerEvent, Position, StartAt};
 use crate::config::IsolationLevel;
-use crate::error_code::ErrorCode;
+use crate::error_code::is_stale_metadata;
 use crate::metadata::{Partition, TopicHandle, TopicState};
 use crate::network::{LinkState, NetEvent};
 use crate::time::MonoTime;
-use crate::wire::{self, WireError};
+use crate::wire::WireError;
+
+/// Answers of one partition that wait for the application: one to work through and one to go on with.
+const MAX_BUFFERED: u32 = 2;
 
 /// First version that names topics by id.
 const TOPIC_IDS_FROM: i16 = 13;
@@ -175,10 +179,14 @@ impl ConsumerCore {
     }
 
     fn fetch(&mut self, now: MonoTime) {
+        let most_bytes = usize::try_from(self.config.fetch_max_bytes).unwrap_or(0);
+        if self.buffered_bytes > 0 && self.buffered_bytes >= most_bytes {
+            return;
+        }
         let mut by_broker: BTreeMap<BrokerId, BTreeMap<Partition, Asked>> = BTreeMap::new();
         for (partition, assigned) in &self.assigned {
             let Position::Known(offset) = assigned.position else { continue };
-            if assigned.is_buffered || !self.is_idle(*partition, now) {
+            if assigned.buffered >= MAX_BUFFERED || !self.is_idle(*partition, now) {
                 continue;
             }
             let Some((broker, leader_epoch)) = self.leader(*partition) else {
@@ -279,8 +287,8 @@ impl ConsumerCore {
         while let Some(event) = self.network.next_event() {
             match event {
                 NetEvent::Sent { context } | NetEvent::Lost { context } => self.on_lost(context, now),
-                NetEvent::Response { node, context, version, body } => {
-                    if self.on_response(node, &context, version, body, now).is_err() {
+                NetEvent::Response { node, context, version, frame } => {
+                    if self.on_response(node, &context, version, frame, now).is_err() {
                         self.on_lost(context, now);
                         self.network.reject(node, now);
                     }
@@ -326,12 +334,12 @@ impl ConsumerCore {
         node: BrokerId,
         context: &Request,
         version: i16,
-        body: Bytes,
+        frame: Bytes,
         now: MonoTime,
     ) -> Result<(), WireError> {
         match context {
             Request::Metadata => {
-                let response = wire::decode_response::<MetadataRequest>(body, version)?;
+                let (_, response) = decode_response::<MetadataRequest>(frame, version)?;
                 self.network.throttle(node, response.throttle_time_ms, now);
                 let brokers = self.metadata.on_response(&response, &mut self.rng, now);
                 if !brokers.is_empty() {
@@ -339,12 +347,12 @@ impl ConsumerCore {
                 }
             }
             Request::ListOffsets { partitions } => {
-                let response = wire::decode_response::<ListOffsetsRequest>(body, version)?;
+                let (_, response) = decode_response::<ListOffsetsRequest>(frame, version)?;
                 self.network.throttle(node, response.throttle_time_ms, now);
                 self.on_offsets(partitions, &response, now);
             }
             Request::Fetch { broker, partitions } => {
-                let response = wire::decode_response::<FetchRequest>(body, version)?;
+                let (_, response) = decode_response::<FetchRequest>(frame, version)?;
                 self.network.throttle(node, response.throttle_time_ms, now);
                 self.fetching.remove(broker);
                 self.on_fetched(*broker, partitions, response, now);
@@ -399,7 +407,7 @@ impl ConsumerCore {
     /// An error that is not about the position.
     fn on_partition_error(&mut self, partition: Partition, code: ErrorCode, now: MonoTime) {
         if code.is_retriable() || code == ErrorCode::UNKNOWN_SERVER_ERROR {
-            if code.is_stale_metadata() {
+            if is_stale_metadata(code) {
                 self.metadata.request_update();
             }
             self.retry_later(partition, now);
@@ -466,7 +474,7 @@ impl ConsumerCore {
         match ErrorCode(answer.error_code) {
             ErrorCode::NONE => self.on_records(partition, Offset(asked), answer),
             ErrorCode::OFFSET_OUT_OF_RANGE => self.on_out_of_range(partition, Offset(asked)),
-            code if code.is_stale_metadata() && is_leader_news => {
+            code if is_stale_metadata(code) && is_leader_news => {
                 debug_assert!(code.is_retriable());
             }
             code => self.on_partition_error(partition, code, now),
@@ -495,8 +503,9 @@ impl ConsumerCore {
         };
         if let Some(assigned) = self.assigned.get_mut(&partition) {
             assigned.position = Position::Known(whole.next_offset);
-            assigned.is_buffered = true;
+            assigned.buffered += 1;
         }
+        self.buffered_bytes += whole.size_bytes;
         let mut aborted: Vec<(ProducerId, Offset)> = Vec::new();
         if self.config.isolation_level == IsolationLevel::ReadCommitted {
             aborted = (answer.aborted_transactions.iter().flatten())

@@ -6,8 +6,9 @@
 //!                        └── out of range, auto.offset.reset ┘   └──── pop_event ────────┘
 //! ```
 //!
-//! One fetch a broker is in flight, for all of its partitions that are not paused and whose last records the
-//! application has taken: what is buffered is bounded by one answer a broker (`fetch.max.bytes`).
+//! One fetch a broker is in flight, for all of its partitions that are not paused. While the application works through
+//! one answer the next is fetched: a partition has up to two buffered, as long as less than `fetch.max.bytes` are
+//! buffered in all, so that memory is bounded by that and one answer a broker.
 //!
 //! Invariants:
 //!
@@ -33,11 +34,11 @@ use self::fetch::Request;
 use self::session::FetchSession;
 use crate::config::{AutoOffsetReset, ConfigError, ConsumerConfig};
 use crate::drive::{Action, ConnectionId, Core};
-use crate::error_code::ErrorCode;
 use crate::metadata::{Metadata, Partition, TopicHandle, TopicState};
 use crate::network::Network;
 use crate::rng::{Backoff, Rng};
 use crate::time::MonoTime;
+use highwater_protocol::ErrorCode;
 
 /// Where to read from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,8 +118,8 @@ struct Assigned {
     is_paused: bool,
     /// In a request that has no answer yet.
     in_flight: bool,
-    /// Its last records have not been taken.
-    is_buffered: bool,
+    /// Answers with records that have not been taken.
+    buffered: u32,
     /// Answers to requests of before the last seek are void.
     generation: u64,
     failures: u32,
@@ -137,6 +138,8 @@ pub struct ConsumerCore {
     /// Brokers with a fetch in flight.
     fetching: BTreeSet<BrokerId>,
     events: VecDeque<ConsumerEvent>,
+    /// Of records in events.
+    buffered_bytes: usize,
     next_generation: u64,
     backoff: Backoff,
     rng: Rng,
@@ -158,6 +161,7 @@ impl ConsumerCore {
             sessions: BTreeMap::new(),
             fetching: BTreeSet::new(),
             events: VecDeque::new(),
+            buffered_bytes: 0,
             next_generation: 0,
             backoff: Backoff { initial: config.client.retry_backoff, max: config.client.retry_backoff_max },
             rng,
@@ -202,7 +206,7 @@ impl ConsumerCore {
             position,
             is_paused,
             in_flight: false,
-            is_buffered: false,
+            buffered: 0,
             generation: self.next_generation,
             failures: 0,
             retry_at: MonoTime(0),
@@ -220,6 +224,7 @@ impl ConsumerCore {
 
     fn drop_events(&mut self, partition: Partition) {
         self.events.retain(|event| event.partition() != partition);
+        self.buffered_bytes = self.events.iter().map(ConsumerEvent::size_bytes).sum();
     }
 
     /// Fetches no more of a partition until [`resume`](Self::resume).
@@ -254,10 +259,11 @@ impl ConsumerCore {
     /// The next event. Taking a partition's records lets it be fetched on.
     pub fn pop_event(&mut self) -> Option<ConsumerEvent> {
         let event = self.events.pop_front()?;
+        self.buffered_bytes -= event.size_bytes();
         if let ConsumerEvent::Records(records) = &event
             && let Some(assigned) = self.assigned.get_mut(&records.partition)
         {
-            assigned.is_buffered = false;
+            assigned.buffered -= 1;
         }
         Some(event)
     }
@@ -298,6 +304,13 @@ impl ConsumerCore {
 }
 
 impl ConsumerEvent {
+    fn size_bytes(&self) -> usize {
+        match self {
+            ConsumerEvent::Records(records) => records.bytes.len(),
+            _ => 0,
+        }
+    }
+
     /// The partition that it is about.
     #[must_use]
     pub fn partition(&self) -> Partition {

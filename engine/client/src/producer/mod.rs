@@ -36,6 +36,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use highwater_model::batch::{BATCH_HEADER_BYTES, BatchBuilder, NewRecord};
+use highwater_model::compression::Compressor;
 use highwater_model::{BrokerId, PartitionIndex, Timestamp};
 
 pub use self::outcome::{Appended, Delivery, FailureReason, Outcome, ProduceError, appended_after};
@@ -48,11 +49,11 @@ use self::queue::{Finished, Incomplete, Next, OpenBatch, PartitionQueue, Policy}
 use self::sender::{ProducerIdentity, Request};
 use crate::config::{ConfigError, ProducerConfig};
 use crate::drive::{Action, ConnectionId, Core};
-use crate::error_code::ErrorCode;
 use crate::metadata::{Metadata, Partition, TopicHandle, TopicState};
 use crate::network::Network;
 use crate::rng::Rng;
 use crate::time::MonoTime;
+use highwater_protocol::ErrorCode;
 
 /// A record to be sent.
 #[derive(Debug, Clone, Copy)]
@@ -159,6 +160,7 @@ pub struct ProducerCore {
     queues: Vec<Vec<PartitionQueue>>,
     sticky: Vec<Sticky>,
     memory: Memory,
+    compressor: Compressor,
     /// Partitions with something to send, by leader.
     ready: BTreeMap<BrokerId, VecDeque<Partition>>,
     timers: BTreeSet<(MonoTime, Partition)>,
@@ -192,6 +194,10 @@ impl ProducerCore {
             queues: Vec::new(),
             sticky: Vec::new(),
             memory: Memory::new(config.buffer_memory_bytes, config.batch_size_bytes),
+            compressor: Compressor::new(config.compression).map_err(|_| ConfigError::Invalid {
+                setting: "compression.type",
+                reason: "the codec cannot be made ready",
+            })?,
             ready: BTreeMap::new(),
             timers: BTreeSet::new(),
             last_serial: 0,
@@ -252,7 +258,18 @@ impl ProducerCore {
     /// # Errors
     /// [`AppendError`]; the record then has no delivery.
     pub fn append(&mut self, record: &ProducerRecord<'_>, now: MonoTime) -> Result<AppendInfo, AppendError> {
-        self.now = self.now.max(now);
+        self.append_at(record, || now)
+    }
+
+    /// As [`append`](Self::append), but looks at the clock only if a batch begins or ends, which is rare.
+    ///
+    /// # Errors
+    /// As `append`.
+    pub fn append_at(
+        &mut self,
+        record: &ProducerRecord<'_>,
+        clock: impl FnOnce() -> MonoTime,
+    ) -> Result<AppendInfo, AppendError> {
         match self.lifecycle {
             Lifecycle::Open => {}
             Lifecycle::Closing => return Err(AppendError::Closed),
@@ -272,22 +289,24 @@ impl ProducerCore {
         }
         let partition = self.choose_partition(record)?;
         let batch_size_bytes = self.config.batch_size_bytes;
-        let mut wake = false;
-        let has_room = (self.queue(partition).open.as_ref())
-            .is_some_and(|open| open.builder.size_bytes() + bound_bytes <= batch_size_bytes);
-        if !has_room {
+        let size_if_open =
+            self.queue(partition).open.as_ref().map(|open| open.builder.size_bytes() + bound_bytes);
+        let begins = size_if_open.is_none_or(|size| size > batch_size_bytes);
+        let may_end = size_if_open.unwrap_or(size_bytes) >= batch_size_bytes;
+        if begins || may_end {
+            self.now = self.now.max(clock());
+        }
+        let now = self.now;
+        if begins {
             self.open_batch(partition, size_bytes, now)?;
-            wake = true;
         }
         let Some(open) = &mut self.queue(partition).open else { return Err(AppendError::Full) };
         let before_bytes = open.builder.size_bytes();
         open.builder.push(&new);
         open.tokens.push(record.token);
         let after_bytes = open.builder.size_bytes();
-        let mut end = BatchEnd::Open;
-        if after_bytes >= batch_size_bytes {
-            end = BatchEnd::Ended;
-            wake = true;
+        let end = if after_bytes >= batch_size_bytes { BatchEnd::Ended } else { BatchEnd::Open };
+        if end == BatchEnd::Ended {
             self.close_open(partition);
         }
         self.stats.records_appended += 1;
@@ -295,6 +314,7 @@ impl ProducerCore {
             let appended_bytes = after_bytes - before_bytes;
             self.sticky[partition.topic.0 as usize].on_appended(appended_bytes, batch_size_bytes, end);
         }
+        let wake = begins || end == BatchEnd::Ended;
         if wake {
             self.touch(partition, now);
         }
@@ -376,9 +396,8 @@ impl ProducerCore {
     }
 
     fn close_open(&mut self, partition: Partition) {
-        let mut finished = std::mem::take(&mut self.finished);
-        self.queue(partition).close_open(&mut finished);
-        self.finished = finished;
+        let Some(queue) = queue_of(&mut self.queues, partition) else { return };
+        queue.close_open(&mut self.compressor, &mut self.finished);
         self.deliver(partition);
     }
 
@@ -541,13 +560,18 @@ impl ProducerCore {
             })
             .collect();
         for partition in all {
-            let mut finished = std::mem::take(&mut self.finished);
-            self.queue(partition).fail_all(reason, &mut finished);
-            self.finished = finished;
+            if let Some(queue) = queue_of(&mut self.queues, partition) {
+                queue.fail_all(reason, &mut self.compressor, &mut self.finished);
+            }
             self.deliver(partition);
             self.arm(partition, None);
         }
     }
+}
+
+/// The queue of a partition, if it has one, apart from the rest of the core.
+fn queue_of(queues: &mut [Vec<PartitionQueue>], partition: Partition) -> Option<&mut PartitionQueue> {
+    queues.get_mut(partition.topic.0 as usize)?.get_mut(usize::try_from(partition.index.0).ok()?)
 }
 
 impl Core for ProducerCore {

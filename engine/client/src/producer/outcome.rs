@@ -4,9 +4,9 @@
 use highwater_model::{Offset, Timestamp};
 
 use crate::config::Acks;
-use crate::error_code::ErrorCode;
 use crate::metadata::Partition;
 use crate::time::MonoTime;
+use highwater_protocol::ErrorCode;
 
 /// The outcome of consecutive records of one batch. Every appended record is part of exactly one delivery.
 #[derive(Debug)]

@@ -9,17 +9,17 @@ use highwater_protocol::messages::{
     InitProducerIdRequest, InitProducerIdResponse, MetadataRequest, MetadataResponse, ProduceRequest,
     ProduceResponse,
 };
+use highwater_protocol::{ErrorCode, decode_response};
 
 use super::queue::{Answer, AnswerContext, Identity, Next};
 use super::request::{self, Head, PartitionData, TopicData};
-use super::{FailureReason, Lifecycle, ProducerCore};
+use super::{FailureReason, Lifecycle, ProducerCore, queue_of};
 use crate::config::{Acks, ProducerConfig};
-use crate::error_code::ErrorCode;
+use crate::error_code::is_stale_metadata;
 use crate::metadata::{Partition, TopicHandle};
 use crate::network::{Awaits, LinkState, NetEvent};
 use crate::rng::{Backoff, Rng};
 use crate::time::MonoTime;
-use crate::wire;
 
 /// What a request in flight is for.
 #[derive(Debug)]
@@ -95,12 +95,10 @@ impl ProducerCore {
     fn fire_timers(&mut self, now: MonoTime) {
         while let Some((at, partition)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
             self.timers.remove(&(at, partition));
-            let policy = self.policy;
-            let mut finished = std::mem::take(&mut self.finished);
-            let queue = self.queue(partition);
-            queue.armed_at = None;
-            queue.expire(&policy, now, &mut finished);
-            self.finished = finished;
+            if let Some(queue) = queue_of(&mut self.queues, partition) {
+                queue.armed_at = None;
+                queue.expire(&self.policy, now, &mut self.compressor, &mut self.finished);
+            }
             self.deliver(partition);
             self.touch(partition, now);
         }
@@ -236,9 +234,9 @@ impl ProducerCore {
         if leader != Some(broker) || queue.next(broker, forced_through, &policy, now) != Next::Now {
             return None;
         }
-        let mut finished = std::mem::take(&mut self.finished);
-        let size_bytes = self.queue(partition).peek(&mut finished).map(|batch| batch.records.size_bytes());
-        self.finished = finished;
+        let queue = queue_of(&mut self.queues, partition)?;
+        let size_bytes =
+            queue.peek(&mut self.compressor, &mut self.finished).map(|batch| batch.records.size_bytes());
         self.deliver(partition);
         size_bytes
     }
@@ -282,7 +280,7 @@ impl ProducerCore {
         };
         let awaits = if config.acks == Acks::None { Awaits::Sent } else { Awaits::Response };
         let context = Request::Produce(ProduceInFlight { topics: topics.clone(), batches: batches.to_vec() });
-        let sent = self.network.send_parts::<ProduceRequest>(broker, version, context, awaits, now, encode);
+        let sent = self.network.send_parts(broker, version, context, awaits, now, encode);
         match sent {
             Ok(()) => self.stats.requests += 1,
             Err(Request::Produce(produce)) => {
@@ -307,32 +305,30 @@ impl ProducerCore {
                     }
                 }
                 NetEvent::Lost { context } => self.on_lost(context, now),
-                NetEvent::Response { node, context, version, body } => match context {
-                    Request::Metadata => match wire::decode_response::<MetadataRequest>(body, version) {
-                        Ok(response) => self.on_metadata(node, &response, now),
+                NetEvent::Response { node, context, version, frame } => match context {
+                    Request::Metadata => match decode_response::<MetadataRequest>(frame, version) {
+                        Ok((_, response)) => self.on_metadata(node, &response, now),
                         Err(_) => {
                             self.metadata.on_failure(&mut self.rng, now);
                             self.network.reject(node, now);
                         }
                     },
                     Request::InitProducerId => {
-                        match wire::decode_response::<InitProducerIdRequest>(body, version) {
-                            Ok(response) => self.on_producer_id(node, &response, now),
+                        match decode_response::<InitProducerIdRequest>(frame, version) {
+                            Ok((_, response)) => self.on_producer_id(node, &response, now),
                             Err(_) => {
                                 self.identity.on_failure(&mut self.rng, now);
                                 self.network.reject(node, now);
                             }
                         }
                     }
-                    Request::Produce(produce) => {
-                        match wire::decode_response::<ProduceRequest>(body, version) {
-                            Ok(response) => self.on_produced(node, &produce, &response, now),
-                            Err(_) => {
-                                self.on_lost(Request::Produce(produce), now);
-                                self.network.reject(node, now);
-                            }
+                    Request::Produce(produce) => match decode_response::<ProduceRequest>(frame, version) {
+                        Ok((_, response)) => self.on_produced(node, &produce, &response, now),
+                        Err(_) => {
+                            self.on_lost(Request::Produce(produce), now);
+                            self.network.reject(node, now);
                         }
-                    }
+                    },
                 },
             }
         }
@@ -422,7 +418,7 @@ impl ProducerCore {
             BrokerId(leader.leader_id.0),
             LeaderEpoch(leader.leader_epoch),
         );
-        if code.is_stale_metadata() && !is_leader_news {
+        if is_stale_metadata(code) && !is_leader_news {
             self.metadata.request_update();
         }
         let answer = if code == ErrorCode::NONE {
@@ -438,8 +434,7 @@ impl ProducerCore {
 
     fn answer(&mut self, sent: Sent, answer: Answer, now: MonoTime) {
         let partition = sent.partition;
-        let Ok(index) = usize::try_from(partition.index.0) else { return };
-        let Some(queue) = self.queues[partition.topic.0 as usize].get_mut(index) else { return };
+        let Some(queue) = queue_of(&mut self.queues, partition) else { return };
         let mut context = AnswerContext {
             policy: &self.policy,
             rng: &mut self.rng,
