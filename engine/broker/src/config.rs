@@ -180,7 +180,7 @@ impl BrokerConfig {
         BrokerConfig::from_settings(settings).expect("the defaults are valid")
     }
 
-    /// Changes one setting.
+    /// Changes one setting, and derives everything from the settings anew: fields that were changed by hand are lost.
     ///
     /// # Errors
     /// [`ConfigError`], with nothing changed.

@@ -167,10 +167,11 @@ async fn read_requests(shard: &Rc<Shard>, connection: &Connection) -> End {
         shard.counters().request_bytes.add(size_bytes as u64);
         match decode_request(frame.bytes) {
             Ok(request) => {
-                let turn = match or_stop(shard, connection, whole_turn(connection, &request, turn)).await {
-                    Ok(turn) => turn,
-                    Err(end) => return end,
-                };
+                let turn =
+                    match or_stop(shard, connection, whole_turn(shard, connection, &request, turn)).await {
+                        Ok(turn) => turn,
+                        Err(end) => return end,
+                    };
                 // From here on the request is accepted, and is not cut off by a stop.
                 let api_key = request.header.api_key;
                 let outcome = handlers::begin(shard, request).await;
@@ -216,11 +217,21 @@ async fn read_frame(
     Ok((frame, turn))
 }
 
-/// What `request` needs of the in-flight permits: one for a produce, all for every other.
-async fn whole_turn(connection: &Connection, request: &Request, mut turn: Vec<Permit>) -> Vec<Permit> {
+/// What `request` needs before it is begun: of the in-flight permits one for a produce, all for every other; and a place
+/// in the lane of administrators if it is one of theirs.
+async fn whole_turn(
+    shard: &Shard,
+    connection: &Connection,
+    request: &Request,
+    mut turn: Vec<Permit>,
+) -> Vec<Permit> {
+    let api = request.header.api_key;
     let others = connection.in_flight.limit() - 1;
-    if request.header.api_key != ApiKey::Produce && others > 0 {
+    if api != ApiKey::Produce && others > 0 {
         turn.push(connection.in_flight.acquire(others).await);
+    }
+    if handlers::is_admin(api) {
+        turn.push(shard.admin_lane.acquire(1).await);
     }
     turn
 }

@@ -123,6 +123,13 @@ pub(crate) fn now(shard: &Shard) -> Timestamp {
     Timestamp(shard.io.wall_time().as_millis())
 }
 
+/// Flushes what a laxer policy left unflushed. A failure is the log's to remember: the next append meets it.
+async fn flush(partition: Rc<ShardPartition>) {
+    if let Err(error) = partition.log.flush().await {
+        tracing::error!(partition = %partition.log.id(), %error, "flush failed");
+    }
+}
+
 /// How far a shard came with a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Applied {
@@ -243,8 +250,10 @@ impl Shard {
         for topic in affected {
             let config = self.partition_config(image, &topic.name);
             for (id, _) in topic.partition_ids() {
-                if let Some(partition) = self.partition(&id) {
-                    partition.set_config(config.clone());
+                if let Some(partition) = self.partition(&id)
+                    && partition.set_config(config.clone())
+                {
+                    self.io.spawn(flush(partition)).detach();
                 }
             }
         }

@@ -27,10 +27,36 @@ use highwater_cluster::{MetadataImage, Topic};
 use highwater_io::Task;
 use highwater_model::{PartitionIndex, TopicPartition};
 use highwater_protocol::codec::{Encodable, StrBytes};
-use highwater_protocol::{ErrorCode, Request, RequestBody, RequestHeader, encode_response};
+use highwater_protocol::{ApiKey, ErrorCode, Request, RequestBody, RequestHeader, encode_response};
 
 use crate::reply::{Outcome, Reply};
 use crate::shard::Shard;
+
+/// Administrative requests that a shard works on at once, each until its reply is sent: their replies can be a thousand
+/// times as large as they are.
+pub(crate) const ADMIN_AT_ONCE: usize = 8;
+
+/// Whether a request is one of an administrator's, that waits for others of the kind.
+pub(crate) fn is_admin(api: ApiKey) -> bool {
+    match api {
+        ApiKey::Produce
+        | ApiKey::Fetch
+        | ApiKey::ListOffsets
+        | ApiKey::Metadata
+        | ApiKey::ApiVersions
+        | ApiKey::InitProducerId
+        | ApiKey::OffsetForLeaderEpoch => false,
+        ApiKey::CreateTopics
+        | ApiKey::DeleteTopics
+        | ApiKey::DeleteRecords
+        | ApiKey::DescribeConfigs
+        | ApiKey::DescribeLogDirs
+        | ApiKey::CreatePartitions
+        | ApiKey::IncrementalAlterConfigs
+        | ApiKey::DescribeCluster
+        | ApiKey::DescribeTopicPartitions => true,
+    }
+}
 
 /// Begins with a request: when this returns, its work has been sent to the shards in the order of requests, and the
 /// task gives the outcome.
@@ -83,7 +109,6 @@ pub(crate) async fn begin(shard: &Rc<Shard>, request: Request) -> Task<Outcome> 
         RequestBody::DescribeLogDirs(body) => {
             io.spawn(async move { log_dirs::handle(&shard, &header, body).await })
         }
-        _ => io.spawn(async { Outcome::Close }),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The `highwater` command.
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -59,6 +60,10 @@ struct Serve {
     /// A setting, by Kafka's name. Can be given several times.
     #[arg(long, value_name = "NAME=VALUE")]
     set: Vec<String>,
+    /// A lie to tell, so that a checker proves that it notices. Can be given several times.
+    #[cfg(feature = "mutants")]
+    #[arg(long, value_name = "NAME")]
+    mutant: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -87,9 +92,28 @@ fn main() -> ExitCode {
 
 fn run_broker(serve: &Serve) -> Result<()> {
     let config = BrokerConfig::from_settings(settings_of(serve)?)?;
+    #[cfg(feature = "mutants")]
+    enable_mutants(&serve.mutant)?;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
     Broker::start_with(&config, Signals::Stop)?.wait();
+    Ok(())
+}
+
+#[cfg(feature = "mutants")]
+fn enable_mutants(names: &[String]) -> Result<()> {
+    use highwater_log::mutants::{ALL, enable_globally};
+    for name in names {
+        let known = || ALL.iter().map(|mutant| mutant.name).collect::<Vec<_>>().join(", ");
+        let mutant = ALL.iter().find(|mutant| mutant.name == name);
+        let mutant = mutant.with_context(|| format!("there is no mutant {name}, only {}", known()))?;
+        enable_globally(*mutant);
+    }
     Ok(())
 }
 
@@ -100,6 +124,7 @@ fn settings_of(serve: &Serve) -> Result<StaticConfig> {
         None => StaticConfig::new(),
     };
     if let Some(data_dir) = &serve.data_dir {
+        let data_dir = std::path::absolute(data_dir).context("--data-dir")?;
         let data_dir = data_dir.to_str().context("--data-dir must be UTF-8")?;
         settings.insert("log.dirs".to_owned(), data_dir.to_owned());
     }

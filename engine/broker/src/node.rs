@@ -448,7 +448,13 @@ async fn drain(shard: &Rc<Shard>) {
 
 fn log_recovery(config: &BrokerConfig, report: &RecoveryReport) {
     let path = config.data_dir.display();
-    if report.was_clean {
+    if report.was_kafka {
+        tracing::info!(data_dir = %path, "data directory came from Apache Kafka, and is ours from now on");
+    }
+    let is_new = !report.was_clean && report.journals == 0 && report.partitions == 0;
+    if is_new {
+        tracing::info!(data_dir = %path, "data directory is new");
+    } else if report.was_clean {
         tracing::info!(data_dir = %path, partitions = report.partitions, "data directory was stopped cleanly");
     } else {
         tracing::info!(

@@ -42,13 +42,16 @@ impl ShardPartition {
         }
     }
 
-    /// Changes the settings at once.
-    pub(crate) fn set_config(&self, config: PartitionConfig) {
+    /// Changes the settings at once. Whether there is something unflushed that the new ones want flushed.
+    #[must_use]
+    pub(crate) fn set_config(&self, config: PartitionConfig) -> bool {
         self.is_durable_ack.set(config.log.is_durable_ack());
         self.min_in_sync_replicas.set(config.min_in_sync_replicas);
         self.log.set_config(config.log);
         // What consumers may read may have moved.
         self.log.watermarks().update(|_| ());
+        let watermarks = self.log.watermarks().get();
+        self.is_durable_ack.get() && watermarks.durable_offset < watermarks.log_end_offset
     }
 
     pub(crate) fn leader_epoch(&self) -> LeaderEpoch {

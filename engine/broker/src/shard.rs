@@ -16,7 +16,7 @@ use highwater_cluster::config::effective::ConfigView;
 use highwater_cluster::{METADATA_PARTITION, MetadataImage};
 use highwater_io::Io;
 use highwater_io::mailbox::{self, Reply};
-use highwater_io::sync::Watch;
+use highwater_io::sync::{Semaphore, Watch};
 use highwater_log::ShardLogs;
 use highwater_model::TopicPartition;
 
@@ -25,6 +25,7 @@ use crate::controller::Controller;
 use crate::counters::ShardCounters;
 use crate::fetch::session::FetchSessions;
 use crate::frame::FramePools;
+use crate::handlers::ADMIN_AT_ONCE;
 use crate::limits::ConnectionLimits;
 use crate::memory::{RequestBudget, ResponseBudget};
 use crate::partition::ShardPartition;
@@ -55,6 +56,8 @@ pub(crate) struct Shard {
     pub(crate) request_budget: RequestBudget,
     pub(crate) response_budget: Rc<ResponseBudget>,
     pub(crate) frame_pools: FramePools,
+    /// One permit for each administrative request that may be at work.
+    pub(crate) admin_lane: Semaphore,
     pub(crate) fetch_sessions: RefCell<FetchSessions>,
     pub(crate) producer_ids: ProducerIds,
     /// Bytes of records that are being sent out of the log's own memory.
@@ -112,6 +115,7 @@ impl Shard {
             request_budget: RequestBudget::new(config.network.request_memory_bytes),
             response_budget: ResponseBudget::new(config.fetch.response_memory_bytes),
             frame_pools: FramePools::new(),
+            admin_lane: Semaphore::new(ADMIN_AT_ONCE),
             fetch_sessions: RefCell::new(sessions),
             producer_ids: ProducerIds::new(),
             pinned_bytes: Rc::default(),

@@ -36,10 +36,10 @@ pub(super) async fn handle(shard: &Rc<Shard>, header: &RequestHeader, request: M
         create_missing(shard, names).await;
     }
     let image = shard.image();
-    let estimate = image.partition_count() * PARTITION_BYTES;
-    let memory = match &asked {
-        Asked::All if estimate > LARGE_BYTES => Some(shard.response_budget.grant(estimate).await),
-        _ => None,
+    let estimate = asked.partition_count(&image) * PARTITION_BYTES;
+    let memory = match estimate {
+        0..=LARGE_BYTES => None,
+        _ => Some(shard.response_budget.grant(estimate).await),
     };
     let operations = |wanted: bool, operations: i32| if wanted { operations } else { operations::NOT_ASKED };
     let topic_operations = operations(request.include_topic_authorized_operations, operations::TOPIC);
@@ -102,6 +102,18 @@ impl Asked {
             }
         }
         Asked::These { names, ids, malformed }
+    }
+
+    /// How many partitions the answer has.
+    fn partition_count(&self, image: &MetadataImage) -> usize {
+        match self {
+            Asked::All => image.partition_count(),
+            Asked::These { names, ids, .. } => {
+                let by_name = names.iter().filter_map(|name| image.topic(name));
+                let by_id = ids.iter().filter_map(|id| image.topic_by_id(id));
+                by_name.chain(by_id).map(|topic| topic.partitions.len()).sum()
+            }
+        }
     }
 
     fn answer(&self, image: &MetadataImage, operations: i32) -> Vec<MetadataResponseTopic> {

@@ -1,0 +1,118 @@
+//! The `highwater` command.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+
+const HIGHWATER: &str = env!("CARGO_BIN_EXE_highwater");
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(HIGHWATER).args(arguments).output().expect("runs")
+}
+
+fn refusal(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let text = String::from_utf8(output.stderr).expect("is text");
+    assert_eq!(text.lines().count(), 1, "one sentence: {text}");
+    text.trim_end().to_owned()
+}
+
+/// A broker as a process.
+struct Process {
+    child: Child,
+    log: BufReader<ChildStderr>,
+}
+
+impl Process {
+    fn start(data_dir: &std::path::Path) -> Self {
+        let mut child = Command::new(HIGHWATER)
+            .args(["serve", "--listen", "127.0.0.1:0", "--set", "journal.file.bytes=4194304", "--data-dir"])
+            .arg(data_dir)
+            .env_remove("RUST_LOG")
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("starts");
+        let log = BufReader::new(child.stderr.take().expect("is piped"));
+        Process { child, log }
+    }
+
+    /// Reads the log up to the line that contains `text`.
+    fn wait_for(&mut self, text: &str) -> String {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            let read = self.log.read_line(&mut line).expect("is text");
+            assert_ne!(read, 0, "the log ended without {text}");
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let status = Command::new("kill").args([name, &pid]).status().expect("runs");
+        assert!(status.success());
+    }
+}
+
+#[test]
+fn mistakes_are_told_in_one_sentence() {
+    assert_eq!(refusal(&["serve"]), "highwater: no data directory: set log.dirs, or give --data-dir");
+    assert_eq!(
+        refusal(&["serve", "--data-dir", "/d", "--set", "num_partitions=2"]),
+        "highwater: there is no setting num_partitions (did you mean num.partitions?)"
+    );
+    assert_eq!(
+        refusal(&["serve", "--data-dir", "/d", "--listen", "nowhere"]),
+        "highwater: --listen nowhere is not HOST:PORT, such as 127.0.0.1:9092"
+    );
+    assert!(
+        refusal(&["serve", "--config", "/no/such/file"]).starts_with("highwater: cannot read /no/such/file")
+    );
+    assert!(
+        refusal(&["serve", "--data-dir", "/d", "--listen", "0.0.0.0:0"]).contains("advertised.listeners")
+    );
+}
+
+#[test]
+fn usage_errors_exit_with_two_and_help_with_zero() {
+    assert_eq!(run(&["serve", "--no-such-option"]).status.code(), Some(2));
+    let help = run(&["serve", "--help"]);
+    assert_eq!(help.status.code(), Some(0));
+    assert!(String::from_utf8(help.stdout).expect("is text").contains("--data-dir"));
+}
+
+#[test]
+fn every_setting_is_listed() {
+    let list = |arguments: &[&str]| String::from_utf8(run(arguments).stdout).expect("is text");
+    assert!(list(&["settings"]).contains("| `log.flush.interval.messages` | long | 1 | live |"));
+    assert!(list(&["settings", "--topic"]).contains("| `flush.messages` | long | 1 | live |"));
+}
+
+#[test]
+fn signal_stops_the_broker_cleanly() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for (signal, found) in [("-TERM", "data directory is new"), ("-INT", "was stopped cleanly")] {
+        let mut process = Process::start(dir.path());
+        process.wait_for(found);
+        process.wait_for("ready");
+        process.signal(signal);
+        process.wait_for("stopped cleanly");
+        assert_eq!(process.child.wait().expect("ends").code(), Some(0));
+    }
+}
+
+#[test]
+fn killed_broker_is_recovered_by_the_next_start() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut process = Process::start(dir.path());
+    process.wait_for("ready");
+    process.signal("-KILL");
+    process.child.wait().expect("ends");
+    let mut process = Process::start(dir.path());
+    process.wait_for("is recovered");
+    process.wait_for("ready");
+    process.signal("-TERM");
+    assert_eq!(process.child.wait().expect("ends").code(), Some(0));
+}
