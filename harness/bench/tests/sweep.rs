@@ -275,3 +275,14 @@ fn processes() -> impl Iterator<Item = String> {
         String::from_utf8_lossy(&arguments).replace('\0', " ")
     })
 }
+
+#[test]
+fn sweep_interrupted_before_its_first_cell_leaves_nothing_and_says_that_it_was_interrupted() {
+    let project = Project::new("[[grid]]\nfault = 'kill'");
+    let mut child = project.command(&["run", "workloads/w.toml"]).spawn().unwrap();
+    wait_for(|| std::fs::read_dir(project.path("target/bench")).is_ok_and(|dir| dir.count() > 0), &mut child);
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert_exit(&child.wait_with_output().unwrap(), 130);
+    project.assert_clean();
+}

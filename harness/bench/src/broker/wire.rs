@@ -4,7 +4,7 @@
 //! one request at a time is what is wanted. Each call has a time limit, and a frame has a largest size.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -21,7 +21,15 @@ const CLIENT_ID: &str = "highwater-bench";
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WireError {
-    /// The connection cannot be made, broke, or was silent for too long.
+    /// The broker did not answer in time.
+    #[error("{address}: no answer within {within:?}")]
+    Silent {
+        /// The broker.
+        address: SocketAddr,
+        /// How long it was given.
+        within: Duration,
+    },
+    /// The connection cannot be made, or broke.
     #[error("{address}: {source}")]
     Io {
         /// The broker.
@@ -58,6 +66,7 @@ pub enum WireError {
 pub struct Connection {
     address: SocketAddr,
     stream: TcpStream,
+    timeout: Duration,
     correlation_id: i32,
     versions: BTreeMap<i16, (i16, i16)>,
 }
@@ -70,7 +79,8 @@ impl Connection {
         stream.set_nodelay(true).map_err(io)?;
         stream.set_read_timeout(Some(timeout)).map_err(io)?;
         stream.set_write_timeout(Some(timeout)).map_err(io)?;
-        let mut connection = Connection { address, stream, correlation_id: 0, versions: BTreeMap::new() };
+        let mut connection =
+            Connection { address, stream, timeout, correlation_id: 0, versions: BTreeMap::new() };
         let response = connection.send(&ApiVersionsRequest::default(), 0)?;
         if response.error_code != 0 {
             return Err(
@@ -150,7 +160,14 @@ impl Connection {
     }
 
     fn io(&self, source: std::io::Error) -> WireError {
-        WireError::Io { address: self.address, source }
+        let address = self.address;
+        match source.kind() {
+            // What a socket with a time limit says when it has passed.
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+                WireError::Silent { address, within: self.timeout }
+            }
+            _ => WireError::Io { address, source },
+        }
     }
 
     fn garbled(&self, api_key: i16, problem: String) -> WireError {

@@ -12,7 +12,7 @@ use highwater_checker::Standing;
 
 use crate::cancel::{Cancel, Interrupted};
 use crate::stand_in;
-use crate::sweep::{self, Options, Prepared, Progress, SweepError};
+use crate::sweep::{self, Options, Prepared, Progress};
 use crate::workload::{Cell, Workload};
 
 use flags::{Command, Common, Flags};
@@ -31,7 +31,7 @@ pub fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) if is_interrupted(&error) => ExitCode::from(INTERRUPTED),
         Err(error) => {
-            eprintln!("highwater-bench: {error:#}");
+            eprintln!("highwater-bench: {}", shown(&error));
             ExitCode::from(FAILED)
         }
     }
@@ -49,6 +49,17 @@ fn run(command: Command) -> Result<u8> {
             Ok(0)
         }
     }
+}
+
+/// The error with its causes. Most errors of this crate tell their cause themselves; it is not said twice.
+fn shown(error: &anyhow::Error) -> String {
+    let mut shown = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !shown.contains(&cause) {
+            shown = format!("{shown}: {cause}");
+        }
+    }
+    shown
 }
 
 fn is_interrupted(error: &anyhow::Error) -> bool {
@@ -94,7 +105,7 @@ fn run_sweep(flags: &flags::Run) -> Result<u8> {
     let prepared = prepare(&options)?;
     let cancel = Cancel::on_signals()?;
     let swept = match sweep::run(&options, &prepared, &cancel) {
-        Err(SweepError::Interrupted(interrupted)) => return Err(interrupted.into()),
+        Err(error) if error.is_interrupted() => return Err(Interrupted.into()),
         done => done?,
     };
     show::swept(&swept, flags.forensics)?;

@@ -83,9 +83,6 @@ pub enum SweepError {
     /// The scratch directory.
     #[error(transparent)]
     Medium(#[from] MediumError),
-    /// The client's ceiling, or another cell outside of the grid.
-    #[error(transparent)]
-    Cell(#[from] CellError),
     /// A file.
     #[error("{path}: {source}", path = path.display())]
     Io {
@@ -116,6 +113,14 @@ pub enum SweepError {
     /// Somebody asked to stop.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
+}
+
+impl SweepError {
+    /// Whether the sweep was given up because somebody asked to stop.
+    #[must_use]
+    pub fn is_interrupted(&self) -> bool {
+        matches!(self, SweepError::Interrupted(_) | SweepError::Calibration(CalibrationError::Interrupted(_)))
+    }
 }
 
 /// What came of a sweep.
@@ -460,8 +465,15 @@ fn environment(options: &Options, like: &Cell, cancel: &Cancel) -> Result<Enviro
     let mut environment = machine::environment(scratch.path(), floor);
     let driver = Driver::read(&options.drivers, STAND_IN)?;
     environment.tunables.push(Property { name: "client".to_owned(), value: options.driving.to_string() });
-    environment.client_ceiling =
-        Some(ceiling::client_ceiling(&driver, like, options.driving, &options.scratch, cancel)?);
+    let ceiling = ceiling::client_ceiling(&driver, like, options.driving, &options.scratch, cancel);
+    environment.client_ceiling = match ceiling {
+        Ok(ceiling) => Some(ceiling),
+        Err(error) if error.is_interrupted() => return Err(Interrupted.into()),
+        Err(error) => {
+            eprintln!("The client's own ceiling is not known: {error}");
+            None
+        }
+    };
     Ok(environment)
 }
 
