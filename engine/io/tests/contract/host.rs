@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use highwater_io::net::{ListenOptions, TcpListener, TcpStream};
-use highwater_io::{Io, Runtime, RuntimeConfig};
+use highwater_io::{Io, Runtime, RuntimeConfig, sim};
 
 /// Longer than any promise takes to be kept, in the time of the driver.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -52,6 +52,29 @@ impl Host for Uring {
     fn directory() -> tempfile::TempDir {
         // Not the system's directory for temporary files, which may be in memory.
         tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory beside the build")
+    }
+
+    const IP: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+}
+
+/// Simulated shards; `HIGHWATER_SEED` chooses another course of events.
+pub(crate) struct Sim;
+
+impl Host for Sim {
+    type Directory = PathBuf;
+
+    fn run<S, F, Fut>(states: Vec<S>, main: F)
+    where
+        S: Send + 'static,
+        F: Fn(Io, S) -> Fut + Clone + Send + 'static,
+        Fut: Future<Output = ()> + 'static,
+    {
+        let seed = std::env::var("HIGHWATER_SEED").ok().and_then(|seed| seed.parse().ok());
+        sim::run_shards(seed.unwrap_or(1), states, main);
+    }
+
+    fn directory() -> PathBuf {
+        "/".into()
     }
 
     const IP: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);

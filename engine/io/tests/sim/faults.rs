@@ -31,6 +31,8 @@ fn failed_flush_forgets_what_it_should_have_written() {
             file.sync_data().await.expect("the second one says that all is well");
         });
         world.power_cut(node);
+        let disk = world.disk_of(node);
+        assert_eq!(disk.snapshot_files(), disk.durable_files(), "seed {seed}: what is left is on the medium");
         world.disk_of(node).snapshot_files()["/f"] == filled(1, 512)
     });
     assert_eq!(found.len(), 2, "{found:?}");

@@ -241,6 +241,30 @@ fn paused_process_does_nothing_and_finds_its_timers_expired() {
 }
 
 #[test]
+fn paused_process_does_not_run_what_is_ready() {
+    let mut world = World::new(1, WorldConfig::default());
+    let node = world.add_node("node");
+    let turns = Rc::new(Cell::new(0));
+    let count = Rc::clone(&turns);
+    world.start(node, vec![()], move |io, ()| {
+        let count = Rc::clone(&count);
+        async move {
+            loop {
+                io.yield_now().await;
+                count.set(count.get() + 1);
+            }
+        }
+    });
+    world.run_for(Duration::from_millis(1)).expect("nothing is wrong");
+    world.pause(node);
+    let before = turns.get();
+    world.run_for(Duration::from_millis(1)).expect("nothing is wrong");
+    assert!(before > 0 && turns.get() == before);
+    world.resume(node);
+    world.run_until(|_| turns.get() > before).expect("it goes on");
+}
+
+#[test]
 fn clocks_are_each_nodes_own() {
     let mut world = World::new(1, WorldConfig::default());
     let nodes = [world.add_node("a"), world.add_node("b")];
