@@ -1,10 +1,6 @@
 //! A broker in this process, on threads of its own: for the binary, for embedding, for tests.
 
-use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::pin;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::task::{Context, Poll, Wake, Waker};
 
 use highwater_io::{Runtime, RuntimeConfig};
 
@@ -48,7 +44,7 @@ impl Broker {
             RuntimeConfig { handle_signals: signals == Signals::Stop, ..RuntimeConfig::default() };
         let (states, mut handle) = prepare(config);
         let runtime = Runtime::start(&runtime_config, states, run_shard)?;
-        match wait(&mut handle.started) {
+        match highwater_io::block_on(&mut handle.started) {
             Some(Ok(started)) => Ok(Broker { runtime, handle, started }),
             Some(Err(error)) => {
                 // Says why by itself.
@@ -94,32 +90,5 @@ impl Broker {
         if let Err(panic) = self.runtime.join() {
             std::panic::resume_unwind(panic);
         }
-    }
-}
-
-/// Waits for `future` on this thread, which is none of a shard's.
-fn wait<T>(future: impl Future<Output = T>) -> T {
-    struct Woken {
-        woken: Mutex<bool>,
-        changed: Condvar,
-    }
-    impl Wake for Woken {
-        fn wake(self: Arc<Self>) {
-            *self.woken.lock().unwrap_or_else(PoisonError::into_inner) = true;
-            self.changed.notify_one();
-        }
-    }
-    let woken = Arc::new(Woken { woken: Mutex::new(false), changed: Condvar::new() });
-    let waker = Waker::from(Arc::clone(&woken));
-    let mut future = pin!(future);
-    loop {
-        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            return output;
-        }
-        let mut is_woken = woken.woken.lock().unwrap_or_else(PoisonError::into_inner);
-        while !*is_woken {
-            is_woken = woken.changed.wait(is_woken).unwrap_or_else(PoisonError::into_inner);
-        }
-        *is_woken = false;
     }
 }

@@ -32,9 +32,9 @@ use crate::frame::{Frame, FrameError, FrameReader};
 use crate::handlers;
 use crate::limits::ConnectionSlot;
 use crate::memory::RequestMemory;
-use crate::race::{Either, first};
 use crate::reply::{Held, Outcome, Reply};
 use crate::shard::Shard;
+use highwater_io::race::{Either, first};
 
 /// A send takes at most this many bytes, so that its time limit is about progress, not about size.
 const SEND_BYTES: usize = 1 << 20;

@@ -39,7 +39,6 @@ mod metadata_log;
 mod node;
 mod partition;
 mod producer_ids;
-mod race;
 mod reply;
 mod shard;
 

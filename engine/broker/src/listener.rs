@@ -9,8 +9,8 @@ use highwater_io::Io;
 use highwater_io::net::{ListenOptions, TcpListener};
 
 use crate::connection;
-use crate::race::{Either, first};
 use crate::shard::Shard;
+use highwater_io::race::{Either, first};
 
 /// How long to wait when the process is out of descriptors.
 const OUT_OF_DESCRIPTORS_PAUSE: Duration = Duration::from_millis(100);

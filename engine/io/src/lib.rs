@@ -26,20 +26,23 @@
 //! * A shard that ends cleanly has nothing in flight; the driver asserts it.
 //! * All `unsafe` of the project is in this crate.
 //!
-//! Deliberately absent: threads for the caller, blocking calls, anything of Kafka.
+//! Deliberately absent: threads for the caller, blocking calls on a shard, anything of Kafka.
 
+mod block;
 pub mod buf;
 mod error;
 mod exec;
 pub mod fs;
 pub mod mailbox;
 pub mod net;
+pub mod race;
 mod runtime;
 pub mod sim;
 pub mod sync;
 mod time;
 mod uring;
 
+pub use block::block_on;
 pub use buf::{BufPool, IO_ALIGNMENT, IoBuf};
 pub use error::{FileError, FileOp};
 pub use exec::Task;

@@ -1,7 +1,7 @@
 //! What can go wrong, in families of operations.
 
 use std::path::PathBuf;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use highwater_io::FileError;
 use highwater_model::batch::BatchError;
@@ -45,7 +45,7 @@ pub enum OpenError {
 #[error("storage is fenced: {cause}")]
 pub struct StorageFailure {
     /// The first error, with file, position and errno.
-    pub cause: Rc<str>,
+    pub cause: Arc<str>,
 }
 
 /// An operation on a log that failed.
@@ -59,19 +59,19 @@ pub enum LogError {
     #[error("partition is fenced: {reason}")]
     Fenced {
         /// What was found.
-        reason: Rc<str>,
+        reason: Arc<str>,
     },
     /// No space is left for the batch; the log goes on when there is some.
     #[error("no space left in {path}")]
     OutOfSpace {
         /// The file that could not grow.
-        path: Rc<str>,
+        path: Arc<str>,
     },
     /// Another topic's partition of the same name is still there.
     #[error("{path} belongs to another topic of this name, which is not deleted yet")]
     NameInUse {
         /// The directory.
-        path: Rc<str>,
+        path: Arc<str>,
     },
     /// The partition was deleted, or the shard is closing.
     #[error("the log is closed")]
@@ -159,17 +159,17 @@ pub enum ReadError {
     #[error("{path}: damaged at byte {position_bytes}: {what}")]
     Corrupt {
         /// Segment.
-        path: Rc<str>,
+        path: Arc<str>,
         /// Where in it.
         position_bytes: u64,
         /// What is wrong.
-        what: Rc<str>,
+        what: Arc<str>,
     },
     /// The file system failed.
     #[error("read failed: {cause}")]
     Io {
         /// The error, with file, position and errno.
-        cause: Rc<str>,
+        cause: Arc<str>,
     },
     /// The log cannot be read.
     #[error(transparent)]

@@ -8,6 +8,7 @@
 //!                             checkpoint: everything up to here is in segments and flushed; the journal is reused
 //! ```
 //!
+//! * [`store`]: all of it behind a few calls, for embedding; start there.
 //! * [`DataDir`] opens, locks and recovers a directory and gives each shard its part.
 //! * [`ShardLogs`] has the partitions of one shard; [`Partition`] appends, reads, cuts.
 //! * `journal` (group commit), `partition` (one log), `drain` (write-behind), `checkpoint`, `recovery`.
@@ -34,6 +35,7 @@ pub mod mutants;
 mod partition;
 mod recovery;
 mod shard;
+pub mod store;
 
 pub use config::{LogConfig, ShardConfig, TimestampType};
 pub use dir::{DataDir, OpenOptions, RecoveryReport, ShardSeed};

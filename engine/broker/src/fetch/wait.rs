@@ -13,8 +13,8 @@ use highwater_io::mailbox;
 use highwater_model::{Offset, TopicPartition};
 
 use crate::partition::IsolationLevel;
-use crate::race::first;
 use crate::shard::{Call, Shard};
+use highwater_io::race::first;
 
 /// A partition, and the end of what a fetch has seen of it.
 pub(crate) type Seen = (TopicPartition, Offset);

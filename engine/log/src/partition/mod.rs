@@ -33,6 +33,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use highwater_io::MonoTime;
@@ -175,7 +176,7 @@ impl PartitionCore {
             dir,
             config: RefCell::new(config),
             watermarks: Watch::new(watermarks),
-            fenced: RefCell::new(live.state.fenced.as_deref().map(Rc::from)),
+            fenced: RefCell::new(live.state.fenced.as_deref().map(Arc::from)),
             live: RefCell::new(live),
             append_turn: Semaphore::new(1),
             drain_turn: Semaphore::new(1),
@@ -188,7 +189,7 @@ impl PartitionCore {
     /// Refuses appends to a fenced or closed partition.
     pub(crate) fn check_writable(&self) -> Result<(), LogError> {
         if let Some(reason) = &*self.fenced.borrow() {
-            return Err(LogError::Fenced { reason: Rc::clone(reason) });
+            return Err(LogError::Fenced { reason: Arc::clone(reason) });
         }
         if self.live.borrow().closed { Err(LogError::Closed) } else { Ok(()) }
     }

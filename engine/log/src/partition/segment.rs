@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use highwater_io::sync::Semaphore;
@@ -153,7 +154,7 @@ impl Segment {
     }
 
     /// An error about damage in this segment.
-    pub(crate) fn corrupt(&self, position_bytes: u64, what: impl Into<Rc<str>>) -> ReadError {
+    pub(crate) fn corrupt(&self, position_bytes: u64, what: impl Into<Arc<str>>) -> ReadError {
         let path = self.log_path().display().to_string().into();
         ReadError::Corrupt { path, position_bytes, what: what.into() }
     }

@@ -3,7 +3,7 @@
 //! The log's end comes from here and from the journal, never from a scan of a segment: bytes beyond a truncation have
 //! valid checksums (rule 2).
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use highwater_model::batch::BatchHeader;
 use highwater_model::{Offset, TopicPartition};
@@ -175,7 +175,7 @@ fn text(fields: &mut Fields<'_>) -> Option<String> {
 }
 
 /// Why a partition refuses appends.
-pub(crate) type FenceReason = Rc<str>;
+pub(crate) type FenceReason = Arc<str>;
 
 #[cfg(test)]
 pub(crate) mod tests {

@@ -5,16 +5,15 @@ use std::pin::pin;
 use std::task::Poll;
 
 /// Which of the two came first.
-pub(crate) enum Either<A, B> {
+pub enum Either<A, B> {
+    /// The first argument, with what it gave.
     Left(A),
+    /// The second argument, with what it gave.
     Right(B),
 }
 
 /// Polls `left`, then `right`, until one is ready; the other is dropped. If both are, `left` counts.
-pub(crate) async fn first<A, B>(
-    left: impl Future<Output = A>,
-    right: impl Future<Output = B>,
-) -> Either<A, B> {
+pub async fn first<A, B>(left: impl Future<Output = A>, right: impl Future<Output = B>) -> Either<A, B> {
     let mut left = pin!(left);
     let mut right = pin!(right);
     poll_fn(|cx| {
