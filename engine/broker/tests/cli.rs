@@ -116,3 +116,28 @@ fn killed_broker_is_recovered_by_the_next_start() {
     process.signal("-TERM");
     assert_eq!(process.child.wait().expect("ends").code(), Some(0));
 }
+
+#[test]
+fn verify_tells_a_sound_directory_from_a_damaged_one_and_from_one_in_use() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().to_str().expect("is text");
+    let mut process = Process::start(dir.path());
+    process.wait_for("ready");
+    assert!(refusal(&["verify", path]).contains("another process uses this data directory"));
+    process.signal("-TERM");
+    process.child.wait().expect("ends");
+
+    let output = run(&["verify", path]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(String::from_utf8(output.stdout).expect("is text").contains("no damage found"));
+
+    let metadata_log = dir.path().join("__cluster_metadata-0/00000000000000000000.log");
+    let mut bytes = std::fs::read(&metadata_log).expect("the metadata log");
+    *bytes.last_mut().expect("not empty") ^= 1;
+    std::fs::write(&metadata_log, bytes).expect("written");
+    let output = run(&["verify", path]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let text = String::from_utf8(output.stdout).expect("is text");
+    assert!(text.contains("DAMAGE: ") && text.contains("00000000000000000000.log: at byte"), "{text}");
+    assert!(refusal(&["verify", "/no/such/directory"]).contains("/no/such/directory"));
+}

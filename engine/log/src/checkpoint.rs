@@ -24,6 +24,7 @@ use twox_hash::XxHash3_64;
 use crate::journal::JournalPlace;
 use crate::journal::files::lock_for_writing;
 use crate::journal::format::Fields;
+use crate::journal::scan::Access;
 use crate::mutants;
 use crate::partition::state::PartitionState;
 
@@ -111,19 +112,22 @@ pub(crate) async fn create_slots(io: &Io, dir: &Path, bytes: Vec<u8>) -> Result<
 }
 
 /// The newest valid checkpoint in `dir`.
-pub(crate) async fn read_newest(io: &Io, dir: &Path) -> Result<Option<Checkpoint>, FileError> {
+pub(crate) async fn read_newest(
+    io: &Io,
+    dir: &Path,
+    access: Access,
+) -> Result<Option<Checkpoint>, FileError> {
     let mut newest: Option<Checkpoint> = None;
     for slot in 0..2 {
         let path = slot_path(dir, slot);
         if !io.fs().exists(&path).await? {
             continue;
         }
-        // A dead process may still be writing here.
-        let file = io.fs().open(&path, fs::OpenOptions::read_write()).await?;
-        if !mutants::SKIP_LOCK_WAIT.is_on() {
+        if access == Access::Recover && !mutants::SKIP_LOCK_WAIT.is_on() {
+            // A dead process may still be writing here.
+            let file = io.fs().open(&path, fs::OpenOptions::read_write()).await?;
             lock_for_writing(io, &file).await?;
         }
-        drop(file);
         let bytes = match io.fs().read_file(&path, MAX_CHECKPOINT_BYTES).await {
             Ok(bytes) => bytes,
             // An unreadable sector counts as torn: the other slot is there for that.

@@ -31,9 +31,9 @@ use crate::partition::state::PartitionState;
 use crate::recovery;
 
 const META_PROPERTIES: &str = "meta.properties";
-const LOCK_FILE: &str = ".lock";
-const CLEAN_MARKER: &str = ".highwater_clean";
-const JOURNAL_DIR: &str = "journal";
+pub(crate) const LOCK_FILE: &str = ".lock";
+pub(crate) const CLEAN_MARKER: &str = ".highwater_clean";
+pub(crate) const JOURNAL_DIR: &str = "journal";
 const CURRENT_FILE: &str = "current";
 const JOURNAL_PROPERTY: &str = "highwater.journal";
 
@@ -249,7 +249,7 @@ impl DataDir {
     }
 }
 
-async fn lock_dir(io: &Io, path: &Path) -> Result<fs::File, OpenError> {
+pub(crate) async fn lock_dir(io: &Io, path: &Path) -> Result<fs::File, OpenError> {
     let options = fs::OpenOptions::read_write().create();
     let lock = io.fs().open(path.join(LOCK_FILE), options).await?;
     if !lock.try_lock().await? {
@@ -273,11 +273,11 @@ async fn take_clean_marker(io: &Io, path: &Path) -> Result<bool, OpenError> {
 
 /// The lines of `meta.properties` that matter to us; the others are kept as they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct MetaProperties {
+pub(crate) struct MetaProperties {
     cluster_id: String,
     node_id: Option<i32>,
     directory_id: TopicId,
-    has_journal: bool,
+    pub(crate) has_journal: bool,
     others: Vec<(String, String)>,
 }
 
@@ -319,7 +319,7 @@ impl MetaProperties {
     }
 }
 
-async fn read_meta(io: &Io, path: &Path) -> Result<Option<MetaProperties>, OpenError> {
+pub(crate) async fn read_meta(io: &Io, path: &Path) -> Result<Option<MetaProperties>, OpenError> {
     let file = path.join(META_PROPERTIES);
     if !io.fs().exists(&file).await? {
         return Ok(None);
@@ -382,7 +382,7 @@ pub(crate) struct Generation {
     pub(crate) id: [u8; 16],
 }
 
-async fn current_generation(io: &Io, path: &Path) -> Result<Option<Generation>, OpenError> {
+pub(crate) async fn current_generation(io: &Io, path: &Path) -> Result<Option<Generation>, OpenError> {
     let root = path.join(JOURNAL_DIR);
     let current = root.join(CURRENT_FILE);
     if !io.fs().exists(&current).await? {
@@ -483,7 +483,7 @@ async fn discover(io: &Io, path: &Path, report: &mut RecoveryReport) -> Result<F
     Ok(found)
 }
 
-async fn topic_id_of(io: &Io, dir: &Path) -> Result<Option<TopicId>, OpenError> {
+pub(crate) async fn topic_id_of(io: &Io, dir: &Path) -> Result<Option<TopicId>, OpenError> {
     let path = dir.join(PARTITION_METADATA);
     if !io.fs().exists(&path).await? {
         return Ok(None);
@@ -492,7 +492,7 @@ async fn topic_id_of(io: &Io, dir: &Path) -> Result<Option<TopicId>, OpenError> 
     Ok(std::str::from_utf8(&bytes).ok().and_then(parse_partition_metadata))
 }
 
-fn hex(id: &[u8; 16]) -> String {
+pub(crate) fn hex(id: &[u8; 16]) -> String {
     id.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -36,6 +36,7 @@ mod partition;
 mod recovery;
 mod shard;
 pub mod store;
+pub mod verify;
 
 pub use config::{LogConfig, ShardConfig, TimestampType};
 pub use dir::{DataDir, OpenOptions, RecoveryReport, ShardSeed};

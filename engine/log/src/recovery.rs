@@ -21,7 +21,7 @@ use highwater_model::Offset;
 use crate::checkpoint;
 use crate::dir::{FoundDirs, Generation, OpenOptions, PartitionSeed, RecoveryReport, SegmentFile};
 use crate::error::OpenError;
-use crate::journal::scan::{JournalReader, Next};
+use crate::journal::scan::{Access, JournalReader, Next};
 use crate::kafka_files::{LOG_SUFFIX, base_offset_of};
 use crate::partition::state::PartitionState;
 use crate::recovery::replay::Replay;
@@ -61,7 +61,7 @@ async fn recover_journal(
     replay: &mut Replay,
     report: &mut RecoveryReport,
 ) -> Result<bool, OpenError> {
-    let Some(checkpoint) = checkpoint::read_newest(io, dir).await? else {
+    let Some(checkpoint) = checkpoint::read_newest(io, dir, Access::Recover).await? else {
         return Err(OpenError::Damaged {
             path: dir.join("checkpoint-0"),
             position_bytes: 0,
@@ -71,7 +71,7 @@ async fn recover_journal(
         });
     };
     let journal = replay.begin_journal(checkpoint.partitions);
-    let mut reader = JournalReader::open(io, dir, generation.id, &checkpoint.place).await?;
+    let mut reader = JournalReader::open(io, dir, generation.id, &checkpoint.place, Access::Recover).await?;
     let mut damaged = false;
     loop {
         match reader.next().await? {

@@ -13,6 +13,7 @@ mod model;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use common::{batch_of, open, read_from, small_log};
 use highwater_io::Io;
 use highwater_io::sim::{DiskConfig, NodeId, TornUnit, World, WorldConfig};
 use highwater_log::mutants::{self, Mutant};
+use highwater_log::verify::verify;
 use highwater_log::{LogConfig, Origin, Partition, ShardLogs};
 use highwater_model::batch::ProducerStamp;
 use highwater_model::{LeaderEpoch, Offset, PartitionIndex, TopicId, TopicPartition};
@@ -108,6 +110,9 @@ fn log_config(dice: &Dice) -> LogConfig {
 /// One life of the process: recover, check, work until the world ends it.
 async fn life(io: Io, truth: Rc<Truth>, dice: Dice) {
     truth.recovered.set(false);
+    if dice.below(4) == 0 {
+        check_directory(&io, &truth).await;
+    }
     let (_dir, logs, report) = open(&io).await;
     if !report.fenced.is_empty() || !report.strays.is_empty() {
         let history = (0..PARTITIONS).map(|p| format!("{p}:\n  {}", truth.history_of(p))).collect::<String>();
@@ -122,6 +127,18 @@ async fn life(io: Io, truth: Rc<Truth>, dice: Dice) {
         .collect();
     for worker in workers {
         worker.await;
+    }
+}
+
+/// Whatever a crash leaves is in order: what a start would not mend is damage.
+async fn check_directory(io: &Io, truth: &Truth) {
+    let dir = Path::new(common::DIR);
+    if !io.fs().exists(dir).await.expect("readable") {
+        return;
+    }
+    let report = verify(io, dir, |_| {}).await.expect("nobody uses it");
+    if let Some(problem) = report.problems.first() {
+        truth.violate(format!("verify finds damage: {problem}"));
     }
 }
 

@@ -65,6 +65,15 @@ enum Found {
     Nothing,
 }
 
+/// What reading is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Recovery: a dead process's writes are waited for, and what is read is made durable first.
+    Recover,
+    /// Nothing is changed: for looking at a directory that nobody uses.
+    Inspect,
+}
+
 /// Reads the groups of one journal after a checkpoint.
 pub(crate) struct JournalReader {
     files: Vec<ScannedFile>,
@@ -83,21 +92,14 @@ impl JournalReader {
         dir: &Path,
         generation: [u8; 16],
         place: &JournalPlace,
+        access: Access,
     ) -> Result<Self, FileError> {
         let mut files = Vec::new();
         for entry in io.fs().read_dir(dir).await? {
             if !entry.name.starts_with("journal-") {
                 continue;
             }
-            let file = io.fs().open(dir.join(&entry.name), fs::OpenOptions::read_write().direct()).await?;
-            if !mutants::SKIP_LOCK_WAIT.is_on() {
-                lock_for_writing(io, &file).await?;
-            }
-            // A killed process may have left groups that no flush covers. They are applied, so they are made durable
-            // first: a block of a segment is rewritten only when its whole image is durable in the journal.
-            if !mutants::REPLAY_BEFORE_FLUSH.is_on() {
-                file.sync_data().await?;
-            }
+            let file = open_file(io, &dir.join(&entry.name), access).await?;
             let len_bytes = file.len().await?;
             let head = read_or_empty(&file, 0, FILE_HEADER_BYTES as usize).await?;
             match FileHeader::decode(&head) {
@@ -257,6 +259,22 @@ impl JournalReader {
             None => Ok(Found::Damaged { header, checksum, entries: Some(entries) }),
         }
     }
+}
+
+async fn open_file(io: &Io, path: &Path, access: Access) -> Result<fs::File, FileError> {
+    if access == Access::Inspect {
+        return io.fs().open(path, fs::OpenOptions::read_only().direct()).await;
+    }
+    let file = io.fs().open(path, fs::OpenOptions::read_write().direct()).await?;
+    if !mutants::SKIP_LOCK_WAIT.is_on() {
+        lock_for_writing(io, &file).await?;
+    }
+    // A killed process may have left groups that no flush covers. They are applied, so they are made durable first: a
+    // block of a segment is rewritten only when its whole image is durable in the journal.
+    if !mutants::REPLAY_BEFORE_FLUSH.is_on() {
+        file.sync_data().await?;
+    }
+    Ok(file)
 }
 
 /// Gives each entry its part of the payload, if every part is intact.

@@ -27,6 +27,8 @@ pub(crate) struct SparseIndex {
     times: Vec<TimeEntry>,
     /// Everything below is known.
     covered_bytes: u64,
+    /// No offset at or above it is in the covered part.
+    covered_offset: Offset,
     bytes_since_entry: u64,
     max_time: Option<TimeEntry>,
 }
@@ -34,6 +36,11 @@ pub(crate) struct SparseIndex {
 impl SparseIndex {
     pub(crate) fn covered_bytes(&self) -> u64 {
         self.covered_bytes
+    }
+
+    /// An offset that the covered part does not reach; offsets below are looked for with [`position_for`](Self::position_for).
+    pub(crate) fn covered_offset(&self) -> Offset {
+        self.covered_offset
     }
 
     /// The largest timestamp in the covered part.
@@ -57,6 +64,7 @@ impl SparseIndex {
         }
         self.bytes_since_entry += header.size_bytes as u64;
         self.covered_bytes += header.size_bytes as u64;
+        self.covered_offset = header.next_offset();
     }
 
     fn note_time(&mut self) {
@@ -89,9 +97,15 @@ impl SparseIndex {
         // What lies between the last entry that is left and the end is walked again.
         let resume = self.entries.last().map_or(0, |entry| entry.position_bytes);
         self.covered_bytes = resume;
+        self.covered_offset = self.entries.last().map_or(Offset(0), |entry| entry.last_offset);
         self.bytes_since_entry = 0;
         self.entries.pop();
         self.max_time = self.times.last().copied();
+    }
+
+    /// What the index says: last offset of a batch, and where the batch begins.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (Offset, u64)> {
+        self.entries.iter().map(|entry| (entry.last_offset, entry.position_bytes))
     }
 
     /// Kafka's `.index`.
@@ -147,6 +161,7 @@ impl SparseIndex {
         }
         index.max_time = index.times.last().copied();
         index.covered_bytes = size_bytes;
+        index.covered_offset = Offset(i64::MAX);
         Some(index)
     }
 }

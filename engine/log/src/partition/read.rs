@@ -16,6 +16,9 @@ use crate::partition::segment::{Segment, Walk};
 /// Reads at or below this size are copied, so that a few bytes do not hold a whole slab of the hot tail.
 const COPY_BELOW_BYTES: usize = 16 << 10;
 
+/// Least bytes that one read takes from a segment: between two entries of the index lies about as much.
+const MIN_SEGMENT_READ_BYTES: usize = 32 << 10;
+
 /// Most bytes that one read takes from a segment, whatever the request allows.
 const MAX_SEGMENT_READ_BYTES: usize = 4 << 20;
 
@@ -62,6 +65,40 @@ struct Stretch {
     segment: Rc<Segment>,
     /// Exclusive end of what the file holds.
     end_bytes: u64,
+}
+
+/// Where to begin looking for a batch.
+struct Start {
+    position_bytes: u64,
+    /// Whether the index said so, which is checked.
+    is_hint: bool,
+}
+
+/// What a look through some bytes of a segment came to.
+enum Reached {
+    /// The wanted batch begins at this index.
+    Batch(usize, BatchHeader),
+    /// It is not among them; the next batch begins at this index, which may be behind them.
+    End(usize),
+}
+
+/// Looks for the first batch that ends at or after `offset` in whole batches from `position` on.
+fn first_reaching(
+    segment: &Segment,
+    position: u64,
+    bytes: &[u8],
+    offset: Offset,
+) -> Result<Reached, ReadError> {
+    let mut at = 0;
+    while let Some(rest) = bytes.get(at..).filter(|rest| rest.len() >= BATCH_HEADER_BYTES) {
+        let header =
+            BatchHeader::parse(rest).map_err(|error| segment.bad_batch(position + at as u64, &error))?;
+        if header.last_offset() >= offset {
+            return Ok(Reached::Batch(at, header));
+        }
+        at += header.size_bytes;
+    }
+    Ok(Reached::End(at))
 }
 
 impl Partition {
@@ -121,7 +158,7 @@ impl Partition {
                 return Ok(ReadData { next_offset: request.offset, ..ReadData::default() });
             };
             let data = match self.read_stretch(&stretch, offset, request).await {
-                // A damaged index misleads into the middle of a batch; without it the segment is walked.
+                // A damaged index misleads; without it the segment is walked.
                 Err(ReadError::Corrupt { .. }) if stretch.segment.index.borrow().covered_bytes() > 0 => {
                     stretch.segment.drop_index();
                     self.read_stretch(&stretch, offset, request).await?
@@ -164,28 +201,74 @@ impl Partition {
         request: &ReadRequest,
     ) -> Result<ReadData, ReadError> {
         let Stretch { segment, end_bytes } = stretch;
-        let position = self.find_batch(
-            segment,
-            *end_bytes,
-            |header| header.last_offset() >= offset,
-            |index| index.position_for(offset),
-        );
-        let Some((position, first)) = position.await? else {
-            return Ok(ReadData { next_offset: self.after(segment), ..ReadData::default() });
-        };
-        let nothing = ReadData { next_offset: offset, ..ReadData::default() };
-        if first.last_offset() >= request.upper_bound {
-            return Ok(nothing);
-        }
         let budget = request.max_bytes.min(MAX_SEGMENT_READ_BYTES);
-        if first.size_bytes > request.max_bytes && !request.min_one_batch {
-            return Ok(nothing);
+        let start = self.start_for(segment, *end_bytes, offset).await?;
+        let mut position = start.position_bytes;
+        let mut len = budget.max(MIN_SEGMENT_READ_BYTES) as u64;
+        while position < *end_bytes {
+            let end = (position + len).min(*end_bytes);
+            let bytes = segment.read(&self.shard.io, self.shard.direct, position, end).await?;
+            let (at, first) = match first_reaching(segment, position, &bytes, offset)? {
+                Reached::Batch(at, header) => (at, header),
+                Reached::End(0) => {
+                    return Err(segment.corrupt(position, "the segment ends in a batch's header"));
+                }
+                Reached::End(passed) => {
+                    position += passed as u64;
+                    continue;
+                }
+            };
+            position += at as u64;
+            if start.is_hint && position == start.position_bytes && first.base_offset > offset {
+                // An index that is right leads to a batch at or before the wanted one.
+                return Err(segment.corrupt(position, "the index misleads"));
+            }
+            if position + first.size_bytes as u64 > *end_bytes {
+                return Err(segment.corrupt(position, "the batch is longer than the segment"));
+            }
+            let is_too_large = first.size_bytes > request.max_bytes && !request.min_one_batch;
+            if first.last_offset() >= request.upper_bound || is_too_large {
+                return Ok(ReadData { next_offset: offset, ..ReadData::default() });
+            }
+            // Mostly one read brings what the index makes us pass, and the wanted batch.
+            if at + first.size_bytes <= bytes.len() {
+                return self.whole_batches(segment, position, &bytes.slice(at..), request);
+            }
+            len = budget.max(first.size_bytes) as u64;
         }
-        let len = budget.max(first.size_bytes) as u64;
-        let bytes = segment
-            .read(&self.shard.io, self.shard.direct, position, (position + len).min(*end_bytes))
-            .await?;
-        self.whole_batches(segment, position, &bytes, request)
+        Ok(ReadData { next_offset: self.after(segment), ..ReadData::default() })
+    }
+
+    /// Where to begin looking for the batch that holds `offset`: at it, or not far before it.
+    async fn start_for(
+        &self,
+        segment: &Rc<Segment>,
+        end_bytes: u64,
+        offset: Offset,
+    ) -> Result<Start, ReadError> {
+        let shard = &self.shard;
+        shard.note_open(segment);
+        segment.load_index(&shard.io).await;
+        let (covered_bytes, covered_offset, position) = {
+            let index = segment.index.borrow();
+            (index.covered_bytes(), index.covered_offset(), index.position_for(offset))
+        };
+        if offset == covered_offset {
+            return Ok(Start { position_bytes: covered_bytes.min(end_bytes), is_hint: false });
+        }
+        if offset < covered_offset || covered_bytes >= end_bytes {
+            return Ok(Start { position_bytes: position.min(end_bytes), is_hint: position > 0 });
+        }
+        let interval = self.core.config.borrow().index_interval_bytes;
+        let learn = |position, header: &BatchHeader| {
+            if header.last_offset() >= offset {
+                return Walk::Stop;
+            }
+            segment.index.borrow_mut().note(header, position, interval);
+            Walk::On
+        };
+        let position_bytes = segment.walk(&shard.io, shard.direct, covered_bytes, end_bytes, learn).await?;
+        Ok(Start { position_bytes, is_hint: false })
     }
 
     /// Offset at which to go on after `segment`.
@@ -232,6 +315,7 @@ impl Partition {
         bytes: &Bytes,
         request: &ReadRequest,
     ) -> Result<ReadData, ReadError> {
+        let interval = self.core.config.borrow().index_interval_bytes;
         let mut end = 0;
         let mut next_offset = request.offset;
         while bytes.len() - end >= BATCH_HEADER_BYTES {
@@ -247,6 +331,7 @@ impl Partition {
             if !mutants::SERVE_UNCHECKED.is_on() {
                 batch::verify(&bytes[end..after]).map_err(|error| segment.bad_batch(at, &error))?;
             }
+            segment.index.borrow_mut().note(&header, at, interval);
             end = after;
             next_offset = header.next_offset();
         }

@@ -10,6 +10,7 @@ use highwater_model::Offset;
 use crate::error::{LogError, ReadError};
 use crate::journal::format::{Change, Entry};
 use crate::journal::progress::Mark;
+use crate::kafka_files::{INDEX_SUFFIX, TIME_INDEX_SUFFIX, segment_path};
 use crate::mutants;
 use crate::partition::segment::{Segment, Walk};
 use crate::partition::state::PartitionState;
@@ -40,6 +41,7 @@ impl Partition {
         }
         let cut = self.find_cut(offset).await.map_err(|error| self.fence_unreadable(&error))?;
         let end_block = self.bytes_before(&cut).await.map_err(|error| self.fence_unreadable(&error))?;
+        self.forget_index_files(cut.segment_base).await?;
         let change = Change::Truncate {
             segment_base: cut.segment_base,
             position_bytes: cut.position_bytes,
@@ -72,6 +74,24 @@ impl Partition {
             return Ok(());
         }
         Ok(journal.progress().wait(Mark::Durable, sequence).await?)
+    }
+
+    /// Removes the index files of a segment that is about to be cut: they would describe batches that are gone. Durable
+    /// before the cut is, since recovery does not look at them.
+    async fn forget_index_files(&self, segment_base: Offset) -> Result<(), LogError> {
+        let fs = self.shard.io.fs();
+        let mut removed = false;
+        for suffix in [INDEX_SUFFIX, TIME_INDEX_SUFFIX] {
+            match fs.remove_file(segment_path(&self.core.dir, segment_base, suffix)).await {
+                Ok(()) => removed = true,
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(self.shard.fence(&error)),
+            }
+        }
+        if removed {
+            fs.sync_dir(&self.core.dir).await.map_err(|error| self.shard.fence(&error))?;
+        }
+        Ok(())
     }
 
     fn fence_unreadable(&self, error: &ReadError) -> LogError {

@@ -12,7 +12,7 @@ use crate::dir::{self, FoundDirs, OpenOptions, PartitionSeed, RecoveryReport};
 use crate::error::OpenError;
 use crate::journal::files::lock_for_writing;
 use crate::journal::format::{Change, Entry};
-use crate::kafka_files::{LOG_SUFFIX, segment_path};
+use crate::kafka_files::{INDEX_SUFFIX, LOG_SUFFIX, TIME_INDEX_SUFFIX, segment_path};
 use crate::mutants;
 use crate::partition::state::PartitionState;
 use crate::recovery::settle_segments;
@@ -192,6 +192,23 @@ impl Replay {
         }
         let file = self.file(id, segment_base).await?;
         file.set_len(size_bytes).await?;
+        self.forget_index_files(id, segment_base).await
+    }
+
+    /// Removes index files of a segment that was appended to after they were written: they describe a part of it.
+    async fn forget_index_files(
+        &mut self,
+        id: TopicPartition,
+        segment_base: Offset,
+    ) -> Result<(), OpenError> {
+        let dir = self.target(id).dir.clone();
+        for suffix in [INDEX_SUFFIX, TIME_INDEX_SUFFIX] {
+            match self.io.fs().remove_file(segment_path(&dir, segment_base, suffix)).await {
+                Err(error) if !error.is_not_found() => return Err(error.into()),
+                _ => {}
+            }
+        }
+        self.changed_dirs.insert(dir);
         Ok(())
     }
 
