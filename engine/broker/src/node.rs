@@ -29,8 +29,8 @@ use highwater_cluster::{Broker, METADATA_PARTITION, MetadataImage, Record, lifec
 use highwater_io::mailbox::{self, Reply, ReplySender};
 use highwater_io::net::TcpListener;
 use highwater_io::{Io, MonoTime};
-use highwater_log::{DataDir, OpenOptions, RecoveryReport, ShardLogs, ShardSeed};
-use highwater_model::{Timestamp, TopicPartition};
+use highwater_log::{DataDir, FoundPartition, OpenOptions, RecoveryReport, ShardLogs, ShardSeed};
+use highwater_model::{NO_PARTITION_LEADER_EPOCH, ProducerId, Timestamp, TopicPartition};
 
 use crate::config::{BrokerConfig, HostPort, log_config};
 use crate::controller::Controller;
@@ -227,6 +227,7 @@ async fn start_first(
     let advertised = advertised(config, address)?;
     let (mut data_dir, recovery) = open_data_dir(io, config).await?;
     log_recovery(config, &recovery);
+    let found = Leftovers::of(&data_dir);
     let mut seeds = split(&mut data_dir, config).await?.into_iter();
     let seed = seeds.next().ok_or(BrokerError::Ended)?;
     let data_dir_error = |error: highwater_log::OpenError| BrokerError::DataDir {
@@ -234,7 +235,7 @@ async fn start_first(
         reason: error.to_string(),
     };
     let logs = ShardLogs::start(io, seed).await.map_err(data_dir_error)?;
-    let (metadata_log, image) = load_metadata(io, config, &logs, &advertised).await?;
+    let (metadata_log, image) = load_metadata(io, config, &logs, &advertised, &found).await?;
     let image = Arc::new(image);
     let broker = Arc::new(BrokerContext {
         cluster_id: data_dir.cluster_id().to_owned(),
@@ -324,12 +325,35 @@ async fn split(data_dir: &mut DataDir, config: &BrokerConfig) -> Result<Vec<Shar
         .map_err(|error| BrokerError::DataDir { path: config.data_dir.clone(), reason: error.to_string() })
 }
 
+/// What is on the medium before the metadata says what should be.
+struct Leftovers {
+    partitions: Vec<lifecycle::Found>,
+    next_producer_id: ProducerId,
+}
+
+impl Leftovers {
+    fn of(data_dir: &DataDir) -> Self {
+        let partitions = data_dir.partitions().filter(|partition| partition.id != METADATA_PARTITION);
+        let found = |partition: FoundPartition<'_>| lifecycle::Found {
+            id: partition.id,
+            topic_name: partition.topic_name.to_owned(),
+            latest_epoch: partition.latest_epoch.unwrap_or(NO_PARTITION_LEADER_EPOCH),
+        };
+        let max_producer_id = data_dir.partitions().filter_map(|partition| partition.max_producer_id).max();
+        Leftovers {
+            partitions: partitions.map(found).collect(),
+            next_producer_id: max_producer_id.map_or(ProducerId(0), |id| ProducerId(id.0.saturating_add(1))),
+        }
+    }
+}
+
 /// Replays the metadata log, and makes this start part of it.
 async fn load_metadata(
     io: &Io,
     config: &BrokerConfig,
     logs: &ShardLogs,
     advertised: &HostPort,
+    found: &Leftovers,
 ) -> Result<(MetadataLog, MetadataImage), BrokerError> {
     let failed = |error: crate::metadata_log::MetadataLogError| BrokerError::Metadata(error.to_string());
     let log = MetadataLog::open(logs).await.map_err(failed)?;
@@ -340,7 +364,17 @@ async fn load_metadata(
         port: advertised.port,
         rack: None,
     };
-    let records: Vec<Record> = lifecycle::start(config.node_id, broker);
+    let mut records: Vec<Record> = Vec::new();
+    if log.record_count() == 0 {
+        // The first start on this directory. Until its records are durable, the next one is the first, too.
+        let lifecycle::Adopted { records: adopted, left_alone } =
+            lifecycle::adopt(&found.partitions, config.node_id, found.next_producer_id);
+        for (topic, why) in left_alone {
+            tracing::warn!(topic, why, "a topic of Apache Kafka's is left alone");
+        }
+        records.extend(adopted);
+    }
+    records.extend(lifecycle::start(config.node_id, broker));
     for record in &records {
         image.apply(record).map_err(|error| BrokerError::Metadata(error.to_string()))?;
     }

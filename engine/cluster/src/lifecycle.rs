@@ -1,11 +1,12 @@
 //! What a broker writes about itself: its start, blocks of producer ids, snapshots.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
-use highwater_model::{BrokerId, ProducerId};
+use highwater_model::{BrokerId, LeaderEpoch, ProducerId, TopicId, TopicPartition};
 
 use crate::error::MetadataError;
-use crate::image::{Broker, MetadataImage};
+use crate::image::{Broker, MetadataImage, PartitionState};
 use crate::record::Record;
 
 /// A broker starts: it registers, and raises the leader epoch of every partition that it leads, so that a tail which
@@ -13,6 +14,65 @@ use crate::record::Record;
 #[must_use]
 pub fn start(broker_id: BrokerId, broker: Broker) -> Vec<Record> {
     vec![Record::RegisterBroker { broker_id, broker }, Record::RaiseEpochs { broker_id }]
+}
+
+/// A partition on the medium that no metadata knows: Apache Kafka wrote it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Topic id and partition index.
+    pub id: TopicPartition,
+    /// Name of the topic.
+    pub topic_name: String,
+    /// Epoch of the last append; −1 for none.
+    pub latest_epoch: LeaderEpoch,
+}
+
+/// What becomes of partitions that were found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Adopted {
+    /// To be written together with those of [`start`], before them.
+    pub records: Vec<Record>,
+    /// Topics that are left alone, and why.
+    pub left_alone: Vec<(String, &'static str)>,
+}
+
+/// Makes what Apache Kafka left in a directory part of this cluster: each topic whose partitions are all there, led by
+/// this broker alone, under the epochs that it had. `next_producer_id` is above every producer id that is remembered.
+#[must_use]
+pub fn adopt(found: &[Found], broker_id: BrokerId, next_producer_id: ProducerId) -> Adopted {
+    let mut topics: BTreeMap<(&str, TopicId), Vec<&Found>> = BTreeMap::new();
+    for partition in found {
+        topics.entry((&partition.topic_name, partition.id.topic_id)).or_default().push(partition);
+    }
+    let mut adopted = Adopted::default();
+    let mut image = MetadataImage::default();
+    for ((name, topic_id), mut partitions) in topics {
+        partitions.sort_unstable_by_key(|partition| partition.id.partition);
+        if (0..).zip(&partitions).any(|(index, partition)| partition.id.partition.0 != index) {
+            adopted.left_alone.push((name.to_owned(), "some of its partitions are not here"));
+            continue;
+        }
+        let topic = Record::Topic { topic_id, name: name.to_owned() };
+        if image.apply(&topic).is_err() {
+            adopted.left_alone.push((name.to_owned(), "its name or id is that of another topic"));
+            continue;
+        }
+        adopted.records.push(topic);
+        adopted.records.extend(partitions.iter().map(|partition| Record::Partition {
+            id: partition.id,
+            state: PartitionState {
+                replicas: vec![broker_id],
+                in_sync_replicas: vec![broker_id],
+                leader: broker_id,
+                leader_epoch: partition.latest_epoch.max(LeaderEpoch(0)),
+                partition_epoch: 0,
+            },
+        }));
+    }
+    if next_producer_id > ProducerId(0) {
+        adopted.records.push(Record::ProducerIds { next: next_producer_id });
+    }
+    adopted
 }
 
 /// Gives away the next `count` producer ids: the record, and the ids. Durable before any of them is used.
@@ -49,6 +109,46 @@ mod tests {
         records.iter().for_each(|record| image.apply(record).expect("fits"));
         let (_, second) = allocate_producer_ids(&image, 1000).expect("there are enough");
         assert_eq!((first, second), (0..1000, 1000..2000));
+    }
+
+    #[test]
+    fn topics_that_are_whole_are_adopted_with_their_epochs() {
+        let found = |topic: u8, name: &str, partition: i32, epoch: i32| Found {
+            id: TopicPartition { topic_id: TopicId::from_bytes([topic; 16]), partition: partition.into() },
+            topic_name: name.to_owned(),
+            latest_epoch: epoch.into(),
+        };
+        let partitions = [
+            found(1, "whole", 1, 7),
+            found(1, "whole", 0, -1),
+            found(2, "half", 1, 0),
+            found(1, "same", 0, 0),
+        ];
+        let Adopted { records, left_alone } = adopt(&partitions, BrokerId(3), ProducerId(5000));
+        let mut image = MetadataImage::default();
+        records.iter().for_each(|record| image.apply(record).expect("fits"));
+        start(BrokerId(3), broker()).iter().for_each(|record| image.apply(record).expect("fits"));
+        let topic = image.topic("same").or_else(|| image.topic("whole")).expect("one of them");
+        assert_eq!(image.topic_count(), 1);
+        assert!(topic.partitions.iter().all(|partition| partition.leader == BrokerId(3)));
+        let names: Vec<&str> = left_alone.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["half", "whole"]);
+        assert_eq!(allocate_producer_ids(&image, 1).expect("there are enough").1, 5000..5001);
+    }
+
+    #[test]
+    fn adopted_partition_goes_on_above_its_epoch() {
+        let id = TopicPartition { topic_id: TopicId::from_bytes([1; 16]), partition: 0.into() };
+        let found = Found { id, topic_name: "t".to_owned(), latest_epoch: LeaderEpoch(7) };
+        let mut records = adopt(&[found], BrokerId(3), ProducerId(0)).records;
+        records.extend(start(BrokerId(3), broker()));
+        let mut image = MetadataImage::default();
+        records.iter().for_each(|record| image.apply(record).expect("fits"));
+        assert_eq!(image.partition(&id).expect("adopted").leader_epoch, LeaderEpoch(8));
+    }
+
+    fn broker() -> Broker {
+        Broker { incarnation_id: uuid::Uuid::from_u128(1), host: "h".to_owned(), port: 1, rack: None }
     }
 
     #[test]

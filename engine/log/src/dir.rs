@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use highwater_io::{FileError, Io, fs};
-use highwater_model::{BrokerId, Offset, TopicId, TopicPartition};
+use highwater_model::{BrokerId, LeaderEpoch, Offset, ProducerId, TopicId, TopicPartition};
 
 use crate::checkpoint;
 use crate::config::{LogConfig, ShardConfig};
@@ -75,6 +75,19 @@ pub struct RecoveryReport {
     pub fenced: Vec<(TopicPartition, String)>,
     /// What was found that belongs to nobody, and where it was put.
     pub strays: Vec<String>,
+}
+
+/// What a directory says of a partition before it is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FoundPartition<'a> {
+    /// Topic id and partition index.
+    pub id: TopicPartition,
+    /// Name of the topic.
+    pub topic_name: &'a str,
+    /// Epoch of the last append, if there was one.
+    pub latest_epoch: Option<LeaderEpoch>,
+    /// The highest id of an idempotent producer that is remembered.
+    pub max_producer_id: Option<ProducerId>,
 }
 
 /// A partition as found on disk, before a shard takes it over. `Send`.
@@ -188,9 +201,14 @@ impl DataDir {
         self.meta.directory_id
     }
 
-    /// Partitions that were found, with their topics' names, until [`split`](Self::split) gives them away.
-    pub fn partitions(&self) -> impl Iterator<Item = (TopicPartition, &str)> {
-        self.partitions.iter().map(|seed| (seed.state.id, seed.state.topic_name.as_str()))
+    /// Partitions that were found, until [`split`](Self::split) gives them away.
+    pub fn partitions(&self) -> impl Iterator<Item = FoundPartition<'_>> {
+        self.partitions.iter().map(|seed| FoundPartition {
+            id: seed.state.id,
+            topic_name: &seed.state.topic_name,
+            latest_epoch: seed.state.epochs.latest().map(|start| start.epoch),
+            max_producer_id: seed.state.producers.iter().map(|(id, _)| *id).max(),
+        })
     }
 
     /// Divides the partitions among `shards` shards as `assign` says (a number below `shards`), and begins a new

@@ -39,7 +39,7 @@ pub mod store;
 pub mod verify;
 
 pub use config::{LogConfig, ShardConfig, TimestampType};
-pub use dir::{DataDir, OpenOptions, RecoveryReport, ShardSeed};
+pub use dir::{DataDir, FoundPartition, OpenOptions, RecoveryReport, ShardSeed};
 pub use error::{AppendError, LogError, OpenError, ReadError, StorageFailure};
 pub use journal::JournalCounters;
 pub use partition::{Appended, Origin, Partition, ReadData, ReadRequest, TimestampOffset, Watermarks};

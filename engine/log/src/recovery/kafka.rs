@@ -26,6 +26,8 @@ const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
 const LOG_START_OFFSETS: &str = "log-start-offset-checkpoint";
 /// Kafka's own metadata, which is not a topic of ours.
 const CLUSTER_METADATA: &str = "__cluster_metadata";
+/// What is added to the name of its directory.
+const KAFKA_SUFFIX: &str = ".kafka";
 const SMALL_FILE_BYTES: usize = 16 << 20;
 /// Bytes of a segment that are read at a time; a larger batch is read whole.
 const WINDOW_BYTES: usize = 4 << 20;
@@ -44,6 +46,7 @@ pub(crate) async fn import_kafka(
     let mut seeds = Vec::new();
     for (id, dir) in found {
         if dir.topic_name == CLUSTER_METADATA {
+            set_aside(io, &dir, report).await?;
             continue;
         }
         let key = (dir.topic_name.clone(), id.partition.0);
@@ -63,6 +66,19 @@ pub(crate) async fn import_kafka(
     }
     io.fs().sync_dir(path).await?;
     Ok(seeds)
+}
+
+/// Moves Kafka's own metadata log out of the way of ours, which has its name; nothing of it is lost.
+async fn set_aside(io: &Io, dir: &FoundDir, report: &mut RecoveryReport) -> Result<(), OpenError> {
+    let mut name = dir.path.clone().into_os_string();
+    name.push(KAFKA_SUFFIX);
+    let aside = PathBuf::from(name);
+    io.fs().rename(&dir.path, &aside).await?;
+    report.strays.push(format!(
+        "{}: Kafka's own metadata is kept here; settings of topics are in it",
+        aside.display()
+    ));
+    Ok(())
 }
 
 /// Kafka's checkpoint files of offsets: version, count, then `topic partition offset` a line.
