@@ -167,6 +167,7 @@ mod tests {
         let mut body = Vec::new();
         checkpoint.partitions.iter().for_each(|state| state.encode(&mut body));
         let bytes = encode([6; 16], 3, &place, &body);
+        crate::golden::check("checkpoint.bin", &bytes);
         assert_eq!(decode(&bytes), Some(checkpoint.clone()));
         let mut longer = bytes.clone();
         longer.extend_from_slice(b"left over from a longer one");

@@ -178,6 +178,7 @@ mod tests {
     #[test]
     fn partition_metadata_survives_the_round_trip() {
         let id = TopicId::from_bytes([5; 16]);
+        crate::golden::check("partition.metadata", encode_partition_metadata(id).as_bytes());
         assert_eq!(parse_partition_metadata(&encode_partition_metadata(id)), Some(id));
         assert_eq!(parse_partition_metadata("version: 1\ntopic_id: AAECAwQFBgcICQoLDA0ODw"), None);
     }
@@ -194,6 +195,7 @@ mod tests {
     fn producer_snapshot_survives_the_round_trip_and_refuses_damage() {
         let table = sample_state().producers;
         let bytes = encode_producer_snapshot(&table);
+        crate::golden::check("producer.snapshot", &bytes);
         assert_eq!(parse_producer_snapshot(&bytes), Some(table));
         for at in 0..bytes.len() {
             let mut damaged = bytes.clone();

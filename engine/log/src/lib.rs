@@ -29,6 +29,8 @@ mod config;
 mod dir;
 mod drain;
 mod error;
+#[cfg(test)]
+mod golden;
 mod journal;
 mod kafka_files;
 pub mod mutants;

@@ -405,6 +405,7 @@ mod tests {
     fn entries_survive_the_round_trip() {
         let mut list = Vec::new();
         entries().iter().for_each(|entry| entry.encode(&mut list));
+        crate::golden::check("entries.bin", &list);
         assert_eq!(Entry::decode_list(&list, 5), Some(entries()));
         assert_eq!(Entry::decode_list(&list, 4), None, "bytes are left");
         assert_eq!(Entry::decode_list(&list[..list.len() - 1], 5), None, "cut");
@@ -424,6 +425,7 @@ mod tests {
             entries_checksum: 5,
         };
         let (bytes, checksum) = header.encode(incarnation);
+        crate::golden::check("group-header.bin", &bytes);
         assert_eq!(GroupHeader::decode(&bytes, incarnation, 4096), Some((header, checksum)));
         assert_eq!(GroupHeader::decode(&bytes, incarnation, 8192), None, "another place");
         assert_eq!(GroupHeader::decode(&bytes, Incarnation([2; 16]), 4096), None, "another use of the file");
@@ -439,6 +441,7 @@ mod tests {
         let header = FileHeader { incarnation: Incarnation([9; 16]), generation: [4; 16], file_number: 12 };
         let bytes = header.encode();
         assert_eq!(bytes.len() as u64, FILE_HEADER_BYTES);
+        crate::golden::check("journal-file-header.bin", &bytes[..64]);
         assert_eq!(FileHeader::decode(&bytes), Some(header));
         for at in 0..56 {
             let mut damaged = bytes.clone();

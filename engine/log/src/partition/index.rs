@@ -219,6 +219,8 @@ mod tests {
         let (index, size_bytes) = filled(50);
         let offsets = index.encode_offsets(Offset(100));
         let times = index.encode_times(Offset(100));
+        crate::golden::check("segment.index", &offsets);
+        crate::golden::check("segment.timeindex", &times);
         let read = SparseIndex::decode(&offsets, &times, Offset(100), size_bytes).expect("well formed");
         assert_eq!(read.entries, index.entries);
         assert_eq!(read.max_time(), Some(TimeEntry { timestamp: Timestamp(1_049), offset: Offset(149) }));
