@@ -300,7 +300,7 @@ pub(crate) struct MetaProperties {
 }
 
 impl MetaProperties {
-    fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut meta = MetaProperties {
             cluster_id: String::new(),
             node_id: None,
@@ -323,7 +323,7 @@ impl MetaProperties {
         (!meta.cluster_id.is_empty()).then_some(meta)
     }
 
-    fn encode(&self) -> String {
+    pub(crate) fn encode(&self) -> String {
         let mut text = format!(
             "version=1\ncluster.id={}\nnode.id={}\ndirectory.id={}\n{JOURNAL_PROPERTY}=1\n",
             self.cluster_id,

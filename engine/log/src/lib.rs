@@ -31,6 +31,9 @@ mod drain;
 mod error;
 #[cfg(test)]
 mod golden;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod journal;
 mod kafka_files;
 pub mod mutants;
