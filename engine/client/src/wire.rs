@@ -4,8 +4,7 @@
 //!   frame = length i32 (bytes after itself) | header | body
 //! ```
 //!
-//! What is in them is `highwater-protocol`'s matter. Its decoder takes memory for as many elements as a response's
-//! arrays claim: a broker is trusted that far. What this module itself reads is bounded.
+//! What is in them is `highwater-protocol`'s matter. Everything that is read is bounded, there as here.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use highwater_protocol::CodecError;

@@ -5,6 +5,7 @@ use kafka_protocol::messages::RequestHeader;
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
 
 use crate::response::FRAME_SIZE_BYTES;
+use crate::schema::{self, responses};
 
 /// A message that the codec refuses.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -53,10 +54,11 @@ pub fn correlation_id(frame: &[u8]) -> Option<i32> {
 }
 
 /// Decodes the response to a request `R` from its frame (what follows its size), with its correlation id. Record bytes
-/// share the frame's memory. The broker is trusted: counts are not checked before memory is taken.
+/// share the frame's memory. Memory beyond that is in proportion to the frame, whatever it claims (see
+/// [`crate::schema`]).
 ///
 /// # Errors
-/// [`CodecError`], where the bytes are not such a response.
+/// [`CodecError`], where the bytes are not such a response, or its layout is not known here.
 pub fn decode_response<R: Request>(
     mut frame: Bytes,
     api_version: i16,
@@ -64,9 +66,12 @@ pub fn decode_response<R: Request>(
     let failed = |reason: String| CodecError { verb: "decode", api_key: R::KEY, api_version, reason };
     let correlation_id = frame.try_get_i32().map_err(|error| failed(error.to_string()))?;
     if R::Response::header_version(api_version) == 1 {
-        let tags = crate::schema::walk_header_tags(&frame).map_err(|error| failed(error.to_string()))?;
+        let tags = schema::walk_header_tags(&frame).map_err(|error| failed(error.to_string()))?;
         frame.advance(tags.consumed);
     }
+    let schema =
+        responses::of(R::KEY).ok_or_else(|| failed("the layout of its response is not known".to_owned()))?;
+    schema::walk_response(schema, api_version, &frame).map_err(|error| failed(error.to_string()))?;
     let response = R::Response::decode(&mut frame, api_version).map_err(|error| failed(error.to_string()))?;
     Ok((correlation_id, response))
 }

@@ -1,19 +1,22 @@
-//! The walker: checks every length and count of a request against the bytes that are there, before anything is
-//! decoded.
+//! The walker: checks every length and count of a message against the bytes that are there, before anything is decoded.
 //!
 //! The codec crate takes memory for as many elements as an array claims to have, so that five hostile bytes would abort
-//! the process. The walker goes over the same bytes first, by a table of layouts ([`requests`]), takes no memory at
-//! all, and lets through only what the codec can decode with memory in proportion to the request.
+//! the process. The walker goes over the same bytes first, by tables of layouts ([`requests`], [`responses`]), takes no memory
+//! at all, and lets through only what the codec can decode with memory in proportion to the message.
 //!
-//! Invariants: a request that passes has no length beyond its end, at most [`MAX_ELEMENTS`] array elements and tagged
-//! fields, and nothing null where null is not allowed. Deliberately absent: meaning. UTF-8 is the codec's to check,
+//! Invariants: a message that passes has no length beyond its end, at most [`MAX_ELEMENTS`] array elements and tagged
+//! fields (a response [`MAX_RESPONSE_ELEMENTS`]), and nothing null where null is not allowed. Deliberately absent: meaning. UTF-8 is the codec's to check,
 //! values are the handlers'.
 
 pub(crate) mod requests;
+pub(crate) mod responses;
 
 /// Most array elements and tagged fields of one request, all arrays together. Each becomes at most some 200 bytes when
 /// decoded, so that a decoded request stays below about 50 MiB whatever it claims.
 pub const MAX_ELEMENTS: usize = 1 << 18;
+
+/// The same of one response: a cluster of half a million partitions is described in this many.
+pub const MAX_RESPONSE_ELEMENTS: usize = 1 << 22;
 
 const NEVER: i16 = i16::MAX;
 
@@ -82,12 +85,12 @@ impl Field {
     }
 }
 
-/// Why bytes are not a request.
+/// Why bytes are not the message that they should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BoundsError {
     /// A field, or what its length or count claims, reaches beyond the end.
-    #[error("{field} at byte {position_bytes} reaches beyond the end of the request")]
+    #[error("{field} at byte {position_bytes} reaches beyond the end of the message")]
     BeyondEnd {
         /// Name of the field.
         field: &'static str,
@@ -118,15 +121,18 @@ pub enum BoundsError {
         /// Where its content begins.
         position_bytes: usize,
     },
-    /// More than [`MAX_ELEMENTS`].
-    #[error("the request has more than {MAX_ELEMENTS} elements")]
-    TooManyElements,
+    /// More array elements and tagged fields than one message may have.
+    #[error("the message has more than {limit} elements")]
+    TooManyElements {
+        /// The limit.
+        limit: usize,
+    },
 }
 
 /// What the walker found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Walked {
-    /// Bytes that belong to the request.
+    /// Bytes that belong to the message.
     pub(crate) consumed: usize,
     /// Array elements and tagged fields.
     pub(crate) elements: usize,
@@ -134,15 +140,24 @@ pub(crate) struct Walked {
 
 /// Walks over the request body at the front of `bytes`.
 pub(crate) fn walk(schema: &Schema, version: i16, bytes: &[u8]) -> Result<Walked, BoundsError> {
-    let mut walker =
-        Walker { bytes, at: 0, version, flexible: version >= schema.flexible_since, elements: 0 };
+    walk_within(MAX_ELEMENTS, schema, version, bytes)
+}
+
+/// Walks over the response body at the front of `bytes`.
+pub(crate) fn walk_response(schema: &Schema, version: i16, bytes: &[u8]) -> Result<Walked, BoundsError> {
+    walk_within(MAX_RESPONSE_ELEMENTS, schema, version, bytes)
+}
+
+fn walk_within(limit: usize, schema: &Schema, version: i16, bytes: &[u8]) -> Result<Walked, BoundsError> {
+    let flexible = version >= schema.flexible_since;
+    let mut walker = Walker { bytes, at: 0, version, flexible, elements: 0, limit };
     walker.fields(schema.fields)?;
     Ok(Walked { consumed: walker.at, elements: walker.elements })
 }
 
-/// Walks over the tagged fields of a request header, none of which is known.
+/// Walks over the tagged fields of a header, none of which is known.
 pub(crate) fn walk_header_tags(bytes: &[u8]) -> Result<Walked, BoundsError> {
-    let mut walker = Walker { bytes, at: 0, version: 0, flexible: true, elements: 0 };
+    let mut walker = Walker { bytes, at: 0, version: 0, flexible: true, elements: 0, limit: MAX_ELEMENTS };
     walker.tagged(&[])?;
     Ok(Walked { consumed: walker.at, elements: walker.elements })
 }
@@ -153,6 +168,7 @@ struct Walker<'a> {
     version: i16,
     flexible: bool,
     elements: usize,
+    limit: usize,
 }
 
 /// A length or count that was read.
@@ -226,7 +242,10 @@ impl Walker<'_> {
 
     fn count_element(&mut self) -> Result<(), BoundsError> {
         self.elements += 1;
-        if self.elements > MAX_ELEMENTS { Err(BoundsError::TooManyElements) } else { Ok(()) }
+        if self.elements > self.limit {
+            return Err(BoundsError::TooManyElements { limit: self.limit });
+        }
+        Ok(())
     }
 
     fn fields(&mut self, fields: &'static [Field]) -> Result<(), BoundsError> {
