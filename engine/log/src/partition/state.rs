@@ -10,7 +10,10 @@ use highwater_model::{Offset, TopicPartition};
 
 use crate::journal::format::{Fields, put_topic_partition};
 use crate::partition::epochs::EpochCache;
-use crate::partition::producers::{AppendedBatch, ProducerState, ProducerTable};
+use crate::partition::producers::{AppendedBatch, ProducerState, ProducerTable, REMEMBERED_BATCHES};
+
+/// No segment is larger: the positions of Kafka's index entries have 32 bits.
+pub(crate) const MAX_SEGMENT_BYTES: u64 = u32::MAX as u64;
 
 /// What a checkpoint says of a partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,7 +143,7 @@ impl PartitionState {
             producers.insert(id, state);
         }
         let fenced = Some(text(fields)?).filter(|reason| !reason.is_empty());
-        Some(PartitionState {
+        let state = PartitionState {
             id,
             topic_name,
             log_start_offset,
@@ -151,7 +154,17 @@ impl PartitionState {
             epochs,
             producers,
             fenced,
-        })
+        };
+        state.is_possible().then_some(state)
+    }
+
+    /// Whether a log can be like this, whoever says so.
+    fn is_possible(&self) -> bool {
+        let starts = [self.log_start_offset, self.segment_base];
+        self.id.partition.0 >= 0
+            && starts.iter().all(|start| (Offset(0)..=self.next_offset).contains(start))
+            && self.position_bytes <= MAX_SEGMENT_BYTES
+            && self.producers.iter().all(|(_, producer)| producer.batches.len() <= REMEMBERED_BATCHES)
     }
 }
 
@@ -216,6 +229,26 @@ pub(crate) mod tests {
         assert!(fields.0.is_empty());
         for cut in 0..bytes.len() {
             assert_eq!(PartitionState::decode(&mut Fields(&bytes[..cut])), None, "cut at {cut}");
+        }
+    }
+
+    /// Found by the fuzz target `journal`: under a checksum that fits, such a state became a log and its watermarks.
+    #[test]
+    fn state_that_no_log_can_have_is_refused() {
+        type Change = fn(&mut PartitionState);
+        let impossible: [Change; 5] = [
+            |state| state.log_start_offset = Offset(100),
+            |state| state.segment_base = Offset(-1),
+            |state| state.next_offset = Offset(-5),
+            |state| state.position_bytes = u64::MAX,
+            |state| state.id.partition = PartitionIndex(-1),
+        ];
+        for change in impossible {
+            let mut state = sample_state();
+            change(&mut state);
+            let mut bytes = Vec::new();
+            state.encode(&mut bytes);
+            assert_eq!(PartitionState::decode(&mut Fields(&bytes)), None, "{state:?}");
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::journal::files::lock_for_writing;
 use crate::journal::format::{Change, Entry};
 use crate::kafka_files::{INDEX_SUFFIX, LOG_SUFFIX, TIME_INDEX_SUFFIX, segment_path};
 use crate::mutants;
-use crate::partition::state::PartitionState;
+use crate::partition::state::{MAX_SEGMENT_BYTES, PartitionState};
 use crate::recovery::settle_segments;
 
 /// Bytes of entries that are gathered before they are written.
@@ -138,7 +138,7 @@ impl Replay {
                 let expected = Append {
                     leader_epoch,
                     segment_base,
-                    position_bytes: position_bytes + prefix_bytes,
+                    position_bytes: position_bytes.saturating_add(prefix_bytes),
                     base_offset,
                     next_offset,
                 };
@@ -155,6 +155,10 @@ impl Replay {
                 }
             }
             Change::Truncate { segment_base, position_bytes, next_offset } => {
+                if !target.is_before_end(segment_base, position_bytes, next_offset) {
+                    target.misfit(&format!("a cut to offset {next_offset}"));
+                    return Ok(());
+                }
                 self.write_pending(id).await?;
                 self.truncate(id, segment_base, position_bytes, next_offset).await?;
             }
@@ -162,7 +166,13 @@ impl Replay {
                 self.write_pending(id).await?;
                 self.roll(id, segment_base, size_bytes, next_base).await?;
             }
-            Change::MoveStart { log_start_offset } => target.state.move_start(log_start_offset),
+            Change::MoveStart { log_start_offset } => {
+                if log_start_offset > target.state.next_offset {
+                    target.misfit(&format!("a move of the log's start to {log_start_offset}"));
+                    return Ok(());
+                }
+                target.state.move_start(log_start_offset);
+            }
             Change::Delete => {
                 target.deleted = true;
                 target.pending.clear();
@@ -179,9 +189,10 @@ impl Replay {
         next_base: Offset,
     ) -> Result<(), OpenError> {
         let target = self.target(id);
-        if target.state.segment_base != segment_base || target.state.position_bytes != size_bytes {
-            let what = format!("a roll of segment {segment_base} at {size_bytes} does not fit the log's end");
-            target.state.fenced.get_or_insert(what);
+        let state = &target.state;
+        let is_at_end = state.segment_base == segment_base && state.position_bytes == size_bytes;
+        if !is_at_end || state.next_offset != next_base {
+            target.misfit(&format!("a roll of segment {segment_base} at {size_bytes} to {next_base}"));
             return Ok(());
         }
         target.state.roll(next_base);
@@ -404,6 +415,27 @@ impl Target {
         Target::new(state, dir, true)
     }
 
+    /// Whether a cut there leaves a log, as far as the checkpoint and the entries so far tell.
+    fn is_before_end(&self, segment_base: Offset, position_bytes: u64, next_offset: Offset) -> bool {
+        let state = &self.state;
+        let is_inside = match segment_base.cmp(&state.segment_base) {
+            std::cmp::Ordering::Less => position_bytes <= MAX_SEGMENT_BYTES,
+            std::cmp::Ordering::Equal => position_bytes <= state.position_bytes,
+            std::cmp::Ordering::Greater => false,
+        };
+        is_inside
+            && Offset(0) <= segment_base
+            && segment_base <= next_offset
+            && next_offset <= state.next_offset
+    }
+
+    /// Fences the partition because an entry says what cannot be.
+    fn misfit(&mut self, entry: &str) {
+        let what = format!("{entry} does not fit the log, which ends at {}", self.state.next_offset);
+        tracing::error!(partition = %self.state.id, "{what}");
+        self.state.fenced.get_or_insert(what);
+    }
+
     /// Brings the state forward by the batches of an append, which must follow the log's end.
     fn append(&mut self, entry: &Append, batches: &[u8], max_producers: usize) -> Result<(), String> {
         let state = &mut self.state;
@@ -425,6 +457,9 @@ impl Target {
         for header in batch::headers(batches) {
             let (_, header) =
                 header.map_err(|error| format!("a journal entry holds a bad batch: {error}"))?;
+            if header.base_offset < state.next_offset || state.position_bytes > MAX_SEGMENT_BYTES {
+                return Err(format!("a journal entry holds a batch at offset {}", header.base_offset));
+            }
             state.record_batch(&header, max_producers);
         }
         if state.next_offset != entry.next_offset {
