@@ -70,7 +70,13 @@ impl JournalFile {
 }
 
 /// A checkpoint with a checksum that fits.
-pub(crate) fn checkpoint(number: u64, place: Place, file_number: u64, end_bytes: u64, body: &[u8]) -> Vec<u8> {
+pub(crate) fn checkpoint(
+    number: u64,
+    place: Place,
+    file_number: u64,
+    end_bytes: u64,
+    body: &[u8],
+) -> Vec<u8> {
     let mut out = b"HWCKPT01".to_vec();
     out.extend(GENERATION);
     for field in [number, place.sequence, place.checksum, file_number, end_bytes, body.len() as u64] {
@@ -100,7 +106,9 @@ impl PartitionState {
         out.extend(self.partition.to_be_bytes());
         out.extend(5u16.to_be_bytes());
         out.extend(b"topic");
-        for field in [self.log_start_offset, self.next_offset, self.segment_base, self.position_bytes, u64::MAX] {
+        for field in
+            [self.log_start_offset, self.next_offset, self.segment_base, self.position_bytes, u64::MAX]
+        {
             out.extend(field.to_be_bytes());
         }
         out.extend(&self.rest);

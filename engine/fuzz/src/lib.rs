@@ -65,8 +65,18 @@ impl fmt::Debug for Target {
 
 /// Every target.
 pub const TARGETS: &[Target] = &[
-    Target { name: "request", run: targets::request::run, seeds: targets::request::seeds, memory_bytes: 64 << 10 },
-    Target { name: "response", run: targets::response::run, seeds: targets::response::seeds, memory_bytes: 64 << 10 },
+    Target {
+        name: "request",
+        run: targets::request::run,
+        seeds: targets::request::seeds,
+        memory_bytes: 64 << 10,
+    },
+    Target {
+        name: "response",
+        run: targets::response::run,
+        seeds: targets::response::seeds,
+        memory_bytes: 64 << 10,
+    },
     Target {
         name: "client-frames",
         run: targets::client_frames::run,
@@ -75,7 +85,12 @@ pub const TARGETS: &[Target] = &[
     },
     // The window of a codec.
     Target { name: "batch", run: targets::batch::run, seeds: targets::batch::seeds, memory_bytes: 32 << 20 },
-    Target { name: "metadata", run: targets::metadata::run, seeds: targets::metadata::seeds, memory_bytes: 64 << 10 },
+    Target {
+        name: "metadata",
+        run: targets::metadata::run,
+        seeds: targets::metadata::seeds,
+        memory_bytes: 64 << 10,
+    },
     Target {
         name: "log-files",
         run: targets::log_files::run,
@@ -83,8 +98,18 @@ pub const TARGETS: &[Target] = &[
         memory_bytes: 64 << 10,
     },
     // A simulated world with its disk and an open log in it.
-    Target { name: "journal", run: targets::journal::run, seeds: targets::journal::seeds, memory_bytes: 64 << 20 },
-    Target { name: "kafka-dir", run: targets::kafka_dir::run, seeds: targets::kafka_dir::seeds, memory_bytes: 64 << 20 },
+    Target {
+        name: "journal",
+        run: targets::journal::run,
+        seeds: targets::journal::seeds,
+        memory_bytes: 64 << 20,
+    },
+    Target {
+        name: "kafka-dir",
+        run: targets::kafka_dir::run,
+        seeds: targets::kafka_dir::seeds,
+        memory_bytes: 64 << 20,
+    },
     Target {
         name: "connection",
         run: targets::connection::run,

@@ -10,7 +10,11 @@ fn every_target_has_seeds_that_are_accepted() {
         let reached: Vec<Reached> = seeds().iter().map(|seed| run(seed)).collect();
         let accepted = reached.iter().filter(|reached| **reached == Reached::Accepted).count();
         println!("{name}: {accepted} of {} seeds are accepted", reached.len());
-        assert!(accepted * 4 >= reached.len() * 3, "{name}: {accepted} of {} seeds are accepted", reached.len());
+        assert!(
+            accepted * 4 >= reached.len() * 3,
+            "{name}: {accepted} of {} seeds are accepted",
+            reached.len()
+        );
     }
 }
 
@@ -59,4 +63,23 @@ fn planted_bug_is_found() {
 #[test]
 fn names_are_found() {
     assert!(target("journal").is_some() && target("nothing").is_none());
+}
+
+/// Inputs that once were too much, by target, each with a test of its own beside the code that was mended.
+#[test]
+fn nothing_that_was_found_is_wrong_again() {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("regressions");
+    let mut count = 0;
+    for of_target in std::fs::read_dir(dir).expect("is there") {
+        let of_target = of_target.expect("can be read");
+        let name = of_target.file_name().into_string().expect("a target's name");
+        let target = target(&name).expect("a target's name");
+        for input in std::fs::read_dir(of_target.path()).expect("can be read") {
+            let path = input.expect("can be read").path();
+            println!("{}", path.display());
+            (target.run)(&std::fs::read(path).expect("can be read"));
+            count += 1;
+        }
+    }
+    assert!(count >= 3);
 }

@@ -8,8 +8,8 @@ use crate::checkpoint;
 use crate::dir::MetaProperties;
 use crate::journal::format::{Entry, FileHeader, GroupHeader, Incarnation};
 use crate::kafka_files::{
-    LOG_SUFFIX, base_offset_of, encode_epochs, encode_partition_metadata, encode_producer_snapshot, parse_epochs,
-    parse_partition_dir, parse_partition_metadata, parse_producer_snapshot,
+    LOG_SUFFIX, base_offset_of, encode_epochs, encode_partition_metadata, encode_producer_snapshot,
+    parse_epochs, parse_partition_dir, parse_partition_metadata, parse_producer_snapshot,
 };
 use crate::partition::index::SparseIndex;
 
@@ -36,7 +36,9 @@ pub fn journal_file_header(bytes: &[u8]) -> bool {
 #[must_use]
 pub fn group_header(bytes: &[u8], incarnation: [u8; 16], position_bytes: u64) -> bool {
     let incarnation = Incarnation(incarnation);
-    let Some((header, checksum)) = GroupHeader::decode(bytes, incarnation, position_bytes) else { return false };
+    let Some((header, checksum)) = GroupHeader::decode(bytes, incarnation, position_bytes) else {
+        return false;
+    };
     let (again, _) = header.encode(incarnation);
     assert_eq!(again[..44], bytes[..44], "a header is more than its fields");
     assert!(header.content_bytes() < 1 << 34 && checksum != 0);

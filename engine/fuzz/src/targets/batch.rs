@@ -93,8 +93,11 @@ fn example(codec: Compression, producer: ProducerStamp) -> Bytes {
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let mut seeds = examples();
-    let producer =
-        ProducerStamp { producer_id: ProducerId(7), producer_epoch: ProducerEpoch(1), base_sequence: Sequence(3) };
+    let producer = ProducerStamp {
+        producer_id: ProducerId(7),
+        producer_epoch: ProducerEpoch(1),
+        base_sequence: Sequence(3),
+    };
     seeds.push([example(Compression::None, producer), example(Compression::Lz4, producer)].concat());
     // Raw snappy, as librdkafka makes it: its one block has no frame round it.
     let mut raw = seeds[2].clone();

@@ -11,7 +11,8 @@ use highwater_io::Io;
 use highwater_io::fs::{Durability, OpenOptions};
 use highwater_io::sim::{self, WorldConfig};
 use highwater_log::{
-    DataDir, LogConfig, OpenOptions as LogOptions, Origin, Partition, ReadError, ReadRequest, ShardConfig, ShardLogs,
+    DataDir, LogConfig, OpenOptions as LogOptions, Origin, Partition, ReadError, ReadRequest, ShardConfig,
+    ShardLogs,
 };
 use highwater_model::batch::{self, BatchBuilder, NewRecord, ProducerStamp};
 use highwater_model::compression::Compression;
@@ -69,7 +70,9 @@ fn options() -> LogOptions {
 }
 
 async fn use_directory(io: &Io) -> Reached {
-    let Ok((mut dir, report)) = DataDir::open(io, Path::new(DIR), options()).await else { return Reached::Refused };
+    let Ok((mut dir, report)) = DataDir::open(io, Path::new(DIR), options()).await else {
+        return Reached::Refused;
+    };
     let Ok(mut seeds) = dir.split(1, |_, _| 0).await else { return Reached::Refused };
     let logs = ShardLogs::start(io, seeds.pop().expect("one shard")).await.expect("the disk is sound");
     let mut reached = Reached::accepted_if(report.groups_replayed > 0);
@@ -100,7 +103,10 @@ async fn open_again(io: &Io, ends: &[(highwater_model::TopicPartition, highwater
     for (id, marks) in ends {
         let partition = logs.partition(id).expect("is still there");
         let now = partition.watermarks().get();
-        assert_eq!((now.log_start_offset, now.log_end_offset), (marks.log_start_offset, marks.log_end_offset));
+        assert_eq!(
+            (now.log_start_offset, now.log_end_offset),
+            (marks.log_start_offset, marks.log_end_offset)
+        );
     }
     logs.close().await.expect("a sound disk takes a clean stop");
 }
@@ -154,7 +160,10 @@ async fn read_from(partition: &Partition, from: Offset) -> usize {
         let request = ReadRequest { offset, max_bytes: 3_000, min_one_batch: true, upper_bound: end };
         let data = match partition.read(request).await {
             Ok(data) if data.size_bytes > 0 => data,
-            Ok(_) | Err(ReadError::Corrupt { .. } | ReadError::OffsetOutOfRange { .. } | ReadError::Io { .. }) => break,
+            Ok(_)
+            | Err(ReadError::Corrupt { .. } | ReadError::OffsetOutOfRange { .. } | ReadError::Io { .. }) => {
+                break;
+            }
             Err(error) => panic!("a read ends with {error}"),
         };
         count += check_batches(&Bytes::from(data.chunks.concat()), offset, data.next_offset);

@@ -196,7 +196,10 @@ impl Maker {
         self.ends[partition as usize] = End {
             next_offset: append.next_offset & 0x7fff_ffff_ffff,
             segment_base: append.segment_base,
-            position_bytes: append.position_bytes.wrapping_add(u64::from(append.prefix_bytes)).wrapping_add(batches),
+            position_bytes: append
+                .position_bytes
+                .wrapping_add(u64::from(append.prefix_bytes))
+                .wrapping_add(batches),
         };
     }
 }
@@ -242,9 +245,11 @@ fn hex(id: &[u8; 16]) -> String {
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
     // An empty checkpoint; group after group, each: not the end, how, entries; no damage.
     let appends = [&[0][..], &[2, 0, 1, 9], &[2, 0, 1, 200], &[2, 0, 0x81, 30], &[0, 0, 0]].concat();
-    let rolls = [&[0][..], &[2, 2, 1, 9, 3], &[2, 0, 1, 4], &[2, 0, 4], &[1], &[2, 0, 1, 7], &[0, 0, 0]].concat();
+    let rolls =
+        [&[0][..], &[2, 2, 1, 9, 3], &[2, 0, 1, 4], &[2, 0, 4], &[1], &[2, 0, 1, 7], &[0, 0, 0]].concat();
     let cuts = [&[0][..], &[2, 0, 1, 9], &[2, 0, 2], &[2, 0, 1, 4], &[0, 0, 0]].concat();
-    let rotten = [&[0][..], &[2, 0, 1, 9], &[2, 0, 1, 9], &[2, 0, 1, 9], &[0], &[1, 0x07, 0x00, 0xff]].concat();
+    let rotten =
+        [&[0][..], &[2, 0, 1, 9], &[2, 0, 1, 9], &[2, 0, 1, 9], &[0], &[1, 0x07, 0x00, 0xff]].concat();
     let stray = [&[0][..], &[2, 0, 1, 9], &[2, 0, 5], &[0, 0, 0]].concat();
     vec![appends, rolls, cuts, rotten, stray]
 }

@@ -13,7 +13,11 @@ pub(crate) fn run(bytes: &[u8]) -> Reached {
     let mut reached = Reached::Refused;
     while !source.is_empty() {
         let Ok(record) = Record::decode(source.piece()) else { continue };
-        assert_eq!(Record::decode(&record.encode()).as_ref(), Ok(&record), "a record changes when written again");
+        assert_eq!(
+            Record::decode(&record.encode()).as_ref(),
+            Ok(&record),
+            "a record changes when written again"
+        );
         // One that does not fit ends a broker's start; here the others are tried all the same, from before it.
         let mut next = image.clone();
         if next.apply(&record).is_ok() {

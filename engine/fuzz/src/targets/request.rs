@@ -3,20 +3,26 @@
 use bytes::Bytes;
 use highwater_protocol::api::ApiKey;
 use highwater_protocol::codec::{Request, StrBytes};
-use highwater_protocol::messages::create_topics_request::{CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig};
+use highwater_protocol::messages::create_topics_request::{
+    CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig,
+};
 use highwater_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use highwater_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use highwater_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic};
-use highwater_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
+use highwater_protocol::messages::incremental_alter_configs_request::{
+    AlterConfigsResource, AlterableConfig,
+};
 use highwater_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use highwater_protocol::messages::metadata_request::MetadataRequestTopic;
-use highwater_protocol::messages::offset_for_leader_epoch_request::{OffsetForLeaderPartition, OffsetForLeaderTopic};
+use highwater_protocol::messages::offset_for_leader_epoch_request::{
+    OffsetForLeaderPartition, OffsetForLeaderTopic,
+};
 use highwater_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use highwater_protocol::messages::{
-    ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
-    DescribeClusterRequest, DescribeConfigsRequest, DescribeLogDirsRequest, DescribeTopicPartitionsRequest, FetchRequest,
-    IncrementalAlterConfigsRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
-    OffsetForLeaderEpochRequest, ProduceRequest, TopicName,
+    ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest,
+    DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, DescribeLogDirsRequest,
+    DescribeTopicPartitionsRequest, FetchRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest,
+    ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest, ProduceRequest, TopicName,
 };
 use highwater_protocol::{decode_request, encode_request};
 
@@ -52,8 +58,10 @@ pub(crate) fn frames() -> Vec<Bytes> {
     let by_name = MetadataRequestTopic::default().with_name(Some(topic()));
     all(&mut frames, &MetadataRequest::default().with_topics(Some(vec![by_name])));
     let assignment = CreatableReplicaAssignment::default().with_broker_ids(vec![0.into()]);
-    let config = CreatableTopicConfig::default().with_name(text("flush.messages")).with_value(Some(text("1")));
-    let created = CreatableTopic::default().with_name(topic()).with_num_partitions(2).with_replication_factor(1);
+    let config =
+        CreatableTopicConfig::default().with_name(text("flush.messages")).with_value(Some(text("1")));
+    let created =
+        CreatableTopic::default().with_name(topic()).with_num_partitions(2).with_replication_factor(1);
     let assigned = created.clone().with_assignments(vec![assignment]).with_configs(vec![config]);
     all(&mut frames, &CreateTopicsRequest::default().with_topics(vec![created, assigned]));
     all(&mut frames, &DeleteTopicsRequest::default().with_topic_names(vec![topic()]));
@@ -91,7 +99,10 @@ fn produce(frames: &mut Vec<Bytes>) {
     let records = batch::examples().swap_remove(0);
     let partition = PartitionProduceData::default().with_records(Some(records.into()));
     let data = TopicProduceData::default().with_name(topic()).with_partition_data(vec![partition]);
-    all(frames, &ProduceRequest::default().with_acks(-1).with_timeout_ms(1000).with_topic_data(vec![data.clone()]));
+    all(
+        frames,
+        &ProduceRequest::default().with_acks(-1).with_timeout_ms(1000).with_topic_data(vec![data.clone()]),
+    );
     let by_id = data.with_name(TopicName::default()).with_topic_id(uuid::Uuid::from_u128(7));
     all(frames, &ProduceRequest::default().with_acks(1).with_topic_data(vec![by_id]));
 }

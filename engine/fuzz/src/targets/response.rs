@@ -4,9 +4,15 @@ use bytes::Bytes;
 use highwater_protocol::codec::{Encodable, HeaderVersion, Request, StrBytes};
 use highwater_protocol::messages::api_versions_response::ApiVersion;
 use highwater_protocol::messages::create_topics_response::CreatableTopicResult;
-use highwater_protocol::messages::describe_configs_response::{DescribeConfigsResourceResult, DescribeConfigsResult};
-use highwater_protocol::messages::fetch_response::{AbortedTransaction, FetchableTopicResponse, PartitionData};
-use highwater_protocol::messages::list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse};
+use highwater_protocol::messages::describe_configs_response::{
+    DescribeConfigsResourceResult, DescribeConfigsResult,
+};
+use highwater_protocol::messages::fetch_response::{
+    AbortedTransaction, FetchableTopicResponse, PartitionData,
+};
+use highwater_protocol::messages::list_offsets_response::{
+    ListOffsetsPartitionResponse, ListOffsetsTopicResponse,
+};
 use highwater_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
@@ -14,10 +20,11 @@ use highwater_protocol::messages::produce_response::{
     BatchIndexAndErrorMessage, PartitionProduceResponse, TopicProduceResponse,
 };
 use highwater_protocol::messages::{
-    ApiVersionsRequest, ApiVersionsResponse, CreatePartitionsRequest, CreateTopicsRequest, CreateTopicsResponse,
-    DeleteRecordsRequest, DeleteTopicsRequest, DescribeConfigsRequest, DescribeConfigsResponse, ElectLeadersRequest,
-    FetchRequest, FetchResponse, IncrementalAlterConfigsRequest, InitProducerIdRequest, ListOffsetsRequest,
-    ListOffsetsResponse, MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse, TopicName,
+    ApiVersionsRequest, ApiVersionsResponse, CreatePartitionsRequest, CreateTopicsRequest,
+    CreateTopicsResponse, DeleteRecordsRequest, DeleteTopicsRequest, DescribeConfigsRequest,
+    DescribeConfigsResponse, ElectLeadersRequest, FetchRequest, FetchResponse,
+    IncrementalAlterConfigsRequest, InitProducerIdRequest, ListOffsetsRequest, ListOffsetsResponse,
+    MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse, TopicName,
 };
 use highwater_protocol::{client, decode_response};
 
@@ -102,10 +109,12 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         .with_base_offset(3)
         .with_record_errors(vec![BatchIndexAndErrorMessage::default().with_batch_index_error_message(text())])
         .with_error_message(text());
-    let topic = TopicProduceResponse::default().with_name(name()).with_partition_responses(vec![partition.clone()]);
+    let topic =
+        TopicProduceResponse::default().with_name(name()).with_partition_responses(vec![partition.clone()]);
     seed::<ProduceRequest>(&mut seeds, 0, &ProduceResponse::default().with_responses(vec![topic]));
     let plain = partition.with_record_errors(Vec::new()).with_error_message(None);
-    let topic = TopicProduceResponse::default().with_name(name()).with_partition_responses(vec![plain.clone()]);
+    let topic =
+        TopicProduceResponse::default().with_name(name()).with_partition_responses(vec![plain.clone()]);
     seed::<ProduceRequest>(&mut seeds, 0, &ProduceResponse::default().with_responses(vec![topic]));
     let topic = TopicProduceResponse::default()
         .with_topic_id(uuid::Uuid::from_u128(7))
@@ -126,9 +135,14 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     seed::<ApiVersionsRequest>(&mut seeds, 4, &ApiVersionsResponse::default().with_api_keys(vec![api]));
     let created = CreatableTopicResult::default().with_name(name()).with_error_message(text());
     seed::<CreateTopicsRequest>(&mut seeds, 5, &CreateTopicsResponse::default().with_topics(vec![created]));
-    let config = DescribeConfigsResourceResult::default().with_name(StrBytes::from_static_str("c")).with_value(text());
+    let config =
+        DescribeConfigsResourceResult::default().with_name(StrBytes::from_static_str("c")).with_value(text());
     let described = DescribeConfigsResult::default().with_configs(vec![config]);
-    seed::<DescribeConfigsRequest>(&mut seeds, 9, &DescribeConfigsResponse::default().with_results(vec![described]));
+    seed::<DescribeConfigsRequest>(
+        &mut seeds,
+        9,
+        &DescribeConfigsResponse::default().with_results(vec![described]),
+    );
     seeds
 }
 
