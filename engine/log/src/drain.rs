@@ -17,7 +17,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use bytes::Bytes;
 use highwater_io::sync::Watch;
@@ -43,8 +43,9 @@ pub(crate) struct DrainQueue {
     pub(crate) chunk_bytes: usize,
     queue: RefCell<VecDeque<Rc<PartitionCore>>>,
     arrivals: Watch<u64>,
-    /// Partitions whose batches went into segments, in that order: the order in which the tail forgets.
-    drained: RefCell<VecDeque<Rc<PartitionCore>>>,
+    /// Partitions whose batches went into segments, in that order: the order in which the tail forgets. A partition has
+    /// its queue, so that the queue must not keep the partition, and the memory of its tail, when all else is gone.
+    drained: RefCell<VecDeque<Weak<PartitionCore>>>,
     closed: Cell<bool>,
 }
 
@@ -76,6 +77,7 @@ impl DrainQueue {
 
     pub(crate) fn close(&self) {
         self.closed.set(true);
+        self.queue.borrow_mut().clear();
         self.arrivals.update(|_| ());
     }
 }
@@ -206,7 +208,7 @@ impl ShardCore {
             live.tail.evictable() - before
         };
         let mut recent = self.drain_queue.drained.borrow_mut();
-        recent.extend(std::iter::repeat_n(Rc::clone(core), drained));
+        recent.extend(std::iter::repeat_n(Rc::downgrade(core), drained));
         drop(recent);
         self.evict();
         Ok(())
@@ -218,7 +220,9 @@ impl ShardCore {
         let most = self.config.hot_tail_bytes / BATCH_OVERHEAD_BYTES;
         while pool.lent() > pool.limit() / 2 || self.drain_queue.drained.borrow().len() > most {
             let Some(core) = self.drain_queue.drained.borrow_mut().pop_front() else { return };
-            core.live.borrow_mut().tail.evict_one();
+            if let Some(core) = core.upgrade() {
+                core.live.borrow_mut().tail.evict_one();
+            }
         }
     }
 
