@@ -14,6 +14,9 @@ use libfuzzer_sys::fuzz_target;
 #[global_allocator]
 static MEMORY: Cap<System> = Cap::new(System, usize::MAX);
 
+/// Memory that may stay behind after an input, for what is made once: above it, inputs leak.
+const LEFT_BYTES: usize = 32 << 20;
+
 static TARGET: OnceLock<&Target> = OnceLock::new();
 
 fn write_seeds(dir: &Path) -> std::io::Result<()> {
@@ -49,6 +52,7 @@ fn begin() {
 
 fuzz_target!(init: begin(), |bytes: &[u8]| {
     if let Some(target) = TARGET.get() {
+        assert!(MEMORY.allocated() < LEFT_BYTES, "inputs before this one left {} bytes behind", MEMORY.allocated());
         let budget = target.memory_bytes + BYTES_PER_BYTE * bytes.len();
         let _ = MEMORY.set_limit(MEMORY.allocated() + budget);
         (target.run)(bytes);
