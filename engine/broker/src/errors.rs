@@ -38,6 +38,8 @@ pub(crate) fn of_batch(error: &BatchError) -> ErrorCode {
         // The old formats are known, and refused; anything else never was a format.
         BatchError::UnsupportedMagic(magic) if !(0..=2).contains(magic) => ErrorCode::CORRUPT_MESSAGE,
         BatchError::UnknownCompression(_) => ErrorCode::UNSUPPORTED_COMPRESSION_TYPE,
+        // A producer answers this by splitting its batch.
+        BatchError::Inflated { .. } => ErrorCode::MESSAGE_TOO_LARGE,
         // Cut, not well formed, or impossible to decompress although the checksum fits.
         _ => ErrorCode::INVALID_RECORD,
     }

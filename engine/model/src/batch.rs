@@ -82,6 +82,12 @@ pub enum BatchError {
     /// The records cannot be decompressed.
     #[error("records cannot be decompressed: {0}")]
     Compression(String),
+    /// The records become more than a batch of this size may.
+    #[error("records become more than {limit_bytes} bytes when they are decompressed")]
+    Inflated {
+        /// The limit.
+        limit_bytes: u64,
+    },
     /// A record is not well formed.
     #[error("record is invalid: {0}")]
     InvalidRecord(&'static str),

@@ -118,23 +118,40 @@ pub struct RecordsSummary {
     pub has_missing_key: bool,
 }
 
+/// What any compressed batch may become in bytes, however small it is.
+pub const ALWAYS_UNCOMPRESSED_BYTES: u64 = 16 << 20;
+
+/// Beyond that, how many bytes each compressed one may become.
+pub const MAX_COMPRESSION_RATIO: u64 = 64;
+
+/// Most bytes that the records of a batch may become from `compressed_bytes`. A megabyte can be made to become thirty
+/// gigabytes, which would keep a shard from everybody else for seconds; producers fill batches up to a few megabytes
+/// before they compress them.
+#[must_use]
+pub fn max_uncompressed_bytes(compressed_bytes: usize) -> u64 {
+    ALWAYS_UNCOMPRESSED_BYTES.max((compressed_bytes as u64).saturating_mul(MAX_COMPRESSION_RATIO))
+}
+
 /// Checks that the records of a batch are what its header says: their number, offset deltas 0, 1, 2 … up to the last
-/// one, every length inside its record. `payload` is the batch after its header, compressed or not. Memory is
-/// bounded by the codec's window.
+/// one, every length inside its record. `payload` is the batch after its header, compressed or not. Memory is bounded by
+/// the codec's window, and work by what the records may become ([`max_uncompressed_bytes`]).
 ///
 /// # Errors
-/// [`BatchError::InvalidRecord`] and [`BatchError::Compression`].
+/// [`BatchError::InvalidRecord`], [`BatchError::Compression`] and [`BatchError::Inflated`].
 pub fn check_records(header: &BatchHeader, payload: &[u8]) -> Result<RecordsSummary, BatchError> {
     let compression = header.compression()?;
     if compression == crate::compression::Compression::None {
         return check_plain(header, payload);
     }
     let reader = compression.reader(payload).map_err(|error| BatchError::Compression(error.to_string()))?;
-    let mut skimmer = Skimmer { reader: io::BufReader::with_capacity(16 * 1024, reader), read_bytes: 0 };
+    let limit_bytes = max_uncompressed_bytes(payload.len());
+    let reader = io::BufReader::with_capacity(16 * 1024, reader);
+    let mut skimmer = Skimmer { reader, read_bytes: 0, limit_bytes };
     let mut check = Check::new(header);
     for _ in 0..header.record_count {
         let record = skimmer.record().map_err(|error| match error.kind() {
             io::ErrorKind::InvalidData => BatchError::InvalidRecord("compressed body"),
+            io::ErrorKind::FileTooLarge => BatchError::Inflated { limit_bytes },
             _ => BatchError::Compression(error.to_string()),
         })?;
         check.add(&record)?;
@@ -212,6 +229,7 @@ impl<'a> Check<'a> {
 struct Skimmer<R> {
     reader: R,
     read_bytes: u64,
+    limit_bytes: u64,
 }
 
 fn malformed() -> io::Error {
@@ -221,9 +239,18 @@ fn malformed() -> io::Error {
 impl<R: Read> Skimmer<R> {
     fn byte(&mut self) -> io::Result<u8> {
         let mut byte = [0];
+        self.claim(1)?;
         self.reader.read_exact(&mut byte)?;
-        self.read_bytes += 1;
         Ok(byte[0])
+    }
+
+    /// Counts bytes before they are decompressed.
+    fn claim(&mut self, len: u64) -> io::Result<()> {
+        if len > self.limit_bytes - self.read_bytes {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.read_bytes += len;
+        Ok(())
     }
 
     fn varlong(&mut self) -> io::Result<i64> {
@@ -242,8 +269,8 @@ impl<R: Read> Skimmer<R> {
     }
 
     fn skip(&mut self, len: u64) -> io::Result<()> {
+        self.claim(len)?;
         let skipped = io::copy(&mut (&mut self.reader).take(len), &mut io::sink())?;
-        self.read_bytes += skipped;
         if skipped < len { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
     }
 

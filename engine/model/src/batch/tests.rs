@@ -191,3 +191,28 @@ fn buffer_stays_with_whoever_still_holds_the_payload() {
     assert!(records.into_buffer().is_none());
     drop(held);
 }
+
+/// A small batch in each codec that becomes large: what a producer may have filled is accepted, a bomb is refused, and
+/// before its record is decompressed, since the record's length says enough.
+#[test]
+fn batch_that_becomes_too_much_is_refused() {
+    let limit = usize::try_from(crate::record::ALWAYS_UNCOMPRESSED_BYTES).expect("fits");
+    for codec in [Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd] {
+        let compressed = |value: Vec<u8>| {
+            let mut builder = BatchBuilder::new(codec);
+            builder.push(&NewRecord { value: Some(&value), ..NewRecord::default() });
+            builder.build(ProducerStamp::NONE).expect("not empty")
+        };
+        let honest = compressed(vec![0; limit - 100]);
+        validate(&honest).expect("within the limit");
+        let bomb = compressed(vec![0; 2 * limit]);
+        let ratio = 2 * limit / bomb.len();
+        let outcome = validate(&bomb);
+        if ratio as u64 > crate::record::MAX_COMPRESSION_RATIO {
+            assert!(matches!(outcome, Err(BatchError::Inflated { .. })), "{codec:?}: {outcome:?}");
+        } else {
+            assert_eq!(codec, Compression::Snappy, "its blocks grow by no more than some twenty times");
+            outcome.expect("within the limit");
+        }
+    }
+}
