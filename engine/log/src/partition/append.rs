@@ -113,8 +113,9 @@ impl Partition {
         origin: Origin,
     ) -> Result<Appended, AppendError> {
         let config = self.config();
+        // First: what is too large is not worth the work of looking inside.
+        self.check_sizes(&batches, &config)?;
         let incoming = validate(&batches, origin)?;
-        self.check_sizes(&incoming, &config)?;
         self.check_timestamps(&incoming, &config, origin)?;
         let turn = self.core.append_turn.acquire(1).await;
         self.core.check_writable()?;
@@ -132,14 +133,15 @@ impl Partition {
         Ok(self.accept(&batches, incoming, &prefix, roll, leader_epoch, origin, &config, turn))
     }
 
-    fn check_sizes(&self, incoming: &[Incoming], config: &LogConfig) -> Result<(), AppendError> {
-        for batch in incoming {
-            let size_bytes = batch.header.size_bytes;
+    fn check_sizes(&self, batches: &[u8], config: &LogConfig) -> Result<(), AppendError> {
+        // Headers that make no sense are the validation's to name.
+        for (_, header) in batch::headers(batches).map_while(Result::ok) {
+            let size_bytes = header.size_bytes;
             if size_bytes > config.max_message_bytes {
                 return Err(AppendError::TooLarge { size_bytes, limit_bytes: config.max_message_bytes });
             }
         }
-        let size_bytes = incoming.iter().map(|batch| batch.header.size_bytes).sum();
+        let size_bytes = batches.len();
         // An entry carries the repeated block as well.
         let limit_bytes = self.shard.journal.max_append_bytes() - IO_ALIGNMENT;
         let limit_bytes = limit_bytes.min(usize::try_from(config.segment_bytes).unwrap_or(usize::MAX));
