@@ -88,6 +88,8 @@ struct Queue {
 struct QueueState {
     /// Nothing follows.
     closed: bool,
+    /// Nobody waits for replies.
+    abandoned: bool,
     /// A reply could not be sent.
     broken: bool,
 }
@@ -120,7 +122,14 @@ impl Queue {
             };
             shard.io.spawn(finish).detach();
         }
-        self.close();
+        self.state.update(|state| {
+            state.closed = true;
+            state.abandoned = true;
+        });
+    }
+
+    async fn abandoned(&self) {
+        self.state.wait_for(|state| state.abandoned.then_some(())).await;
     }
 
     fn break_off(&self, shard: &Shard) {
@@ -265,7 +274,15 @@ async fn write_replies(shard: Rc<Shard>, connection: Rc<Connection>) {
         let mut batch = Batch::default();
         let mut next = Some(request);
         while let Some(request) = next {
-            batch.add(request).await;
+            // A fetch may wait for days. It holds the connection, so that nothing comes before or after it.
+            if request.api_key == ApiKey::Fetch {
+                match first(connection.queue.abandoned(), batch.add(request)).await {
+                    Either::Left(()) => return,
+                    Either::Right(()) => {}
+                }
+            } else {
+                batch.add(request).await;
+            }
             next = if batch.size_bytes < GATHER_BYTES && !batch.closes {
                 connection.queue.pop_finished()
             } else {

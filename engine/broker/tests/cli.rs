@@ -1,9 +1,10 @@
 //! The `highwater` command.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, ChildStderr, Command, Output, Stdio};
+mod process;
 
-const HIGHWATER: &str = env!("CARGO_BIN_EXE_highwater");
+use std::process::{Command, Output};
+
+use process::{HIGHWATER, Process};
 
 fn run(arguments: &[&str]) -> Output {
     Command::new(HIGHWATER).args(arguments).output().expect("runs")
@@ -15,45 +16,6 @@ fn refusal(arguments: &[&str]) -> String {
     let text = String::from_utf8(output.stderr).expect("is text");
     assert_eq!(text.lines().count(), 1, "one sentence: {text}");
     text.trim_end().to_owned()
-}
-
-/// A broker as a process.
-struct Process {
-    child: Child,
-    log: BufReader<ChildStderr>,
-}
-
-impl Process {
-    fn start(data_dir: &std::path::Path) -> Self {
-        let mut child = Command::new(HIGHWATER)
-            .args(["serve", "--listen", "127.0.0.1:0", "--set", "journal.file.bytes=4194304", "--data-dir"])
-            .arg(data_dir)
-            .env_remove("RUST_LOG")
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("starts");
-        let log = BufReader::new(child.stderr.take().expect("is piped"));
-        Process { child, log }
-    }
-
-    /// Reads the log up to the line that contains `text`.
-    fn wait_for(&mut self, text: &str) -> String {
-        let mut line = String::new();
-        loop {
-            line.clear();
-            let read = self.log.read_line(&mut line).expect("is text");
-            assert_ne!(read, 0, "the log ended without {text}");
-            if line.contains(text) {
-                return line;
-            }
-        }
-    }
-
-    fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        let status = Command::new("kill").args([name, &pid]).status().expect("runs");
-        assert!(status.success());
-    }
 }
 
 #[test]
@@ -94,38 +56,38 @@ fn every_setting_is_listed() {
 fn signal_stops_the_broker_cleanly() {
     let dir = tempfile::tempdir().expect("a directory");
     for (signal, found) in [("-TERM", "data directory is new"), ("-INT", "was stopped cleanly")] {
-        let mut process = Process::start(dir.path());
+        let mut process = Process::start(dir.path(), &[]);
         process.wait_for(found);
         process.wait_for("ready");
         process.signal(signal);
         process.wait_for("stopped cleanly");
-        assert_eq!(process.child.wait().expect("ends").code(), Some(0));
+        assert_eq!(process.wait(), Some(0));
     }
 }
 
 #[test]
 fn killed_broker_is_recovered_by_the_next_start() {
     let dir = tempfile::tempdir().expect("a directory");
-    let mut process = Process::start(dir.path());
+    let mut process = Process::start(dir.path(), &[]);
     process.wait_for("ready");
     process.signal("-KILL");
-    process.child.wait().expect("ends");
-    let mut process = Process::start(dir.path());
+    process.wait();
+    let mut process = Process::start(dir.path(), &[]);
     process.wait_for("is recovered");
     process.wait_for("ready");
     process.signal("-TERM");
-    assert_eq!(process.child.wait().expect("ends").code(), Some(0));
+    assert_eq!(process.wait(), Some(0));
 }
 
 #[test]
 fn verify_tells_a_sound_directory_from_a_damaged_one_and_from_one_in_use() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().to_str().expect("is text");
-    let mut process = Process::start(dir.path());
+    let mut process = Process::start(dir.path(), &[]);
     process.wait_for("ready");
     assert!(refusal(&["verify", path]).contains("another process uses this data directory"));
     process.signal("-TERM");
-    process.child.wait().expect("ends");
+    process.wait();
 
     let output = run(&["verify", path]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");

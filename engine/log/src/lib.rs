@@ -29,11 +29,11 @@ mod config;
 mod dir;
 mod drain;
 mod error;
-#[cfg(test)]
-mod golden;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+#[cfg(test)]
+mod golden;
 mod journal;
 mod kafka_files;
 pub mod mutants;

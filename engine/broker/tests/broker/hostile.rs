@@ -5,9 +5,11 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, BytesMut};
-use highwater_protocol::ApiKey;
+use highwater_model::batch::ProducerStamp;
+use highwater_model::compression::Compression;
+use highwater_protocol::{ApiKey, ErrorCode};
 
-use crate::client::{PATIENCE, TestBroker, batch, fetch_request, produce_request};
+use crate::client::{PATIENCE, TestBroker, batch, batch_of, fetch_request, produce_request};
 
 /// The broker is well: a produce and a fetch on a new connection.
 fn assert_serves(broker: &TestBroker) {
@@ -174,5 +176,104 @@ fn flood_of_fetches_that_never_end_does_not_hold_up_others() {
         assert_serves(&broker);
     }
     drop(parked);
+    assert_serves(&broker);
+}
+
+#[test]
+fn request_that_arrives_byte_by_byte_is_served() {
+    let broker = start(&[]);
+    let request = produce_request("good", -1, vec![(0, batch(&["drop by drop"]))]);
+    let frame = highwater_protocol::encode_request(9, 7, None, &request).expect("encodes");
+    let mut stream = connect(&broker);
+    stream.set_nodelay(true).expect("can be set");
+    for byte in &frame[..] {
+        stream.write_all(&[*byte]).expect("is sent");
+    }
+    let mut answer = [0; 8];
+    stream.read_exact(&mut answer).expect("is answered");
+    assert_eq!(answer[4..], [0, 0, 0, 7]);
+    assert_eq!(broker.connect().fetch_values("good", 0, 0), ["drop by drop"]);
+}
+
+/// The fetch of such a peer once waited on, and its connection with it, for as long as the peer had asked: one address
+/// could fill `max.connections` for days.
+#[test]
+fn peer_that_closes_its_half_leaves_nothing_behind() {
+    let broker = start(&[]);
+    let before = broker.broker().metrics().connections_open;
+    let mut halves: Vec<TcpStream> = (0..50).map(|_| connect(&broker)).collect();
+    for (number, stream) in halves.iter_mut().enumerate() {
+        // Some in the middle of a request, some with one that is answered.
+        let request = fetch_request(&[("good", 0, 0)]).with_max_wait_ms(i32::MAX).with_min_bytes(1);
+        let frame = highwater_protocol::encode_request(11, 1, None, &request).expect("encodes");
+        let sent = if number % 2 == 0 { frame.len() } else { frame.len() / 2 };
+        stream.write_all(&frame[..sent]).expect("is sent");
+        stream.shutdown(std::net::Shutdown::Write).expect("can be shut");
+    }
+    for stream in &mut halves {
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+    assert_serves(&broker);
+    while broker.broker().metrics().connections_open > before {
+        assert_serves(&broker);
+    }
+}
+
+#[test]
+fn requests_pipelined_beyond_the_bound_are_answered_in_order() {
+    const REQUESTS: i32 = 300;
+    let broker = start(&[("max.in.flight.requests.per.connection", "3")]);
+    broker.create_topic("piped", 1, &[]);
+    let mut client = broker.connect();
+    let sender = client.stream.try_clone().expect("can be cloned");
+    // On a thread of its own, since the broker stops reading before all is sent.
+    let sending = std::thread::spawn(move || {
+        let mut sender = sender;
+        for id in 0..REQUESTS {
+            let request =
+                produce_request("piped", -1, vec![(0, batch(&[&format!("{id}:{}", "z".repeat(20_000))]))]);
+            let frame = highwater_protocol::encode_request(9, id, None, &request).expect("encodes");
+            sender.write_all(&frame).expect("is sent");
+        }
+    });
+    assert_serves(&broker);
+    for id in 0..REQUESTS {
+        let frame = client.receive_frame().expect("is answered");
+        assert_eq!(frame[..4], id.to_be_bytes());
+    }
+    sending.join().expect("everything is sent");
+    let values = broker.connect().fetch_values("piped", 0, 0);
+    let numbers = values.iter().filter_map(|value| value.split_once(':')?.0.parse::<i32>().ok());
+    assert!(numbers.eq(0..REQUESTS), "in the order of sending");
+}
+
+#[test]
+fn compression_bomb_is_refused_as_too_large() {
+    let broker = start(&[]);
+    let value = "0".repeat(200 << 20);
+    for codec in [Compression::Gzip, Compression::Lz4, Compression::Zstd] {
+        let bomb = batch_of(&[&value], codec, ProducerStamp::NONE);
+        assert!(bomb.len() < 1_000_000, "{codec:?}: {} bytes", bomb.len());
+        let answer = broker.connect().produce("good", 0, -1, bomb);
+        assert_eq!(ErrorCode(answer.error_code), ErrorCode::MESSAGE_TOO_LARGE, "{codec:?}");
+    }
+    assert_serves(&broker);
+}
+
+#[test]
+fn connections_beyond_the_limit_are_closed_and_the_others_served() {
+    let broker = start(&[("max.connections", "100")]);
+    let mut good = broker.connect();
+    // It is served, and so has its place, before the crowd comes.
+    assert!(good.fetch_values("good", 0, 0).is_empty());
+    let crowd: Vec<TcpStream> = (0..400).map(|_| connect(&broker)).collect();
+    assert_eq!(good.produce("good", 0, -1, batch(&["in the crowd"])).error_code, 0);
+    while broker.broker().metrics().connections_refused < 300 {
+        assert_eq!(good.fetch_values("good", 0, 0), ["in the crowd"]);
+    }
+    drop(crowd);
+    while broker.broker().metrics().connections_open > 1 {
+        assert_eq!(good.fetch_values("good", 0, 0), ["in the crowd"]);
+    }
     assert_serves(&broker);
 }

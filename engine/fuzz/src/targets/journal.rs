@@ -133,7 +133,7 @@ impl Maker {
                     segment_base: field(end.segment_base),
                     position_bytes: field(end.position_bytes),
                     base_offset: field(end.next_offset),
-                    next_offset: field(end.next_offset + 1),
+                    next_offset: field(end.next_offset.wrapping_add(1)),
                     prefix_bytes: 0,
                 };
                 self.append(source, append, partition, how, group);

@@ -14,7 +14,7 @@ fn directory(source: &mut Source<'_>) -> Files {
         ("meta.properties".to_owned(), b"version=1\ncluster.id=c\nnode.id=0\n".to_vec()),
         ("topic-0/partition.metadata".to_owned(), b"version: 0\ntopic_id: AQEBAQEBAQEBAQEBAQEBAQ".to_vec()),
     ];
-    if source.u8() % 2 == 0 {
+    if source.u8().is_multiple_of(2) {
         files.push((".kafka_cleanshutdown".to_owned(), Vec::new()));
     }
     let mut next_offset = 0;
