@@ -256,7 +256,7 @@ fn end_of(shard: &Shard, connection: &Connection, error: &FrameError) -> End {
             shard.counters().connections_timed_out.add(1);
             End::AnswerRest
         }
-        FrameError::TooSlow { .. } => {
+        FrameError::TooSlow { .. } | FrameError::GaveWay { .. } => {
             shard.counters().connections_timed_out.add(1);
             tracing::debug!(%peer, %error, "connection closed");
             End::AnswerRest

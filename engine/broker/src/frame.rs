@@ -11,6 +11,7 @@ use highwater_io::net::TcpStream;
 use highwater_io::{BufPool, Io, IoBuf};
 
 use crate::memory::{RequestBudget, RequestMemory};
+use highwater_io::race::{Either, first};
 
 /// Bytes of a frame's size.
 const SIZE_BYTES: usize = 4;
@@ -25,6 +26,10 @@ const LARGE_BYTES: usize = 1 << 20;
 const KEEP_SMALL: usize = 256;
 const KEEP_MEDIUM: usize = 32;
 const KEEP_LARGE: usize = 16;
+
+/// While others wait for memory, a frame's next piece may take this long. A crowd of peers that begin requests and never
+/// end them could otherwise keep everybody waiting for `socket.request.read.timeout.ms`.
+const SHORT_MEMORY_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why no frame came.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +47,12 @@ pub(crate) enum FrameError {
         size_bytes: usize,
         /// The limit.
         timeout: Duration,
+    },
+    /// Others wait for the memory that the frame holds, and its peer takes its time.
+    #[error("a request of {size_bytes} bytes did not arrive while memory was short")]
+    GaveWay {
+        /// As announced.
+        size_bytes: usize,
     },
     /// The size is negative or above `socket.request.max.bytes`.
     #[error("a request of {size_bytes} bytes is announced, at most {limit_bytes} are accepted")]
@@ -163,7 +174,12 @@ impl FrameReader {
             let room = moved_to(buffer.take(), self.pools.take(larger));
             capacity = larger;
             let step = (capacity - received).min(size_bytes - received);
-            let arrived = self.io.timeout(deadline - self.io.now(), stream.recv_into(room, step)).await;
+            let arrives = self.io.timeout(deadline - self.io.now(), stream.recv_into(room, step));
+            let short = self.budget.is_short_for(&self.io, SHORT_MEMORY_PATIENCE);
+            let arrived = match first(arrives, short).await {
+                Either::Left(arrived) => arrived,
+                Either::Right(()) => return Err(FrameError::GaveWay { size_bytes }),
+            };
             buffer = Some(arrived.map_err(|_| too_slow())??);
             received += step;
         }

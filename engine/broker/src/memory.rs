@@ -13,7 +13,9 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
+use highwater_io::Io;
 use highwater_io::sync::{Permit, Semaphore, Watch};
 
 /// The budget of a shard's requests.
@@ -21,11 +23,29 @@ use highwater_io::sync::{Permit, Semaphore, Watch};
 pub(crate) struct RequestBudget {
     units: Semaphore,
     last_resort: Semaphore,
+    /// Frames that wait for memory.
+    waiting: Rc<Watch<usize>>,
 }
 
 impl RequestBudget {
     pub(crate) fn new(limit_bytes: usize) -> Self {
-        RequestBudget { units: Semaphore::new(limit_bytes), last_resort: Semaphore::new(1) }
+        RequestBudget {
+            units: Semaphore::new(limit_bytes),
+            last_resort: Semaphore::new(1),
+            waiting: Rc::new(Watch::new(0)),
+        }
+    }
+
+    /// Resolves when somebody waits for memory, and still does after `patience`: who holds some and makes no use of it
+    /// should give way.
+    pub(crate) async fn is_short_for(&self, io: &Io, patience: Duration) {
+        loop {
+            self.waiting.wait_for(|&waiting| (waiting > 0).then_some(())).await;
+            let relieved = self.waiting.wait_for(|&waiting| (waiting == 0).then_some(()));
+            if io.timeout(patience, relieved).await.is_err() {
+                return;
+            }
+        }
     }
 
     /// A holding of nothing, for a new frame.
@@ -57,6 +77,7 @@ impl RequestMemory {
             self.permits.push(permit);
             return;
         }
+        let _waiting = Waiting::begin(&self.budget.waiting);
         let mut units = pin!(self.budget.units.acquire(bytes));
         let mut last_resort = pin!(self.budget.last_resort.acquire(1));
         let either = poll_fn(|cx| {
@@ -69,6 +90,22 @@ impl RequestMemory {
             Ok(permit) => self.permits.push(permit),
             Err(permit) => self.last_resort = Some(permit),
         }
+    }
+}
+
+/// Somebody waits for memory, until it is dropped.
+struct Waiting(Rc<Watch<usize>>);
+
+impl Waiting {
+    fn begin(count: &Rc<Watch<usize>>) -> Self {
+        count.update(|count| *count += 1);
+        Waiting(Rc::clone(count))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.update(|count| *count -= 1);
     }
 }
 

@@ -134,6 +134,29 @@ fn slow_drip_is_cut_off_while_others_are_served() {
     assert!(broker.broker().metrics().connections_timed_out >= 50);
 }
 
+/// A crowd once kept everybody waiting until its requests had timed out, again and again.
+#[test]
+fn slow_crowd_gives_way_when_memory_is_short() {
+    let an_hour = "3600000";
+    let broker =
+        start(&[("socket.request.read.timeout.ms", an_hour), ("queued.max.request.bytes", "2097152")]);
+    let mut good = broker.connect();
+    let crowd: Vec<TcpStream> = (0..300)
+        .map(|_| {
+            let mut stream = connect(&broker);
+            stream.write_all(&1_000_000_i32.to_be_bytes()).expect("is sent");
+            stream.write_all(&[0; 100]).expect("is sent");
+            stream
+        })
+        .collect();
+    for _ in 0..3 {
+        assert_eq!(good.produce("good", 0, -1, batch(&["in between"])).error_code, 0);
+    }
+    assert_serves(&broker);
+    assert!(broker.broker().metrics().connections_timed_out > 0);
+    drop(crowd);
+}
+
 #[test]
 fn idle_connection_is_closed() {
     let broker = start(&[("connections.max.idle.ms", "200")]);
