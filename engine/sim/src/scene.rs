@@ -1,0 +1,518 @@
+//! A broker in a world, those who use it, and the lives it leads.
+//!
+//! ```text
+//!   start ─ recover ─ (look at the ends) ─ serve ─ death ─┐      last: start ─ serve ─ clients finish ─ read all ─ stop
+//!     ▲         └─ or death here already ─────────────────┤
+//!     └───────────────────────────────────────────────────┘
+//! ```
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use highwater_broker::{BrokerConfig, BrokerError, Started, prepare, run_shard};
+use highwater_checker::{Nanos, RunId};
+use highwater_io::sim::{
+    DiskConfig, Exit, Fault, FaultId, Latency, NetConfig, NodeId, NodeStatus, RunError, World, WorldConfig,
+};
+use highwater_io::sync::Watch;
+
+use crate::actor::reader::{Content, Found, ReadError, read_ends, read_everything};
+use crate::actor::{Stage, Stagehand, admin, poller, producer, steady_topic};
+use crate::books::Books;
+use crate::dice::Dice;
+use crate::outcome::{Breach, Figures};
+use crate::promises::{Promises, Topic};
+use crate::scenario::{Death, Deaths, DiskHonesty, Scenario};
+use crate::trial::Struck;
+
+const PORT: u16 = 9092;
+/// Recovery of so little, with every latency at its worst.
+const SERVING_WITHIN: Duration = Duration::from_secs(60);
+/// The broker gives its connections 30 s.
+const STOPPED_WITHIN: Duration = Duration::from_secs(90);
+/// For what is outstanding to be answered or given up: beyond the producers' `delivery.timeout.ms`.
+const FINISHED_WITHIN: Duration = Duration::from_secs(60);
+const READ_WITHIN: Duration = Duration::from_secs(600);
+/// Between two mishaps of the network, at most.
+const MISHAP_EVERY_US: u64 = 30_000;
+/// Longest time without power, in most cases.
+const DOWN_US: u64 = 50_000;
+const LONG_DOWN: Duration = Duration::from_secs(4);
+
+/// Why a run ended before its end.
+#[derive(Debug)]
+pub(crate) struct Stopped {
+    pub(crate) breach: Breach,
+    pub(crate) trace: Option<String>,
+}
+
+impl From<Breach> for Stopped {
+    fn from(breach: Breach) -> Self {
+        Stopped { breach, trace: None }
+    }
+}
+
+impl From<RunError> for Stopped {
+    fn from(error: RunError) -> Self {
+        Stopped { breach: Breach::Ended(error.failure), trace: Some(error.trace) }
+    }
+}
+
+type Report = Rc<RefCell<Option<Result<Started, BrokerError>>>>;
+
+pub(crate) struct Scene {
+    pub(crate) world: World,
+    pub(crate) hand: Stagehand,
+    pub(crate) deaths: Vec<Struck>,
+    pub(crate) breaches: Vec<Breach>,
+    pub(crate) figures: Figures,
+    pub(crate) story: Vec<String>,
+    dice: Dice,
+    broker: NodeId,
+    clients: Vec<NodeId>,
+    reader: NodeId,
+    lies: Option<FaultId>,
+    lied: u64,
+    report: Report,
+    /// Deaths from which the broker has not recovered yet.
+    unrecovered: usize,
+}
+
+impl Scene {
+    pub(crate) fn new(seed: u64, scenario: &Scenario) -> Self {
+        let mut world = World::new(seed, world_config(scenario));
+        let broker = world.add_node("broker");
+        let clients = (0..scenario.producers + 2).map(|_| world.add_node("client")).collect();
+        let reader = world.add_node("reader");
+        let topics = scenario.partitions.iter().enumerate();
+        let topics = topics.map(|(number, &partitions)| Topic::new(steady_topic(number), partitions));
+        let promises = Promises { topics: topics.collect(), ..Promises::default() };
+        let hand = Stagehand {
+            seed,
+            scenario: Rc::new(scenario.clone()),
+            address: SocketAddr::new(world.address(broker), PORT),
+            books: Rc::new(Books::new(RunId(seed))),
+            promises: Rc::new(RefCell::new(promises)),
+            stage: Rc::new(Watch::new(Stage::Working)),
+        };
+        let lies = match scenario.disk {
+            DiskHonesty::Honest => None,
+            DiskHonesty::LiesOnceIn(n) => Some(world.disk_of(broker).inject(Fault::lying_flush().one_in(n))),
+        };
+        Scene {
+            world,
+            hand,
+            deaths: Vec::new(),
+            breaches: Vec::new(),
+            figures: Figures::default(),
+            story: Vec::new(),
+            dice: Dice::new(seed, 2),
+            broker,
+            clients,
+            reader,
+            lies,
+            lied: 0,
+            report: Rc::default(),
+            unrecovered: 0,
+        }
+    }
+
+    /// Flushes that the disk acknowledged and did not do.
+    pub(crate) fn flushes_lied(&self) -> u64 {
+        self.lied + self.lies.map_or(0, |lies| self.world.disk_of(self.broker).fired(lies))
+    }
+
+    fn now(&self) -> Nanos {
+        Nanos(self.world.now().as_nanos())
+    }
+
+    fn tell(&mut self, what: impl std::fmt::Display) {
+        self.story.push(format!("{:.6} s: {what}", self.now().as_secs_f64()));
+    }
+
+    /// All lives. What the broker holds at the end.
+    pub(crate) fn play(&mut self) -> Result<Content, Stopped> {
+        self.start_clients();
+        for _ in 0..self.hand.scenario.lives {
+            self.live()?;
+        }
+        self.last_life()
+    }
+
+    fn start_clients(&mut self) {
+        let producers = self.hand.scenario.producers;
+        for (number, &node) in (0..).zip(&self.clients) {
+            let hand = self.hand.clone();
+            if number < producers {
+                let part = move || producer::Part { hand: hand.clone(), producer: number };
+                self.world.start(node, vec![part()], producer::produce);
+            } else if number == producers {
+                self.world.start(node, vec![hand], admin::administrate);
+            } else {
+                self.world.start(node, vec![hand], poller::poll);
+            }
+        }
+    }
+
+    fn live(&mut self) -> Result<(), Stopped> {
+        self.start_broker();
+        let death = self.choose_death();
+        if death.takes_memory() || death == Death::Kill {
+            // Now and then the next death comes while the last one is being recovered from.
+            let in_recovery = self.hand.scenario.deaths == Deaths::Any && self.dice.one_in(4);
+            let in_recovery =
+                in_recovery || (self.hand.scenario.deaths == Deaths::WithoutPowerLoss && self.dice.one_in(4));
+            if in_recovery && !self.deaths.is_empty() {
+                self.figures.deaths_in_recovery += 1;
+                self.die_at_an_event(death, self.dice.micros(20_000))?;
+                return self.stay_down();
+            }
+        }
+        self.wait_until_served()?;
+        if self.dice.one_in(2) {
+            self.look_at_ends()?;
+        }
+        self.recovered();
+        self.serve(death)?;
+        self.stay_down()
+    }
+
+    fn choose_death(&self) -> Death {
+        match self.hand.scenario.deaths {
+            Deaths::Once(death) => death,
+            Deaths::Never => Death::Stop,
+            Deaths::WithoutPowerLoss => self.dice.pick(&[Death::Kill, Death::Kill, Death::Stop]),
+            Deaths::Any => self.dice.pick(&[
+                Death::PowerCut,
+                Death::PowerCut,
+                Death::PowerCut,
+                Death::PowerCut,
+                Death::Kill,
+                Death::Kill,
+                Death::OsCrash,
+                Death::Stop,
+            ]),
+        }
+    }
+
+    fn start_broker(&mut self) {
+        self.figures.starts += 1;
+        let (states, handle) = prepare(&self.broker_config());
+        self.report = Rc::default();
+        let mut started = Some(handle.started);
+        let states: Vec<_> = states.into_iter().map(|state| (state, started.take())).collect();
+        let report = Rc::clone(&self.report);
+        self.world.start(self.broker, states, move |io, (state, started)| {
+            let report = Rc::clone(&report);
+            async move {
+                let waiting = started.map(|started| {
+                    io.spawn(async move {
+                        let outcome = started.await;
+                        *report.borrow_mut() = outcome;
+                    })
+                });
+                run_shard(io.clone(), state).await;
+                if let Some(waiting) = waiting {
+                    waiting.await;
+                }
+            }
+        });
+    }
+
+    /// Little of everything, so that a short run goes round the journal, rolls segments and makes checkpoints.
+    fn broker_config(&self) -> BrokerConfig {
+        let mut config = BrokerConfig::for_data_dir("/data");
+        let settings = [
+            ("listeners", format!("PLAINTEXT://{}", self.hand.address)),
+            ("num.shards", self.hand.scenario.shards.to_string()),
+            ("log.retention.check.interval.ms", "25".to_owned()),
+        ];
+        for (name, value) in settings {
+            config.set(name, &value).expect("the settings are valid");
+        }
+        // Smaller than an administrator may set it.
+        config.static_config.insert("log.segment.bytes".to_owned(), (40 << 10).to_string());
+        config.shard.journal_file_bytes = 128 << 10;
+        config.shard.checkpoint_interval_bytes = 96 << 10;
+        config.shard.journal_max_files = 3;
+        config.shard.group_max_bytes = 32 << 10;
+        config.shard.unflushed_max_bytes = 32 << 10;
+        config.shard.hot_tail_bytes = 2 << 20;
+        config.shard.chunk_bytes = 8 << 10;
+        config.shard.chunks_in_flight = 2;
+        config
+    }
+
+    // Time.
+
+    /// Lets things happen until `condition` holds or the time is up; whether it held. Whatever ends a process of its
+    /// own will, or a client, ends the run.
+    fn run_until(
+        &mut self,
+        within: Duration,
+        mut condition: impl FnMut(&World) -> bool,
+    ) -> Result<bool, Stopped> {
+        let deadline = self.world.now() + within;
+        let (books, mut holds) = (Rc::clone(&self.hand.books), false);
+        self.world.run_until(|world| {
+            books.clock.set(world.now());
+            holds = condition(world);
+            holds || world.now() >= deadline
+        })?;
+        Ok(holds)
+    }
+
+    fn run_for(&mut self, duration: Duration) -> Result<(), Stopped> {
+        self.run_until(duration, |_| false).map(drop)
+    }
+
+    /// The broker must not end by itself.
+    fn check_up(&self) -> Result<(), Stopped> {
+        if self.world.is_up(self.broker) {
+            return Ok(());
+        }
+        let why = match self.report.borrow_mut().take() {
+            Some(Err(error)) => error.to_string(),
+            _ => format!("{:?}", self.world.status(self.broker)),
+        };
+        Err(Breach::StartRefused(why).into())
+    }
+
+    fn wait_until_served(&mut self) -> Result<(), Stopped> {
+        let (broker, report) = (self.broker, Rc::clone(&self.report));
+        let is_decided = move |world: &World| report.borrow().is_some() || !world.is_up(broker);
+        if !self.run_until(SERVING_WITHIN, is_decided)? {
+            return Err(Breach::NotServing.into());
+        }
+        let recovery = match &*self.report.borrow() {
+            Some(Ok(started)) => Some(started.recovery.clone()),
+            _ => None,
+        };
+        let Some(recovery) = recovery else {
+            // A refusal ends the broker.
+            let broker = self.broker;
+            self.run_until(STOPPED_WITHIN, |world| !world.is_up(broker))?;
+            return self.check_up();
+        };
+        self.figures.groups_replayed += recovery.groups_replayed;
+        self.tell(format_args!(
+            "serves; clean: {}, groups replayed: {}, bytes cut: {}",
+            recovery.was_clean, recovery.groups_replayed, recovery.bytes_cut
+        ));
+        if !recovery.fenced.is_empty() || !recovery.strays.is_empty() {
+            let damage = format!("fenced {:?}, strays {:?}", recovery.fenced, recovery.strays);
+            self.breaches.push(Breach::Damage(damage));
+        }
+        Ok(())
+    }
+
+    /// Asks for the log ends before anybody can have written anything new.
+    fn look_at_ends(&mut self) -> Result<(), Stopped> {
+        if self.unrecovered == 0 {
+            return Ok(());
+        }
+        self.clients.iter().for_each(|&client| self.world.pause(client));
+        let found: Found<Vec<(u32, u32, i64)>> = Rc::default();
+        let result = self.read(Rc::clone(&found), read_ends);
+        self.clients.iter().for_each(|&client| self.world.resume(client));
+        result?;
+        let Some(Ok(ends)) = found.take() else { return Ok(()) };
+        let last = self.deaths.len() - 1;
+        self.deaths[last].recovered_ends = ends;
+        Ok(())
+    }
+
+    fn recovered(&mut self) {
+        let now = self.now();
+        let first = self.deaths.len() - self.unrecovered;
+        self.deaths[first..].iter_mut().for_each(|struck| struck.restored_at = now);
+        self.unrecovered = 0;
+    }
+
+    /// Runs a reader to its end.
+    fn read<T: 'static, F, Fut>(&mut self, found: Found<T>, read: F) -> Result<(), Stopped>
+    where
+        F: Fn(highwater_io::Io, Stagehand, Found<T>) -> Fut + 'static,
+        Fut: Future<Output = ()> + 'static,
+    {
+        let (hand, reader, broker) = (self.hand.clone(), self.reader, self.broker);
+        self.world.start(reader, vec![(hand, found)], move |io, (hand, found)| read(io, hand, found));
+        let is_done = move |world: &World| !world.is_up(reader) || !world.is_up(broker);
+        if !self.run_until(READ_WITHIN, is_done)? {
+            return Err(Breach::NotReadable("it comes to no end".to_owned()).into());
+        }
+        self.check_up()
+    }
+
+    // Lives.
+
+    /// In service until the death.
+    fn serve(&mut self, death: Death) -> Result<(), Stopped> {
+        let scenario = Rc::clone(&self.hand.scenario);
+        let micros = if scenario.full_lives { scenario.life_us } else { self.log_uniform(scenario.life_us) };
+        let deadline = self.world.now() + Duration::from_micros(micros);
+        while self.world.now() < deadline {
+            let left = deadline - self.world.now();
+            if !scenario.bad_network {
+                self.run_for(left)?;
+                break;
+            }
+            let pause = self.dice.micros(MISHAP_EVERY_US);
+            self.run_for(pause.min(left))?;
+            self.mishap()?;
+        }
+        self.check_up()?;
+        if death == Death::Stop {
+            return self.stop();
+        }
+        if scenario.deaths == Deaths::Any && self.dice.one_in(4) {
+            self.stall_the_disk()?;
+        }
+        self.die_at_an_event(death, self.dice.micros(5_000))
+    }
+
+    /// Short times are as likely as long ones.
+    fn log_uniform(&self, most: u64) -> u64 {
+        let bits = u64::from(most.max(2).ilog2());
+        self.dice.below((1 << self.dice.between(1, bits + 1)) + 1).min(most)
+    }
+
+    /// Something goes wrong with the network.
+    fn mishap(&mut self) -> Result<(), Stopped> {
+        match self.dice.below(4) {
+            0 | 1 => self.reset_a_connection(),
+            2 => {
+                // Answers are lost, requests are not.
+                let client = self.dice.pick(&self.clients);
+                self.world.block(self.broker, client);
+                self.run_for(self.dice.micros(600_000))?;
+                self.world.unblock(self.broker, client);
+            }
+            _ => {
+                let client = self.dice.pick(&self.clients);
+                self.world.partition(self.broker, client);
+                self.run_for(self.dice.micros(100_000))?;
+                self.world.heal(self.broker, client);
+            }
+        }
+        Ok(())
+    }
+
+    fn reset_a_connection(&mut self) {
+        let connections = self.world.connections();
+        if !connections.is_empty() {
+            let chosen = self.dice.below(connections.len() as u64);
+            self.world.reset_connection(connections[usize::try_from(chosen).expect("an index")].id);
+        }
+    }
+
+    /// Nothing that was asked of the disk is done any more, while clients lose their patience and try again.
+    fn stall_the_disk(&mut self) -> Result<(), Stopped> {
+        self.tell("the disk stalls");
+        self.world.disk_of(self.broker).stall();
+        for _ in 0..self.dice.between(1, 6) {
+            self.run_for(self.dice.micros(20_000))?;
+            self.reset_a_connection();
+        }
+        self.run_for(self.dice.micros(20_000))
+    }
+
+    /// Dies right after one of the next changes to the disk, or when the time is up.
+    fn die_at_an_event(&mut self, death: Death, within: Duration) -> Result<(), Stopped> {
+        let disk = self.world.disk_of(self.broker);
+        let event = disk.events() + self.dice.between(1, 60);
+        let broker = self.broker;
+        if death == Death::PowerCut {
+            disk.cut_power_at_event(event);
+        }
+        self.run_until(within, |world| !world.is_up(broker) || disk.events() >= event)?;
+        if self.world.is_up(broker) {
+            match death {
+                Death::PowerCut => self.world.power_cut(broker),
+                Death::OsCrash => self.world.os_crash(broker),
+                Death::Kill | Death::Stop => self.world.kill(broker),
+            }
+        } else if self.world.status(broker) != NodeStatus::Down(Exit::PowerCut) {
+            return self.check_up();
+        }
+        // An event that did not come must not cut the next life short.
+        disk.cut_power_at_event(0);
+        self.died(death);
+        Ok(())
+    }
+
+    fn died(&mut self, death: Death) {
+        // The disk of a dead machine stalls no more.
+        self.world.disk_of(self.broker).resume();
+        self.figures.power_losses += u32::from(death.takes_memory());
+        self.tell(format_args!("{death:?}"));
+        let at = self.now();
+        self.deaths.push(Struck { death, at, restored_at: at, recovered_ends: Vec::new() });
+        self.unrecovered += 1;
+    }
+
+    fn stop(&mut self) -> Result<(), Stopped> {
+        let broker = self.broker;
+        self.tell("is asked to stop");
+        self.world.stop(broker);
+        // Not every stop is let finish.
+        if self.hand.scenario.deaths == Deaths::Any && self.dice.one_in(3) {
+            let within = self.dice.micros(20_000);
+            self.run_until(within, |world| !world.is_up(broker))?;
+            if self.world.is_up(broker) {
+                return self.die_at_an_event(Death::PowerCut, Duration::from_millis(2));
+            }
+        }
+        if !self.run_until(STOPPED_WITHIN, |world| !world.is_up(broker))? {
+            return Err(Breach::NotStopping.into());
+        }
+        self.died(Death::Stop);
+        if self.hand.scenario.deaths == Deaths::Any && self.dice.one_in(3) {
+            // What a clean stop leaves is on the medium.
+            self.world.power_cut(broker);
+            self.died(Death::PowerCut);
+        }
+        Ok(())
+    }
+
+    fn stay_down(&mut self) -> Result<(), Stopped> {
+        let down = if self.dice.one_in(12) { LONG_DOWN } else { self.dice.micros(DOWN_US) };
+        self.run_for(down)
+    }
+
+    /// The clients finish in it, and everything is read.
+    fn last_life(&mut self) -> Result<Content, Stopped> {
+        self.start_broker();
+        self.wait_until_served()?;
+        self.recovered();
+        self.hand.stage.set(Stage::Closing);
+        let clients = self.clients.clone();
+        let are_done = move |world: &World| clients.iter().all(|&client| !world.is_up(client));
+        if !self.run_until(FINISHED_WITHIN, are_done)? {
+            return Err(Breach::NotServing.into());
+        }
+        self.check_up()?;
+        let found: Found<Content> = Rc::default();
+        self.read(Rc::clone(&found), read_everything)?;
+        let content = found.take().unwrap_or(Err(ReadError::Gone));
+        let content = content.map_err(|error| Breach::NotReadable(error.to_string()))?;
+        self.world.stop(self.broker);
+        let broker = self.broker;
+        if !self.run_until(STOPPED_WITHIN, |world| !world.is_up(broker))? {
+            self.breaches.push(Breach::NotStopping);
+        }
+        Ok(content)
+    }
+}
+
+fn world_config(scenario: &Scenario) -> WorldConfig {
+    let disk = DiskConfig {
+        torn_unit: scenario.torn_unit,
+        flush: Latency::micros(50, scenario.flush_us, 30_000.max(2 * scenario.flush_us)),
+        ..DiskConfig::default()
+    };
+    let net = NetConfig { connect_timeout: Duration::from_secs(1), ..NetConfig::default() };
+    WorldConfig { disk, net, ..WorldConfig::default() }
+}

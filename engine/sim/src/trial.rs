@@ -1,0 +1,307 @@
+//! From the books and the final read to a verdict: the same checker that judges real brokers.
+
+use std::collections::BTreeMap;
+
+use highwater_checker::{
+    Anomaly, Contract, ErrorClass, Fault, FaultEvent, FaultKind, Isolation, Layout, Ledger, Loss, Nanos,
+    Observation, Observed, Offset, PartitionId, PartitionIndex, Polls, ProducerId, ProducerLedger, Reader,
+    Reading, RunId, Scope, Sequences, Setting, Trial, Verdict, judge, promise,
+};
+use highwater_io::sim::TornUnit;
+
+use crate::actor::reader::Content;
+use crate::books::{Books, Event, Lane, PollNote, Records};
+use crate::outcome::Breach;
+use crate::promises::{Presence, Promises};
+use crate::scenario::{Death, DiskHonesty, Scenario};
+
+/// A death of the broker, with what the checker wants to know of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Struck {
+    pub(crate) death: Death,
+    pub(crate) at: Nanos,
+    pub(crate) restored_at: Nanos,
+    /// (topic, partition, log end) right after recovery, where somebody asked.
+    pub(crate) recovered_ends: Vec<(u32, u32, i64)>,
+}
+
+/// The kind of fault that a death is.
+pub(crate) fn fault_kind(scenario: &Scenario, death: Death) -> FaultKind {
+    match death {
+        Death::PowerCut if scenario.disk != DiskHonesty::Honest => FaultKind::LyingFlush,
+        Death::PowerCut if scenario.torn_unit == TornUnit::Block4096 => FaultKind::PowerCutEachFlush,
+        Death::PowerCut => FaultKind::TornWrite,
+        Death::OsCrash => FaultKind::SystemCrash,
+        Death::Kill | Death::Stop => FaultKind::ProcessKill,
+    }
+}
+
+/// What was owed after all these deaths: the least of what was owed after each.
+pub(crate) fn contract(setting: &Setting, kinds: &[FaultKind]) -> Contract {
+    let fault = |&kind: &FaultKind| Fault { kind, scope: Scope::AllBrokers, in_sync_replicas: None };
+    let contracts = kinds.iter().map(|kind| promise(setting, Some(&fault(kind))));
+    let weight = |contract: &Contract| match contract.loss {
+        Loss::Nothing => 0,
+        Loss::Tail { .. } => 1,
+        Loss::Anything => 2,
+        Loss::NothingAcknowledged => 3,
+    };
+    contracts.max_by_key(weight).unwrap_or_else(|| promise(setting, None))
+}
+
+/// The topics that are judged: by number, with no partitions where they are gone.
+fn layout(promises: &Promises, content: &Content) -> Layout {
+    let is_left = |number: usize| {
+        let topic = &promises.topics[number];
+        // The last of a name is the one that is there.
+        let last = promises.topics.iter().rposition(|other| other.name == topic.name);
+        topic.presence != Presence::Gone && last == Some(number) && content.topics.contains_key(&topic.name)
+    };
+    let counts: Vec<u32> = (0..promises.topics.len())
+        .map(|number| if is_left(number) { promises.topics[number].partitions } else { 0 })
+        .collect();
+    Layout::new(&counts)
+}
+
+/// Makes a producer's ledgers from events. Records below where their log begins were deleted by request: whether
+/// they are there says nothing, so that their outcome is taken to be unknown.
+pub(crate) fn ledger(
+    run: RunId,
+    layout: &Layout,
+    producers: u32,
+    events: &[Event],
+    log_start: impl Fn(PartitionIndex) -> i64,
+) -> Ledger {
+    let mut ledgers: Vec<ProducerLedger> =
+        (0..producers).map(|producer| ProducerLedger::new(run, ProducerId(producer), layout)).collect();
+    let place = |lane: Lane| layout.index(PartitionId { topic: lane.topic, partition: lane.partition });
+    for &event in events {
+        let lane = match event {
+            Event::Attempt { lane, .. } => lane,
+            Event::Ack { records, .. }
+            | Event::Error { records, .. }
+            | Event::Sent { records }
+            | Event::NeverSent { records } => records.lane,
+        };
+        let (Some(place), Some(ledger)) = (place(lane), ledgers.get_mut(lane.producer as usize)) else {
+            continue;
+        };
+        let run_of = |records: Records| Sequences { first: records.first, count: records.count };
+        let settled = match event {
+            Event::Attempt { sent_at, value_len, .. } => {
+                ledger.attempt(place, sent_at, value_len);
+                Ok(())
+            }
+            Event::Ack { records, base_offset, at } => {
+                book_ack(ledger, place, run_of(records), (base_offset, at), log_start(place))
+            }
+            Event::Error { records, class, code } => ledger.error(place, run_of(records), class, code),
+            Event::Sent { records } => ledger.sent(place, run_of(records)),
+            Event::NeverSent { records } => ledger.never_sent(place, run_of(records)),
+        };
+        settled.expect("a client gives each record one outcome");
+    }
+    Ledger::gather(run, layout, ledgers).expect("the ledgers are of one run")
+}
+
+fn book_ack(
+    ledger: &mut ProducerLedger,
+    place: PartitionIndex,
+    records: Sequences,
+    (base_offset, at): (i64, Nanos),
+    log_start: i64,
+) -> Result<(), highwater_checker::LedgerError> {
+    let below = (log_start - base_offset).clamp(0, i64::from(records.count));
+    let deleted = u32::try_from(below).expect("at most the count");
+    if deleted > 0 {
+        let gone = Sequences { first: records.first, count: deleted };
+        ledger.error(place, gone, ErrorClass::Info, None)?;
+    }
+    if deleted < records.count {
+        let kept = Sequences { first: records.first + u64::from(deleted), count: records.count - deleted };
+        ledger.ack(place, kept, Offset(base_offset + below), at)?;
+    }
+    Ok(())
+}
+
+/// Everything that is known at the end of a run.
+pub(crate) struct Evidence<'a> {
+    pub(crate) scenario: &'a Scenario,
+    pub(crate) books: &'a Books,
+    pub(crate) promises: &'a Promises,
+    pub(crate) content: &'a Content,
+    pub(crate) deaths: &'a [Struck],
+}
+
+impl Evidence<'_> {
+    /// The checker's verdict on all records of the topics that are there.
+    pub(crate) fn verdict(&self) -> Verdict {
+        let layout = layout(self.promises, self.content);
+        let starts = self.log_starts(&layout);
+        let log_start = |place: PartitionIndex| starts.get(&place.get()).copied().unwrap_or(0);
+        let events = self.books.take_events();
+        // The last producer is the administrator.
+        let producers = self.scenario.producers + 1;
+        let kinds: Vec<FaultKind> =
+            self.deaths.iter().map(|struck| fault_kind(self.scenario, struck.death)).collect();
+        let trial = Trial {
+            ledger: ledger(self.books.run, &layout, producers, &events, log_start),
+            faults: self
+                .deaths
+                .iter()
+                .zip(&kinds)
+                .map(|(struck, &kind)| event(&layout, struck, kind))
+                .collect(),
+            readings: vec![self.reading(&layout)],
+            polls: vec![self.polls(&layout, log_start)],
+            observations: self.observations(&layout),
+        };
+        judge(trial, &contract(&self.scenario.setting(), &kinds)).expect("the evidence is whole")
+    }
+
+    fn name(&self, layout: &Layout, place: PartitionIndex) -> (String, u32) {
+        let id = layout.id(place);
+        (self.promises.topics[id.topic as usize].name.clone(), id.partition)
+    }
+
+    fn log_starts(&self, layout: &Layout) -> BTreeMap<usize, i64> {
+        let start = |place: PartitionIndex| {
+            let content = self.content.partitions.get(&self.name(layout, place))?;
+            Some((place.get(), content.log_start))
+        };
+        layout.partitions().filter_map(start).collect()
+    }
+
+    fn reading(&self, layout: &Layout) -> Reading {
+        let mut reading = Reading::new(Reader::FINAL, self.books.run, layout);
+        for place in layout.partitions() {
+            // A partition that was not read is an error of the evidence, which the checker names.
+            let Some(content) = self.content.partitions.get(&self.name(layout, place)) else { continue };
+            reading.bounds(place, Offset(content.log_start), Offset(content.log_end));
+            for (offset, value) in &content.records {
+                reading.record(place, Offset(*offset), *value);
+            }
+        }
+        reading
+    }
+
+    /// What the consumer saw, above where the logs begin now: what was deleted since cannot be held against a log.
+    fn polls(&self, layout: &Layout, log_start: impl Fn(PartitionIndex) -> i64) -> Polls {
+        let mut polls = Polls::new(0, Isolation::ReadUncommitted, self.books.run, layout);
+        let place = |topic, partition| layout.index(PartitionId { topic, partition });
+        for note in self.books.polls.borrow().iter() {
+            match *note {
+                PollNote::Record(record) => {
+                    let Some(place) = place(record.topic, record.partition) else { continue };
+                    if record.offset >= log_start(place) {
+                        polls.record(place, Offset(record.offset), record.value, record.at);
+                    }
+                }
+                PollNote::Restarted { topic, partition } => {
+                    if let Some(place) = place(topic, partition) {
+                        polls.restarted(place);
+                    }
+                }
+                PollNote::LogEnd { .. } => {}
+            }
+        }
+        polls
+    }
+
+    fn observations(&self, layout: &Layout) -> Vec<Observation> {
+        let notes = self.books.polls.borrow();
+        let ends = notes.iter().filter_map(|note| match *note {
+            PollNote::LogEnd { topic, partition, end, asked_at, at } => Some(Observation {
+                partition: layout.index(PartitionId { topic, partition })?,
+                asked_at,
+                at,
+                observed: Observed::LogEnd,
+                offset: Offset(end),
+            }),
+            PollNote::Record(_) | PollNote::Restarted { .. } => None,
+        });
+        ends.collect()
+    }
+
+    /// Promises that are not about records.
+    pub(crate) fn breaches(&self) -> Vec<Breach> {
+        let mut breaches = Vec::new();
+        self.check_topics(&mut breaches);
+        self.check_settings(&mut breaches);
+        self.check_starts(&mut breaches);
+        self.check_recovered_ends(&mut breaches);
+        breaches
+    }
+
+    fn check_topics(&self, breaches: &mut Vec<Breach>) {
+        for topic in &self.promises.topics {
+            if topic.presence == Presence::There && !self.content.topics.contains_key(&topic.name) {
+                breaches.push(Breach::TopicLost(topic.name.clone()));
+            }
+        }
+        for name in self.content.topics.keys() {
+            let mut of_name = self.promises.topics.iter().filter(|topic| topic.name == *name);
+            if of_name.all(|topic| topic.presence == Presence::Gone) {
+                breaches.push(Breach::TopicBack(name.clone()));
+            }
+        }
+    }
+
+    fn check_settings(&self, breaches: &mut Vec<Breach>) {
+        for ((topic, name), setting) in &self.promises.settings {
+            let topic = &self.promises.topics[*topic].name;
+            let value = self.content.settings.get(&(topic.clone(), (*name).to_owned()));
+            let Some(value) = value.filter(|value| !setting.admits(value)) else { continue };
+            breaches.push(Breach::SettingLost(format!("{name}={value} for {topic}, promised {setting:?}")));
+        }
+    }
+
+    fn check_starts(&self, breaches: &mut Vec<Breach>) {
+        for ((name, partition), content) in &self.content.partitions {
+            let number = self.promises.topics.iter().rposition(|topic| topic.name == *name);
+            let trim = number.and_then(|number| self.promises.trims.get(&(number, *partition)));
+            let trim = trim.copied().unwrap_or_default();
+            let line = || format!("{name}-{partition} begins at {}, {trim:?}", content.log_start);
+            if content.log_start < trim.acknowledged {
+                breaches.push(Breach::LogStartWentBack(line()));
+            }
+            if content.log_start > trim.asked && !self.scenario.retention {
+                breaches.push(Breach::LogStartWentAhead(line()));
+            }
+        }
+    }
+
+    /// Recovery flushes what it found, so that no later death takes it.
+    fn check_recovered_ends(&self, breaches: &mut Vec<Breach>) {
+        let mut highest: BTreeMap<(u32, u32), i64> = BTreeMap::new();
+        for struck in self.deaths {
+            for &(topic, partition, end) in &struck.recovered_ends {
+                let before = highest.entry((topic, partition)).or_insert(end);
+                if end < *before {
+                    let line = format!("partition {topic}-{partition} recovered to {before}, then to {end}");
+                    breaches.push(Breach::LogEndWentBack(line));
+                }
+                *before = (*before).max(end);
+            }
+        }
+    }
+}
+
+fn event(layout: &Layout, struck: &Struck, kind: FaultKind) -> FaultEvent {
+    let place = |&(topic, partition, end): &(u32, u32, i64)| {
+        Some((layout.index(PartitionId { topic, partition })?, Offset(end)))
+    };
+    FaultEvent {
+        fault: Fault { kind, scope: Scope::AllBrokers, in_sync_replicas: None },
+        struck_at: struck.at,
+        silenced_at: struck.at,
+        restored_at: struck.restored_at,
+        recovered_ends: struck.recovered_ends.iter().filter_map(place).collect(),
+    }
+}
+
+/// Whether an anomaly means that a record is gone that should be there.
+#[must_use]
+pub fn is_loss(anomaly: Anomaly) -> bool {
+    matches!(anomaly, Anomaly::LostTail | Anomaly::LostHole | Anomaly::LostBeyondWindow)
+}
