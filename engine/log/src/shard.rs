@@ -196,19 +196,26 @@ impl ShardLogs {
     pub async fn delete_partition(&self, id: &TopicPartition) -> Result<(), LogError> {
         let Some(Partition { core: partition, shard }) = self.partition(id) else { return Ok(()) };
         let _append_turn = partition.append_turn.acquire(1).await;
-        let _drain_turn = partition.drain_turn.acquire(1).await;
+        // No checkpoint passes the entry before the directory's name is gone: it would come back without a record of
+        // its end. Nor may we wait for the journal while we keep checkpoints away, or the write-behind of which they are
+        // made.
+        let _turns = loop {
+            shard.journal.admit(0, 1).await?;
+            let Some(checkpoint_turn) = shard.checkpoint_turn.try_acquire(1) else {
+                drop(shard.checkpoint_turn.acquire(1).await);
+                continue;
+            };
+            match partition.drain_turn.try_acquire(1) {
+                Some(drain_turn) => break (checkpoint_turn, drain_turn),
+                None => {
+                    drop(checkpoint_turn);
+                    drop(partition.drain_turn.acquire(1).await);
+                }
+            }
+        };
         if partition.live.borrow().closed {
             return Ok(());
         }
-        // No checkpoint passes the entry before the directory's name is gone: it would come back without a record of
-        // its end. Nor may we wait for the journal while we keep checkpoints away.
-        let _checkpoint_turn = loop {
-            shard.journal.admit(0, 1).await?;
-            match shard.checkpoint_turn.try_acquire(1) {
-                Some(turn) => break turn,
-                None => drop(shard.checkpoint_turn.acquire(1).await),
-            }
-        };
         let entry = Entry { id: *id, change: Change::Delete };
         let effect = Effect::none(Rc::clone(&partition));
         let sequence = shard.journal.append(|group| {

@@ -217,6 +217,11 @@ impl Journal {
         }
     }
 
+    /// Whether a change without bytes is [admitted](Self::admit) without a wait. A failed journal admits it, to say so.
+    pub(crate) fn admits_change(&self) -> bool {
+        self.progress.failure().is_some() || self.obstacle(group::bytes_needed(0, 1)).is_none()
+    }
+
     /// What stands in the way of an append that needs so many bytes. Everything accepted can be written without a
     /// checkpoint: a checkpoint has to wait for it.
     fn obstacle(&self, needed: usize) -> Option<Obstacle> {

@@ -35,13 +35,24 @@ impl Partition {
         self.core.check_writable()?;
         let last_sequence = self.core.live.borrow().last_sequence;
         self.shard.journal.progress().wait(Mark::Written, last_sequence).await?;
-        let _drain_turn = self.core.drain_turn.acquire(1).await;
-        if offset >= self.core.live.borrow().state.next_offset {
-            return Ok(());
+        loop {
+            let drain_turn = self.core.drain_turn.acquire(1).await;
+            if offset >= self.core.live.borrow().state.next_offset {
+                return Ok(());
+            }
+            let cut = self.find_cut(offset).await.map_err(|error| self.fence_unreadable(&error))?;
+            let end_block = self.bytes_before(&cut).await.map_err(|error| self.fence_unreadable(&error))?;
+            self.forget_index_files(cut.segment_base).await?;
+            if self.shard.journal.admits_change() {
+                return self.cut(&cut, end_block).await;
+            }
+            // A full journal waits for a checkpoint, and a checkpoint for this partition's write-behind.
+            drop(drain_turn);
+            self.shard.journal.admit(0, 1).await?;
         }
-        let cut = self.find_cut(offset).await.map_err(|error| self.fence_unreadable(&error))?;
-        let end_block = self.bytes_before(&cut).await.map_err(|error| self.fence_unreadable(&error))?;
-        self.forget_index_files(cut.segment_base).await?;
+    }
+
+    async fn cut(&self, cut: &Cut, end_block: Bytes) -> Result<(), LogError> {
         let change = Change::Truncate {
             segment_base: cut.segment_base,
             position_bytes: cut.position_bytes,
@@ -51,7 +62,7 @@ impl Partition {
             state.truncate(cut.next_offset, cut.segment_base, cut.position_bytes);
         })
         .await?;
-        self.apply_cut(&cut, end_block).await
+        self.apply_cut(cut, end_block).await
     }
 
     /// Writes an entry, changes the state that a checkpoint keeps in the same moment, and waits until the entry is
