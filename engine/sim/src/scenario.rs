@@ -140,7 +140,7 @@ impl Scenario {
             burst: dice.pick(&[1, 4, 12]),
             lives: u32::try_from(dice.between(2, 5)).expect("few"),
             deaths,
-            life_us: dice.pick(&[10_000, 60_000, 150_000]),
+            life_us: dice.pick(&[20_000, 100_000, 300_000]),
             full_lives: false,
             administration: !dice.one_in(3),
             bad_network: dice.one_in(2),

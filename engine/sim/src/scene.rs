@@ -48,12 +48,6 @@ pub(crate) struct Stopped {
     pub(crate) trace: Option<String>,
 }
 
-impl From<Breach> for Stopped {
-    fn from(breach: Breach) -> Self {
-        Stopped { breach, trace: None }
-    }
-}
-
 impl From<RunError> for Stopped {
     fn from(error: RunError) -> Self {
         Stopped { breach: Breach::Ended(error.failure), trace: Some(error.trace) }
@@ -245,6 +239,11 @@ impl Scene {
         config
     }
 
+    /// The run cannot go on.
+    fn stopped(&self, breach: Breach) -> Stopped {
+        Stopped { breach, trace: Some(self.world.dump_trace()) }
+    }
+
     // Time.
 
     /// Lets things happen until `condition` holds or the time is up; whether it held. Whatever ends a process of its
@@ -277,14 +276,14 @@ impl Scene {
             Some(Err(error)) => error.to_string(),
             _ => format!("{:?}", self.world.status(self.broker)),
         };
-        Err(Breach::StartRefused(why).into())
+        Err(self.stopped(Breach::StartRefused(why)))
     }
 
     fn wait_until_served(&mut self) -> Result<(), Stopped> {
         let (broker, report) = (self.broker, Rc::clone(&self.report));
         let is_decided = move |world: &World| report.borrow().is_some() || !world.is_up(broker);
         if !self.run_until(SERVING_WITHIN, is_decided)? {
-            return Err(Breach::NotServing.into());
+            return Err(self.stopped(Breach::NotServing));
         }
         let recovery = match &*self.report.borrow() {
             Some(Ok(started)) => Some(started.recovery.clone()),
@@ -341,7 +340,7 @@ impl Scene {
         self.world.start(reader, vec![(hand, found)], move |io, (hand, found)| read(io, hand, found));
         let is_done = move |world: &World| !world.is_up(reader) || !world.is_up(broker);
         if !self.run_until(READ_WITHIN, is_done)? {
-            return Err(Breach::NotReadable("it comes to no end".to_owned()).into());
+            return Err(self.stopped(Breach::NotReadable("it comes to no end".to_owned())));
         }
         self.check_up()
     }
@@ -351,7 +350,11 @@ impl Scene {
     /// In service until the death.
     fn serve(&mut self, death: Death) -> Result<(), Stopped> {
         let scenario = Rc::clone(&self.hand.scenario);
-        let micros = if scenario.full_lives { scenario.life_us } else { self.log_uniform(scenario.life_us) };
+        let micros = match self.dice.below(3) {
+            _ if scenario.full_lives => scenario.life_us,
+            0 => self.log_uniform(scenario.life_us),
+            _ => self.dice.below(scenario.life_us),
+        };
         let deadline = self.world.now() + Duration::from_micros(micros);
         while self.world.now() < deadline {
             let left = deadline - self.world.now();
@@ -373,7 +376,7 @@ impl Scene {
         self.die_at_an_event(death, self.dice.micros(5_000))
     }
 
-    /// Short times are as likely as long ones.
+    /// Times of any order are likely.
     fn log_uniform(&self, most: u64) -> u64 {
         let bits = u64::from(most.max(2).ilog2());
         self.dice.below((1 << self.dice.between(1, bits + 1)) + 1).min(most)
@@ -462,11 +465,15 @@ impl Scene {
             let within = self.dice.micros(20_000);
             self.run_until(within, |world| !world.is_up(broker))?;
             if self.world.is_up(broker) {
-                return self.die_at_an_event(Death::PowerCut, Duration::from_millis(2));
+                self.run_until(self.dice.micros(2_000), |world| !world.is_up(broker))?;
+                let end = if self.world.is_up(broker) { Death::PowerCut } else { Death::Stop };
+                self.world.power_cut(broker);
+                self.died(end);
+                return Ok(());
             }
         }
         if !self.run_until(STOPPED_WITHIN, |world| !world.is_up(broker))? {
-            return Err(Breach::NotStopping.into());
+            return Err(self.stopped(Breach::NotStopping));
         }
         self.died(Death::Stop);
         if self.hand.scenario.deaths == Deaths::Any && self.dice.one_in(3) {
@@ -491,13 +498,13 @@ impl Scene {
         let clients = self.clients.clone();
         let are_done = move |world: &World| clients.iter().all(|&client| !world.is_up(client));
         if !self.run_until(FINISHED_WITHIN, are_done)? {
-            return Err(Breach::NotServing.into());
+            return Err(self.stopped(Breach::NotServing));
         }
         self.check_up()?;
         let found: Found<Content> = Rc::default();
         self.read(Rc::clone(&found), read_everything)?;
         let content = found.take().unwrap_or(Err(ReadError::Gone));
-        let content = content.map_err(|error| Breach::NotReadable(error.to_string()))?;
+        let content = content.map_err(|error| self.stopped(Breach::NotReadable(error.to_string())))?;
         self.world.stop(self.broker);
         let broker = self.broker;
         if !self.run_until(STOPPED_WITHIN, |world| !world.is_up(broker))? {
