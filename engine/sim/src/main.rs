@@ -148,7 +148,16 @@ impl Progress {
     fn new(of: u64) -> Self {
         let now = Instant::now();
         let is_watched = stderr().is_terminal();
-        Progress { of, done: 0, acked: 0, power_losses: 0, lost_to_disk: 0, begun: now, shown: now, is_watched }
+        Progress {
+            of,
+            done: 0,
+            acked: 0,
+            power_losses: 0,
+            lost_to_disk: 0,
+            begun: now,
+            shown: now,
+            is_watched,
+        }
     }
 
     fn count(&mut self, outcome: &Outcome) {

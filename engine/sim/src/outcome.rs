@@ -17,6 +17,8 @@ pub enum Breach {
     NotServing,
     /// It did not stop when it was asked to.
     NotStopping,
+    /// After this end the data directory looks as if it had been stopped cleanly, or it does not after a clean stop.
+    LooksClean(bool),
     /// Recovery fenced partitions, or found what belongs to nobody.
     Damage(String),
     /// A producer was told of a storage error.
@@ -44,6 +46,10 @@ impl fmt::Display for Breach {
             Breach::StartRefused(why) => write!(f, "the broker does not start: {why}"),
             Breach::NotServing => f.write_str("the broker does not serve"),
             Breach::NotStopping => f.write_str("the broker does not stop"),
+            Breach::LooksClean(true) => f.write_str("a directory that was not stopped cleanly looks clean"),
+            Breach::LooksClean(false) => {
+                f.write_str("a directory that was stopped cleanly does not look clean")
+            }
             Breach::Damage(what) => write!(f, "recovery reports damage: {what}"),
             Breach::StorageError(count) => write!(f, "{count} records were answered with a storage error"),
             Breach::NotReadable(why) => write!(f, "the final read fails: {why}"),

@@ -87,6 +87,9 @@ pub struct Scenario {
     pub full_lives: bool,
     /// Whether an administrator creates and deletes topics, trims logs and changes settings all along.
     pub administration: bool,
+    /// Whether topics that are there for a while promise nothing: they are not flushed, beside others that may be, and
+    /// their acknowledgements are not held against the broker.
+    pub careless_topics: bool,
     /// Whether connections are cut and links fail while all goes on.
     pub bad_network: bool,
     /// Whether retention may discard segments.
@@ -143,6 +146,7 @@ impl Scenario {
             life_us: dice.pick(&[20_000, 100_000, 300_000]),
             full_lives: false,
             administration: !dice.one_in(3),
+            careless_topics: dice.one_in(3),
             bad_network: dice.one_in(2),
             retention: dice.one_in(4),
             torn_unit: dice.pick(&[

@@ -72,6 +72,8 @@ pub(crate) struct Scene {
     report: Report,
     /// Deaths from which the broker has not recovered yet.
     unrecovered: usize,
+    /// Whether the data directory must look clean at the next start; `None` if either is right.
+    looks_clean: Option<bool>,
 }
 
 impl Scene {
@@ -110,6 +112,7 @@ impl Scene {
             lied: 0,
             report: Rc::default(),
             unrecovered: 0,
+            looks_clean: Some(false),
         }
     }
 
@@ -160,7 +163,10 @@ impl Scene {
                 in_recovery || (self.hand.scenario.deaths == Deaths::WithoutPowerLoss && self.dice.one_in(4));
             if in_recovery && !self.deaths.is_empty() {
                 self.figures.deaths_in_recovery += 1;
+                let before = self.looks_clean;
                 self.die_at_an_event(death, self.dice.micros(20_000))?;
+                // A start may not have come to the marker.
+                self.looks_clean = before.filter(|&before| !before);
                 return self.stay_down();
             }
         }
@@ -296,6 +302,9 @@ impl Scene {
             return self.check_up();
         };
         self.figures.groups_replayed += recovery.groups_replayed;
+        if self.looks_clean.is_some_and(|expected| expected != recovery.was_clean) {
+            self.breaches.push(Breach::LooksClean(recovery.was_clean));
+        }
         self.tell(format_args!(
             "serves; clean: {}, groups replayed: {}, bytes cut: {}",
             recovery.was_clean, recovery.groups_replayed, recovery.bytes_cut
@@ -454,6 +463,7 @@ impl Scene {
         let at = self.now();
         self.deaths.push(Struck { death, at, restored_at: at, recovered_ends: Vec::new() });
         self.unrecovered += 1;
+        self.looks_clean = Some(false);
     }
 
     fn stop(&mut self) -> Result<(), Stopped> {
@@ -469,6 +479,8 @@ impl Scene {
                 let end = if self.world.is_up(broker) { Death::PowerCut } else { Death::Stop };
                 self.world.power_cut(broker);
                 self.died(end);
+                // It may have left the marker just before.
+                self.looks_clean = None;
                 return Ok(());
             }
         }
@@ -481,6 +493,7 @@ impl Scene {
             self.world.power_cut(broker);
             self.died(Death::PowerCut);
         }
+        self.looks_clean = Some(true);
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use highwater_checker::codes::classify;
-use highwater_checker::{ErrorClass, Filler};
+use highwater_checker::{ErrorClass, Filler, Flush};
 use highwater_client::IsolationLevel;
 use highwater_client::admin::{
     AlterConfigs, ConfigResource, CreateTopics, DeleteRecords, DeleteTopics, ItemError, ListOffsets,
@@ -36,7 +36,7 @@ const PAUSE_US: u64 = 8_000;
 const MAX_PASSING_TOPICS: usize = 24;
 const PASSING_VALUE_BYTES: u32 = 300;
 /// Kafka's way to say never.
-pub(crate) const NEVER: &str = "9223372036854775807";
+const NEVER: &str = "9223372036854775807";
 
 /// Works until the end is asked for.
 pub(crate) async fn administrate(io: Io, hand: Stagehand) {
@@ -103,7 +103,7 @@ impl Admin {
                 partition_count: partitions.cast_signed(),
                 replication_factor: 1,
                 assignments: Vec::new(),
-                configs: self.hand.topic_settings(),
+                configs: self.topic_settings(topic),
             };
             let created =
                 connection.operate(5, &CreateTopics { topics: vec![new], timeout: TIMEOUT }).await?;
@@ -117,6 +117,15 @@ impl Admin {
             }
         }
         Ok(())
+    }
+
+    /// What a topic is created with.
+    fn topic_settings(&self, topic: usize) -> Vec<(String, String)> {
+        let scenario = &self.hand.scenario;
+        let is_careless = scenario.careless_topics && topic >= scenario.partitions.len();
+        let flush = if is_careless { Flush::LEFT_TO_SYSTEM } else { scenario.flush };
+        let text = |value: Option<u64>| value.map_or(NEVER.to_owned(), |value| value.to_string());
+        vec![("flush.messages".to_owned(), text(flush.messages)), ("flush.ms".to_owned(), text(flush.ms))]
     }
 
     async fn begin_passing_topic(&self, connection: &mut Connection) -> Result<(), Gone> {
@@ -181,7 +190,9 @@ impl Admin {
             return Err(Gone);
         };
         let answer = &response.responses[0].partition_responses[0];
-        if ErrorCode(answer.error_code).is_none() {
+        if ErrorCode(answer.error_code).is_none() && self.hand.scenario.careless_topics {
+            self.hand.books.outcome(unknown);
+        } else if ErrorCode(answer.error_code).is_none() {
             self.hand.books.ack(records, answer.base_offset);
         } else {
             let class = classify(answer.error_code, self.hand.scenario.setting().ack_point());

@@ -41,13 +41,6 @@ impl Stagehand {
         self.stage.get() == Stage::Closing
     }
 
-    /// What topics are created with.
-    pub(crate) fn topic_settings(&self) -> Vec<(String, String)> {
-        let text = |value: Option<u64>| value.map_or(admin::NEVER.to_owned(), |value| value.to_string());
-        let flush = self.scenario.flush;
-        vec![("flush.messages".to_owned(), text(flush.messages)), ("flush.ms".to_owned(), text(flush.ms))]
-    }
-
     /// Waits until the end is asked for.
     pub(crate) async fn closing(&self) {
         self.stage.wait_for(|&stage| (stage == Stage::Closing).then_some(())).await;

@@ -82,11 +82,11 @@ fn note_records(
     at: Nanos,
 ) {
     let from = next.unwrap_or(0);
-    values(bytes, |offset, value| {
+    let end = values(bytes, |offset, value| {
         if offset >= from {
             let value = highwater_checker::Identity::decode(value, hand.books.run);
             hand.books.note_poll(PollNote::Record(Polled { topic, partition, offset, value, at }));
-            *next = Some(offset + 1);
         }
     });
+    *next = Some(end.unwrap_or(from).max(from));
 }

@@ -120,12 +120,12 @@ async fn read_partition(
             return Err(ReadError::Refused { what, code: ErrorCode(data.error_code) });
         }
         let before = next;
-        values(data.records.as_deref().unwrap_or_default(), |offset, value| {
-            if (next..log_end).contains(&offset) {
+        let end = values(data.records.as_deref().unwrap_or_default(), |offset, value| {
+            if (before..log_end).contains(&offset) {
                 content.records.push((offset, Identity::decode(value, hand.books.run)));
             }
-            next = next.max(offset + 1);
         });
+        next = next.max(end.unwrap_or(next));
         empty_fetches = if next > before { 0 } else { empty_fetches + 1 };
         if empty_fetches > MAX_EMPTY_FETCHES {
             let (topic, end) = (topic.to_owned(), log_end);
@@ -198,12 +198,14 @@ pub(super) async fn fetch(
     Ok(data.unwrap_or_default())
 }
 
-/// Shows every record's value. Of a batch that is damaged it shows the bytes, at the batch's first offset: they are no
+/// Shows every record's value; gives the offset after the last batch, if there is one. Of a batch that is damaged it shows the bytes, at the batch's first offset: they are no
 /// record of the run, and the checker will say so.
-pub(super) fn values(bytes: &[u8], mut show: impl FnMut(i64, &[u8])) {
+pub(super) fn values(bytes: &[u8], mut show: impl FnMut(i64, &[u8])) -> Option<i64> {
+    let mut end = None;
     // A batch that was cut at the end of a response comes whole in the next one.
     for (at, header) in batch::headers(bytes).map_while(Result::ok) {
         let bytes = &bytes[at..at + header.size_bytes];
+        end = Some(header.last_offset().0 + 1);
         let payload = batch::verify(bytes).ok().and_then(|header| {
             let payload = &bytes[BATCH_HEADER_BYTES..];
             match header.compression().ok()? {
@@ -219,4 +221,5 @@ pub(super) fn values(bytes: &[u8], mut show: impl FnMut(i64, &[u8])) {
             show(header.base_offset.0 + i64::from(record.offset_delta), record.value.unwrap_or_default());
         }
     }
+    end
 }

@@ -1,0 +1,63 @@
+//! A broker that lies is caught, and for what it did: each lie with the name under which it is reported, and the number
+//! of seeds within which it must be.
+
+use highwater_checker::Anomaly;
+use highwater_log::mutants::{self, Mutant};
+use highwater_sim::{Breach, Outcome, Scenario, run};
+
+/// How a lie is reported.
+#[derive(Debug, Clone, Copy)]
+enum Report {
+    /// By the checker, about records.
+    Of(Anomaly),
+    /// The data directory looks clean and is not.
+    LooksClean,
+    /// An assertion of the broker's own, which test builds have.
+    Assertion,
+}
+
+impl Report {
+    fn is_in(self, outcome: &Outcome) -> bool {
+        let breaches = |is: fn(&Breach) -> bool| outcome.breaches.iter().any(is);
+        match self {
+            Report::Of(anomaly) => outcome.violation(anomaly) > 0,
+            Report::LooksClean => breaches(|breach| *breach == Breach::LooksClean(true)),
+            Report::Assertion => breaches(|breach| matches!(breach, Breach::Ended(_))),
+        }
+    }
+}
+
+const OFFSET_GIVEN_TWICE: Report =
+    if cfg!(debug_assertions) { Report::Assertion } else { Report::Of(Anomaly::InconsistentOffset) };
+
+const LIES: [(Mutant, Report, u64); 11] = [
+    (mutants::ACK_BEFORE_WRITE, Report::Of(Anomaly::LostTail), 20),
+    (mutants::ACK_BEFORE_FLUSH, Report::Of(Anomaly::LostTail), 300),
+    (mutants::DROP_FLUSH_SOMETIMES, Report::Of(Anomaly::LostTail), 300),
+    (mutants::SKIP_JOURNAL_FLUSH, Report::Of(Anomaly::LostTail), 300),
+    (mutants::OFFSET_GIVEN_TWICE, OFFSET_GIVEN_TWICE, 20),
+    (mutants::RECORD_ALTERED, Report::Of(Anomaly::Corrupt), 20),
+    (mutants::RETRY_STORED_TWICE, Report::Of(Anomaly::Duplicate), 20),
+    (mutants::DUPLICATE_ACKED_AT_ONCE, Report::Of(Anomaly::LostTail), 300),
+    (mutants::CHECKPOINT_BEFORE_FLUSH, Report::Of(Anomaly::LostHole), 300),
+    (mutants::SERVE_BEFORE_RECOVERY_FLUSH, Report::Of(Anomaly::LostHole), 300),
+    (mutants::KEEP_CLEAN_MARKER, Report::LooksClean, 40),
+];
+
+/// The first seed that reports the lie so.
+fn first_seed(mutant: Mutant, report: Report, seeds: u64) -> Option<u64> {
+    let _lying = mutant.enable();
+    (0..seeds).find(|&seed| report.is_in(&run(seed, &Scenario::seeded(seed))))
+}
+
+#[test]
+fn every_lie_is_reported_by_its_name() {
+    let mut missed = Vec::new();
+    for (mutant, report, seeds) in LIES {
+        match first_seed(mutant, report, seeds) {
+            Some(seed) => println!("{}: {report:?} at seed {seed}", mutant.name),
+            None => missed.push(format!("{} is not reported as {report:?} in {seeds} seeds", mutant.name)),
+        }
+    }
+    assert!(missed.is_empty(), "{missed:#?}");
+}

@@ -1,0 +1,81 @@
+//! The whole broker from many seeds: what it promised is there, whatever ended it.
+//!
+//! `HIGHWATER_SEEDS=10000` sets the number of seeds, `HIGHWATER_FIRST_SEED` the first, `HIGHWATER_SEED=17` runs one.
+
+use highwater_sim::{Culprit, DiskHonesty, Figures, Outcome, Scenario, run};
+
+fn seeds(default: u64) -> impl Iterator<Item = u64> {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let one = number("HIGHWATER_SEED");
+    let first = one.or(number("HIGHWATER_FIRST_SEED")).unwrap_or(0);
+    let count = if one.is_some() { 1 } else { number("HIGHWATER_SEEDS").unwrap_or(default) };
+    first..first.saturating_add(count)
+}
+
+fn complain(outcome: &Outcome) -> String {
+    let seed = outcome.seed;
+    let complaints = outcome.complaints().join("\n  ");
+    format!("seed {seed}:\n  {complaints}\nagain: cargo run -p highwater-sim -- run --seed {seed} --verbose")
+}
+
+#[test]
+fn nothing_promised_is_broken_whatever_ends_the_broker() {
+    for seed in seeds(60) {
+        let outcome = run(seed, &Scenario::seeded(seed));
+        assert!(outcome.is_kept(), "{}", complain(&outcome));
+    }
+}
+
+#[test]
+fn one_seed_gives_one_trace_and_another_gives_another() {
+    let mut hashes = Vec::new();
+    for seed in [2, 5, 11, 23, 42, 77] {
+        let scenario = Scenario::seeded(seed);
+        let (one, other) = (run(seed, &scenario), run(seed, &scenario));
+        assert_eq!(one.trace_hash, other.trace_hash, "seed {seed}");
+        assert_eq!(one.verdict, other.verdict, "seed {seed}");
+        hashes.push(one.trace_hash);
+    }
+    hashes.sort_unstable();
+    hashes.dedup();
+    assert_eq!(hashes.len(), 6);
+}
+
+/// A run in which nothing happens proves nothing.
+#[test]
+fn seeds_kill_cut_and_replay_while_records_are_acknowledged() {
+    let mut sum = Figures::default();
+    let (mut vacuous, mut kinds) = (0, std::collections::BTreeSet::new());
+    for seed in 0..40 {
+        let scenario = Scenario::seeded(seed);
+        let outcome = run(seed, &scenario);
+        sum.power_losses += outcome.figures.power_losses;
+        sum.deaths_in_recovery += outcome.figures.deaths_in_recovery;
+        sum.groups_replayed += outcome.figures.groups_replayed;
+        sum.acked += outcome.figures.acked;
+        vacuous += u32::from(outcome.figures.acked == 0);
+        kinds.insert((scenario.acks, scenario.idempotence));
+    }
+    assert!(sum.power_losses > 40 && sum.deaths_in_recovery > 5, "{sum:?}");
+    assert!(sum.groups_replayed > 200 && sum.acked > 5_000, "{sum:?}");
+    assert!(vacuous < 8, "{vacuous} of 40 seeds had nothing acknowledged");
+    assert!(kinds.len() >= 4, "{kinds:?}");
+}
+
+/// A flush that was acknowledged and not done is the disk's lie, not the broker's: the loss is booked there.
+#[test]
+fn loss_on_a_disk_that_lies_is_booked_on_the_disk() {
+    let (mut lost, mut lied) = (0, 0);
+    for seed in 0..60 {
+        let scenario = Scenario { disk: DiskHonesty::LiesOnceIn(3), ..Scenario::seeded(seed) };
+        let outcome = run(seed, &scenario);
+        lied += outcome.flushes_lied;
+        assert_ne!(outcome.culprit(), Culprit::Broker, "{}", complain(&outcome));
+        let records = outcome.verdict.as_ref().map_or(0, |verdict| verdict.losses.records);
+        if records > 0 && scenario.flush.is_every_message() {
+            assert_eq!(outcome.culprit(), Culprit::Disk, "seed {seed}");
+            lost += records;
+        }
+    }
+    assert!(lied > 100 && lost > 0, "{lied} flushes lied about, {lost} records lost by it");
+}
