@@ -24,6 +24,7 @@
 
 mod actor;
 mod books;
+pub mod cell;
 mod dice;
 mod outcome;
 mod promises;
@@ -34,7 +35,7 @@ mod wire;
 
 pub use books::{Event, Lane, Records};
 pub use outcome::{Breach, Culprit, Figures, Outcome};
-pub use scenario::{Death, Deaths, DiskHonesty, Scenario};
+pub use scenario::{BrokerSize, Death, Deaths, DiskHonesty, Scenario};
 pub use trial::is_loss;
 
 use scene::{Scene, Stopped};

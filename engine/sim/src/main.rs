@@ -3,10 +3,11 @@
 //! Exit status as everywhere in the project: 0 if everything was kept, 1 if something was broken, 2 if it could not be
 //! tried.
 
-use std::io::{IsTerminal, Write, stderr};
+use std::io::{BufWriter, IsTerminal, Write, stderr};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use highwater_sim::{Culprit, DiskHonesty, Outcome, Scenario, run};
 
@@ -27,6 +28,10 @@ struct Cli {
 enum Command {
     /// Runs seeds, and stops at the first that breaks a promise.
     Run(RunArgs),
+    /// Runs a cell of a sweep: its description comes as JSON on standard input, what happened goes to standard output.
+    Cell,
+    /// Says whether a broker can run on this machine without being simulated, and if not, why.
+    Probe,
 }
 
 #[derive(Debug, Args)]
@@ -58,12 +63,31 @@ struct RunArgs {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run_seeds(&args),
+        Command::Cell => run_cell(),
+        Command::Probe => Ok(probe()),
     };
     match result {
         Ok(code) => code,
         Err(error) => {
             eprintln!("highwater-sim: {error:#}");
             ExitCode::from(2)
+        }
+    }
+}
+
+fn run_cell() -> anyhow::Result<ExitCode> {
+    let cell = serde_json::from_reader(std::io::stdin().lock()).context("the description of the cell")?;
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    highwater_sim::cell::run(&cell, &mut out).and_then(|()| out.flush()).context("standard output")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn probe() -> ExitCode {
+    match highwater_io::probe() {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("{error}");
+            ExitCode::FAILURE
         }
     }
 }

@@ -50,9 +50,20 @@ pub enum DiskHonesty {
     LiesOnceIn(u64),
 }
 
+/// How large the broker is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BrokerSize {
+    /// Little of everything, so that a short run goes round the journal, rolls segments and makes checkpoints.
+    Tiny,
+    /// Like a real one that is not busy.
+    Usual,
+}
+
 /// A run, apart from what its seed decides.
 #[derive(Debug, Clone)]
 pub struct Scenario {
+    /// How large the broker is.
+    pub size: BrokerSize,
     /// Shards of the broker.
     pub shards: usize,
     /// Partitions of each topic that is never deleted.
@@ -127,6 +138,7 @@ impl Scenario {
         let unflushed = !flush.is_every_message();
         let deaths = if unflushed && dice.one_in(2) { Deaths::WithoutPowerLoss } else { Deaths::Any };
         Scenario {
+            size: BrokerSize::Tiny,
             shards: dice.pick(&[1, 2, 2, 3]),
             partitions: (0..dice.between(1, 2))
                 .map(|_| u32::try_from(dice.between(1, 4)).expect("few"))

@@ -24,7 +24,7 @@ use crate::books::Books;
 use crate::dice::Dice;
 use crate::outcome::{Breach, Figures};
 use crate::promises::{Promises, Topic};
-use crate::scenario::{Death, Deaths, DiskHonesty, Scenario};
+use crate::scenario::{BrokerSize, Death, Deaths, DiskHonesty, Scenario};
 use crate::trial::Struck;
 
 const PORT: u16 = 9092;
@@ -221,7 +221,6 @@ impl Scene {
         });
     }
 
-    /// Little of everything, so that a short run goes round the journal, rolls segments and makes checkpoints.
     fn broker_config(&self) -> BrokerConfig {
         let mut config = BrokerConfig::for_data_dir("/data");
         let settings = [
@@ -232,16 +231,14 @@ impl Scene {
         for (name, value) in settings {
             config.set(name, &value).expect("the settings are valid");
         }
-        // Smaller than an administrator may set it.
-        config.static_config.insert("log.segment.bytes".to_owned(), (40 << 10).to_string());
-        config.shard.journal_file_bytes = 128 << 10;
-        config.shard.checkpoint_interval_bytes = 96 << 10;
-        config.shard.journal_max_files = 3;
-        config.shard.group_max_bytes = 32 << 10;
-        config.shard.unflushed_max_bytes = 32 << 10;
-        config.shard.hot_tail_bytes = 2 << 20;
-        config.shard.chunk_bytes = 8 << 10;
-        config.shard.chunks_in_flight = 2;
+        match self.hand.scenario.size {
+            BrokerSize::Tiny => make_tiny(&mut config),
+            // Files of the real size would be filled with zeros for longer than the run takes.
+            BrokerSize::Usual => {
+                config.shard.journal_file_bytes = 4 << 20;
+                config.shard.checkpoint_interval_bytes = 8 << 20;
+            }
+        }
         config
     }
 
@@ -506,6 +503,7 @@ impl Scene {
     fn last_life(&mut self) -> Result<Content, Stopped> {
         self.start_broker();
         self.wait_until_served()?;
+        self.look_at_ends()?;
         self.recovered();
         self.hand.stage.set(Stage::Closing);
         let clients = self.clients.clone();
@@ -525,6 +523,19 @@ impl Scene {
         }
         Ok(content)
     }
+}
+
+fn make_tiny(config: &mut BrokerConfig) {
+    // Smaller than an administrator may set it.
+    config.static_config.insert("log.segment.bytes".to_owned(), (40 << 10).to_string());
+    config.shard.journal_file_bytes = 128 << 10;
+    config.shard.checkpoint_interval_bytes = 96 << 10;
+    config.shard.journal_max_files = 3;
+    config.shard.group_max_bytes = 32 << 10;
+    config.shard.unflushed_max_bytes = 32 << 10;
+    config.shard.hot_tail_bytes = 2 << 20;
+    config.shard.chunk_bytes = 8 << 10;
+    config.shard.chunks_in_flight = 2;
 }
 
 fn world_config(scenario: &Scenario) -> WorldConfig {

@@ -179,7 +179,10 @@ impl Evidence<'_> {
             let Some(content) = self.content.partitions.get(&self.name(layout, place)) else { continue };
             reading.bounds(place, Offset(content.log_start), Offset(content.log_end));
             for (offset, value) in &content.records {
-                reading.record(place, Offset(*offset), *value);
+                match value {
+                    Ok(identity) => reading.record(place, Offset(*offset), Ok(*identity)),
+                    Err(bytes) => reading.value(place, Offset(*offset), bytes),
+                }
             }
         }
         reading

@@ -13,9 +13,10 @@ use super::drive::{Driven, until};
 use super::{Stagehand, steady_topic};
 use crate::books::{Books, Event, Lane, Records};
 use crate::dice::Dice;
+use crate::scenario::{BrokerSize, Scenario};
 
 /// Small, so that it runs full while the broker is away.
-const BUFFER_BYTES: usize = 48 << 10;
+const LEAST_BUFFER_BYTES: usize = 48 << 10;
 /// Room that a record takes beside its value.
 const OVERHEAD_BYTES: usize = 512;
 const REQUEST_TIMEOUT: Duration = Duration::from_millis(400);
@@ -79,8 +80,18 @@ fn config(hand: &Stagehand) -> ProducerConfig {
         delivery_timeout: DELIVERY_TIMEOUT,
         linger: scenario.linger,
         batch_size_bytes: scenario.batch_bytes,
-        buffer_memory_bytes: BUFFER_BYTES,
+        buffer_memory_bytes: buffer_bytes(scenario),
         ..ProducerConfig::default()
+    }
+}
+
+/// `buffer.memory`: for a broker of the usual size an open batch a partition, and as many on their way.
+fn buffer_bytes(scenario: &Scenario) -> usize {
+    let partitions: u32 = scenario.partitions.iter().sum();
+    let batch_bytes = scenario.batch_bytes.max(scenario.value_bytes.1 as usize) + OVERHEAD_BYTES;
+    match scenario.size {
+        BrokerSize::Tiny => LEAST_BUFFER_BYTES,
+        BrokerSize::Usual => LEAST_BUFFER_BYTES.max(2 * partitions as usize * batch_bytes),
     }
 }
 

@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use highwater_checker::{DecodeError, Identity};
+use highwater_checker::Identity;
 use highwater_client::IsolationLevel;
 use highwater_client::admin::{
     ConfigResource, DescribeCluster, DescribeConfigs, ListOffsets, OffsetSpec, Target,
@@ -37,7 +37,8 @@ const MAX_EMPTY_FETCHES: u32 = 50;
 pub(crate) struct PartitionContent {
     pub(crate) log_start: i64,
     pub(crate) log_end: i64,
-    pub(crate) records: Vec<(i64, Result<Identity, DecodeError>)>,
+    /// Offset, and what is there: a record of this run, or other bytes.
+    pub(crate) records: Vec<(i64, Result<Identity, Vec<u8>>)>,
 }
 
 /// What a broker holds.
@@ -122,7 +123,8 @@ async fn read_partition(
         let before = next;
         let end = values(data.records.as_deref().unwrap_or_default(), |offset, value| {
             if (before..log_end).contains(&offset) {
-                content.records.push((offset, Identity::decode(value, hand.books.run)));
+                let record = Identity::decode(value, hand.books.run).map_err(|_| value.to_vec());
+                content.records.push((offset, record));
             }
         });
         next = next.max(end.unwrap_or(next));
