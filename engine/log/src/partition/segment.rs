@@ -171,7 +171,8 @@ impl Segment {
         let offsets = io.fs().read_file(self.path(INDEX_SUFFIX), MAX_INDEX_BYTES).await;
         let times = io.fs().read_file(self.path(TIME_INDEX_SUFFIX), MAX_INDEX_BYTES).await;
         let (Ok(offsets), Ok(times)) = (offsets, times) else { return };
-        if self.index.borrow().covered_bytes() > 0 {
+        // Cut meanwhile, it has no index files any more.
+        if self.index.borrow().covered_bytes() > 0 || !self.closed.get() {
             return;
         }
         // An index without entries says nothing of a segment that has many batches, and Kafka's preallocated index
