@@ -214,6 +214,10 @@ pub struct Contract {
     pub read_then_lost: Permission,
     /// Longest time without an ack under load; absent: not judged.
     pub unavailable_at_most: Option<Nanos>,
+    /// `retention.bytes`: records may be deleted from the start of a partition's log as long as its newest so many
+    /// bytes stay. Absent: nothing is ever deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention_bytes: Option<u64>,
 }
 
 impl Contract {
@@ -266,6 +270,7 @@ pub fn promise(setting: &Setting, fault: Option<&Fault>) -> Contract {
         reordering: Permission::when(!setting.idempotence && setting.max_in_flight > 1),
         read_then_lost: Permission::when(loss != Loss::Nothing && visible),
         unavailable_at_most: None,
+        retention_bytes: None,
     }
 }
 

@@ -15,6 +15,10 @@ pub enum Anomaly {
     LostHole,
     /// A lost tail that is longer than the contract's window.
     LostBeyondWindow,
+    /// A topic whose creation was acknowledged is gone, or a topic is there in part.
+    LostTopic,
+    /// Retention took more than it may: what is left of a partition is smaller than `retention.bytes`.
+    DeletedEarly,
     /// Seen by a consumer during the run, not found at its end.
     ReadThenLost,
     /// Found more than once.
@@ -52,10 +56,12 @@ pub enum Anomaly {
 
 impl Anomaly {
     /// All of them, in order of gravity.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::LostTail,
         Self::LostHole,
         Self::LostBeyondWindow,
+        Self::LostTopic,
+        Self::DeletedEarly,
         Self::ReadThenLost,
         Self::Duplicate,
         Self::AbortedRead,
@@ -81,6 +87,8 @@ impl Anomaly {
             Self::LostTail => "lost (tail)",
             Self::LostHole => "lost (hole)",
             Self::LostBeyondWindow => "lost beyond the window",
+            Self::LostTopic => "lost topic",
+            Self::DeletedEarly => "deleted early",
             Self::ReadThenLost => "read then lost",
             Self::Duplicate => "duplicate",
             Self::AbortedRead => "aborted read",
@@ -198,6 +206,9 @@ pub struct Losses {
     pub unexplained: u64,
     /// Partitions with a loss.
     pub partitions: u64,
+    /// Acknowledged and not lost: below the log start, taken by the retention that the topic is set to.
+    #[serde(default)]
+    pub expired: u64,
     /// The instant of the fault minus the earliest ack among the lost; where records were lost that
     /// were acknowledged during the fault, the span from the earliest to the latest of them all.
     pub window: Option<Nanos>,
@@ -332,6 +343,19 @@ impl Verdict {
     #[must_use]
     pub fn violation(&self, anomaly: Anomaly) -> u64 {
         self.violations.iter().filter(|finding| finding.anomaly == anomaly).map(|finding| finding.count).sum()
+    }
+
+    /// Books a violation that no record shows, such as a topic that is gone.
+    pub fn book(&mut self, anomaly: Anomaly, example: String) {
+        self.standing = Standing::Broken;
+        match self.violations.iter_mut().find(|finding| finding.anomaly == anomaly) {
+            Some(finding) => {
+                finding.count += 1;
+                finding.examples.push(example);
+            }
+            None => self.violations.push(Finding { anomaly, count: 1, examples: vec![example] }),
+        }
+        self.violations.sort_by_key(|finding| finding.anomaly);
     }
 
     /// Whether the trial can prove anything: a trial in which nothing was acknowledged cannot lose.

@@ -18,6 +18,7 @@ struct Case {
     layout: Layout,
     ledger: ProducerLedger,
     log: Vec<(i64, u64)>,
+    log_start: i64,
     log_end: i64,
     faults: Vec<FaultEvent>,
     polls: Vec<Polls>,
@@ -37,7 +38,7 @@ impl Case {
             ledger.attempt(partition, at(1.0 + sequence as f64), SIZE);
         }
         let (log, faults, polls, observations) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { layout, ledger, log, log_end: 0, faults, polls, observations }
+        Self { layout, ledger, log, log_start: 0, log_end: 0, faults, polls, observations }
     }
 
     fn partition(&self) -> PartitionIndex {
@@ -54,6 +55,11 @@ impl Case {
     fn log(mut self, entries: &[(i64, u64)], log_end: i64) -> Self {
         self.log = entries.to_vec();
         self.log_end = log_end;
+        self
+    }
+
+    fn log_start(mut self, offset: i64) -> Self {
+        self.log_start = offset;
         self
     }
 
@@ -87,7 +93,7 @@ impl Case {
     fn trial(self) -> Trial {
         let mut reading = Reading::new(Reader::FINAL, RUN, &self.layout);
         let partition = self.partition();
-        reading.bounds(partition, Offset(0), Offset(self.log_end));
+        reading.bounds(partition, Offset(self.log_start), Offset(self.log_end));
         for (offset, sequence) in &self.log {
             reading.record(partition, Offset(*offset), Ok(self.identity(*sequence)));
         }
@@ -147,6 +153,48 @@ fn lost_tail_whose_offsets_were_reused_is_still_a_tail() {
     assert_eq!((verdict.losses.tail, verdict.losses.holes), (2, 0));
     let names: Vec<Anomaly> = verdict.permitted.iter().map(|finding| finding.anomaly).collect();
     assert_eq!(names, [Anomaly::LostTail, Anomaly::OffsetReused]);
+}
+
+fn retained(bytes: u64) -> Contract {
+    Contract { retention_bytes: Some(bytes), ..durable() }
+}
+
+/// Four records acknowledged; the first two are below the log start.
+fn expired() -> Case {
+    let acked = (0..4).fold(Case::new(4), |case, sequence| case.ack(sequence, 6.0));
+    acked.log(&[(2, 2), (3, 3)], 4).log_start(2).cut(10.0, 10.5, 11.0)
+}
+
+#[test]
+fn record_below_the_log_start_is_expired_only_where_retention_is_set() {
+    let verdict = expired().verdict(&retained(2 * u64::from(SIZE)));
+    assert_eq!(verdict.standing, Standing::Kept);
+    assert_eq!((verdict.losses.expired, verdict.losses.records, verdict.losses.of_records), (2, 0, 4));
+    let verdict = expired().verdict(&durable());
+    assert_eq!(verdict.violation(Anomaly::LostHole), 2);
+    assert_eq!(verdict.losses.expired, 0);
+}
+
+#[test]
+fn record_above_the_log_start_is_lost_also_where_retention_is_set() {
+    let acked = (0..4).fold(Case::new(4), |case, sequence| case.ack(sequence, 6.0));
+    let case = acked.log(&[(2, 2)], 3).log_start(2).cut(10.0, 10.5, 11.0);
+    let verdict = case.verdict(&retained(u64::from(SIZE)));
+    assert_eq!(verdict.violation(Anomaly::LostTail), 1);
+}
+
+#[test]
+fn retention_that_leaves_less_than_it_must_is_a_violation() {
+    let verdict = expired().verdict(&retained(100 * u64::from(SIZE)));
+    assert_eq!(verdict.violation(Anomaly::DeletedEarly), 1);
+}
+
+#[test]
+fn topic_that_is_gone_breaks_the_contract_once_booked() {
+    let mut verdict = Case::new(1).ack(0, 1.1).log(&[(0, 0)], 1).verdict(&durable());
+    assert_eq!(verdict.standing, Standing::Kept);
+    verdict.book(Anomaly::LostTopic, "topic t is gone".to_owned());
+    assert_eq!((verdict.standing, verdict.violation(Anomaly::LostTopic)), (Standing::Broken, 1));
 }
 
 #[test]

@@ -121,11 +121,16 @@ pub(super) fn book(case: &mut Case<'_>, partition: PartitionIndex, joined: &Join
         return;
     }
     let mut around: Vec<Around> = case.faults.iter().map(|fault| Around::new(fault, &joined.views)).collect();
-    let log_end = reference.partitions[partition.get()].bounds.map_or(i64::MIN, |(_, end)| end);
+    let (log_start, log_end) = reference.partitions[partition.get()].bounds.unwrap_or((i64::MIN, i64::MIN));
+    let may_expire = case.contract.retention_bytes.is_some();
     let mut span: Option<(Nanos, Nanos)> = None;
     let before = case.losses.records;
     for missing in &joined.missing {
         if !first_sight(case, partition, missing) {
+            continue;
+        }
+        if may_expire && missing.offset < log_start {
+            case.losses.expired += 1;
             continue;
         }
         let fault = case.explanation(missing.acked_at, partition, missing.offset);

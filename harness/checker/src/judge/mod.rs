@@ -6,8 +6,8 @@
 //! 2. the reference reading (the plain final read) marks what was found: phantoms, duplicates, order
 //!    within a producer (`found`);
 //! 3. partition by partition, acknowledged offsets are joined with the reference: what is at its
-//!    offset is kept, the rest is lost, reused or displaced (`acks`), ordered or not (`order`), and
-//!    the time without acks is measured (`gap`);
+//!    offset is kept, the rest is lost, expired (`retention`), reused or displaced (`acks`), ordered or
+//!    not (`order`), and the time without acks is measured (`gap`);
 //! 4. the other final reads and the polls are held against the reference (`readers`), and reported
 //!    offsets against each other (`reported`);
 //! 5. the cells are counted, and must add up (`cells`).
@@ -24,6 +24,7 @@ mod lost;
 mod order;
 mod readers;
 mod reported;
+mod retention;
 
 use crate::contract::{Contract, Loss, Permission};
 use crate::fault::FaultEvent;
@@ -105,6 +106,7 @@ pub fn judge(trial: Trial, contract: &Contract) -> Result<Verdict, JudgeError> {
     for partition in case.ledger.layout.partitions() {
         let joined = acks::join(&mut case, partition, &reference);
         lost::book(&mut case, partition, &joined, &reference);
+        retention::check(&mut case, partition, &reference);
         order::check(&mut case, partition, &joined.views);
         gap::widen(&mut longest_gap, &case.ledger, partition, &joined.views);
     }
