@@ -30,8 +30,8 @@ impl MediumKind {
     pub fn for_fault(fault: Fault, can_cut: bool) -> Self {
         match fault {
             Fault::None | Fault::Kill => MediumKind::Real,
-            Fault::PowerCut if can_cut => MediumKind::PowerSwitchDisk,
-            Fault::PowerCut => MediumKind::Simulated,
+            Fault::PowerCut | Fault::LyingFlush if can_cut => MediumKind::PowerSwitchDisk,
+            Fault::PowerCut | Fault::LyingFlush => MediumKind::Simulated,
         }
     }
 

@@ -62,6 +62,8 @@ pub struct Driver {
     flush_check_interval: Option<String>,
     /// Broker settings that the report prints as they are in effect.
     pub shown: Vec<String>,
+    /// Names of the files in which it notes how far its log is recovered.
+    pub checkpoint_files: Vec<String>,
 }
 
 /// Why there is no driver.
@@ -265,6 +267,7 @@ fn read(reader: &mut Reader<'_>, name: &str, document: &toml::de::DeTable<'_>) -
     let stop_within = top.read(reader, "stop_within", units::positive_duration);
     let stop_signal = top.read(reader, "stop_signal", signal).unwrap_or(Signal::TERM);
     let shown = top.read(reader, "shown", words).unwrap_or_default();
+    let checkpoint_files = top.read(reader, "checkpoint_files", words).unwrap_or_default();
     let flush_check_interval = top.read(reader, "flush.check_interval", owned);
     let settings = top.settings(reader, "settings");
     let environment = top.settings(reader, "environment");
@@ -292,6 +295,7 @@ fn read(reader: &mut Reader<'_>, name: &str, document: &toml::de::DeTable<'_>) -
         flush_ms,
         flush_check_interval,
         shown,
+        checkpoint_files,
     })
 }
 

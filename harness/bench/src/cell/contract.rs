@@ -10,6 +10,8 @@ use crate::broker::driver::Driver;
 use crate::workload::Cell;
 use crate::workload::settings::{Fault, Flush};
 
+/// The topic setting that lets old records go.
+pub const RETENTION_BYTES: &str = "retention.bytes";
 /// Kafka's way to say never, in a topic's settings.
 const NEVER: &str = "9223372036854775807";
 /// Largest record batch that a topic takes by Kafka's default.
@@ -18,7 +20,7 @@ const DEFAULT_MAX_MESSAGE_BYTES: usize = 1_048_588;
 const BATCH_OVERHEAD_BYTES: usize = 64 << 10;
 
 /// Topic settings that decide what a broker owes, or how the figures come about; shown as they are in effect.
-const SHOWN_OF_TOPIC: [&str; 9] = [
+const SHOWN_OF_TOPIC: [&str; 10] = [
     "cleanup.policy",
     "compression.type",
     "flush.messages",
@@ -26,6 +28,7 @@ const SHOWN_OF_TOPIC: [&str; 9] = [
     "max.message.bytes",
     "min.insync.replicas",
     "message.timestamp.type",
+    RETENTION_BYTES,
     "segment.bytes",
     "unclean.leader.election.enable",
 ];
@@ -84,6 +87,13 @@ impl Effective {
         of_topic.chain(of_broker).collect()
     }
 
+    /// What retention must leave of each partition, if it takes anything.
+    #[must_use]
+    pub fn retention_bytes(&self) -> Option<u64> {
+        // Kafka writes "no limit" as −1, which is no such number.
+        self.topic.get(RETENTION_BYTES)?.parse().ok()
+    }
+
     /// The settings that decide what may be lost.
     #[must_use]
     pub fn setting(&self, cell: &Cell, driver: &Driver) -> Setting {
@@ -121,9 +131,15 @@ pub fn fault(fault: Fault) -> Option<checker::Fault> {
         Fault::None => return None,
         Fault::Kill => FaultKind::ProcessKill,
         Fault::PowerCut => FaultKind::PowerCut,
+        Fault::LyingFlush => FaultKind::LyingFlush,
     };
-    // One broker holds everything: to hit one is to hit all.
-    Some(checker::Fault { kind, scope: Scope::OneBroker, in_sync_replicas: None })
+    Some(one_broker(kind))
+}
+
+/// A fault of the one broker, which holds everything: to hit one is to hit all.
+#[must_use]
+pub fn one_broker(kind: FaultKind) -> checker::Fault {
+    checker::Fault { kind, scope: Scope::OneBroker, in_sync_replicas: None }
 }
 
 /// What a broker owes.
@@ -190,6 +206,26 @@ mod tests {
         };
         assert_eq!(owed(NEVER), Loss::UNBOUNDED_TAIL);
         assert!(matches!(owed("50"), Loss::Tail { messages: None, window: Some(_) }));
+    }
+
+    #[test]
+    fn retention_is_what_the_broker_reports() {
+        let of = |value: &str| {
+            let topic = settings(&[(RETENTION_BYTES, value)]);
+            Effective { topic, broker: Settings::new() }.retention_bytes()
+        };
+        assert_eq!((of("1048576"), of("-1")), (Some(1_048_576), None));
+        assert_eq!(Effective::default().retention_bytes(), None);
+    }
+
+    #[test]
+    fn disk_that_lies_is_what_the_loss_is_booked_on() {
+        let cell = cell("fault = 'lying-flush'");
+        let effective = Effective { topic: topic_settings(&cell, &Settings::new()), broker: Settings::new() };
+        let setting = effective.setting(&cell, &kafka());
+        let owed = contract(&setting, fault(Fault::LyingFlush).as_ref());
+        assert_eq!(owed.loss, Loss::Anything);
+        assert!(owed.because.contains("the medium gave up what was flushed"), "{}", owed.because);
     }
 
     #[test]

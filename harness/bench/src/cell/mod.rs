@@ -9,20 +9,23 @@
 //! Whatever happens on the way, the broker is killed and the medium is gone when [`run`] returns: both belong to values
 //! that clean up when they are dropped.
 
+mod aim;
 pub mod contract;
+mod evidence;
 mod fault;
+mod files;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use highwater_checker::{
     self as checker, Contract, FaultEvent, Isolation, JudgeError, Layout, Loss, Nanos, Offset, PartitionId,
-    Reading, RunId, Setting, Verdict, judge,
+    Reading, RunId, Setting, Standing, Verdict, judge,
 };
 use highwater_disk::{CutReport, PowerOnReport};
 use serde::Serialize;
 
-use crate::broker::admin::{self, AdminError, LATEST, Settings};
+use crate::broker::admin::{self, AdminError, EARLIEST, LATEST, Settings};
 use crate::broker::driver::{Driver, Place};
 use crate::broker::process::{Broker, BrokerError, Installed, Stopped, Usage, free_ports};
 use crate::broker::wire::{Connection, WireError};
@@ -33,10 +36,12 @@ use crate::load::{self, Done, Driving, LoadError, Running};
 use crate::machine;
 use crate::medium::{Medium, MediumError, MediumKind, Scratch};
 use crate::results::{FaultMark, Latency, Load, Timeline};
-use crate::workload::settings::{Acks, Fault};
+use crate::workload::settings::{Acks, Aim, Fault};
 use crate::workload::{Cell, Workload};
 
+use aim::Reached;
 use contract::Effective;
+use evidence::Evidence;
 use fault::Strike;
 
 /// The topic of every cell.
@@ -68,6 +73,8 @@ pub struct Bench<'a> {
     pub scratch: &'a Path,
     /// Where logs are kept afterwards.
     pub logs: &'a Path,
+    /// Where the data directory is kept, as the fault left it, of a trial that broke its contract.
+    pub evidence: Option<&'a Path>,
     /// Whether this machine can cut the power of a disk.
     pub can_cut_power: bool,
     /// Runs the cells that need a power cut where this machine has none, if there is such a thing.
@@ -150,6 +157,14 @@ pub enum CellError {
     /// The broker ignores a setting.
     #[error("{0}")]
     NotInEffect(String),
+    /// What the fault is aimed at did not come.
+    #[error("the fault is aimed at {aim}, and {why}")]
+    NotReached {
+        /// What it is aimed at.
+        aim: Aim,
+        /// Why it was not reached.
+        why: &'static str,
+    },
     /// The load.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -207,8 +222,8 @@ pub struct Outcome {
     pub service: Latency,
     /// By time.
     pub timeline: Timeline,
-    /// The fault, as it happened.
-    pub fault: Option<FaultMark>,
+    /// The faults, as they happened: the cell's own, after what led to it.
+    pub faults: Vec<FaultMark>,
     /// What the checker says.
     pub verdict: Verdict,
     /// The load ended before the loss window could.
@@ -224,8 +239,6 @@ pub struct Details {
     pub ready_ms: u64,
     /// From the restart after the fault until every partition had a leader again.
     pub recovery_ms: Option<u64>,
-    /// How long before the fault the last ack had come.
-    pub since_last_ack_at_fault_us: Option<u64>,
     /// CPU time of the broker's own processes while the clock ran; up to the fault, if there was one.
     pub broker_process_cpu_ms: u64,
     /// Most memory its processes had resident.
@@ -238,6 +251,8 @@ pub struct Details {
     pub stopped_cleanly: bool,
     /// What the cut did to the disk.
     pub cut: Option<CutReport>,
+    /// Flushes that the disk answered and did not do.
+    pub flushes_lied: u64,
     /// What the file system said when the power came back.
     pub power_on: Option<PowerOnReport>,
 }
@@ -296,8 +311,17 @@ struct Loaded {
     done: Done,
     started_at: Nanos,
     strike: Option<Strike>,
+    reached: Reached,
     usage: Usage,
     machine_cpu: Option<Duration>,
+}
+
+/// A broker that is back after a fault.
+struct Recovered {
+    event: FaultEvent,
+    power_on: Option<PowerOnReport>,
+    took: Duration,
+    evidence: Option<Evidence>,
 }
 
 impl<'a> Trial<'a> {
@@ -336,32 +360,28 @@ impl<'a> Trial<'a> {
         effective.check(&self.topic_settings).map_err(CellError::NotInEffect)?;
         let setting = effective.setting(self.cell, self.bench.driver);
         let fault = contract::fault(self.cell.settings.fault);
-        let contract = contract::contract(&setting, fault.as_ref());
+        let contract = Contract {
+            retention_bytes: effective.retention_bytes(),
+            ..contract::contract(&setting, fault.as_ref())
+        };
         self.settle()?;
 
         let memory_warmed = self.warm_memory()?;
-        let loaded = self.load(&mut broker, clock)?;
+        let loaded = self.load(&mut broker, clock, Duration::from_millis(ready_ms))?;
 
-        let (events, power_on, recovery_ms) = match (loaded.strike, fault) {
-            (Some(strike), Some(fault)) => {
-                let (event, power_on, recovery) = self.recover(&mut broker, &strike, fault, clock)?;
-                (vec![event], power_on, Some(millis(recovery)))
-            }
+        let recovered = match (loaded.strike, fault) {
+            (Some(strike), Some(fault)) => Some(self.recover(&mut broker, &strike, fault, clock)?),
             _ => {
                 self.wait_until_quiet(&loaded)?;
-                (Vec::new(), None, None)
+                None
             }
         };
+        self.wait_for_retention()?;
         self.bench.observer.phase(Phase::Reading);
         let readings = self.read_back(&broker)?;
-        let stopped_cleanly = broker.stop()? == Stopped::Cleanly;
 
-        let Loaded { done, started_at, strike, usage, machine_cpu } = loaded;
-        let mark = events.first().map(|event| FaultMark {
-            fault: event.fault,
-            struck_at: event.struck_at,
-            restored_at: event.restored_at,
-        });
+        let Loaded { done, started_at, strike, reached, usage, machine_cpu } = loaded;
+        let (events, faults) = self.faults(&reached, strike.as_ref(), recovered.as_ref());
         let attempted_from = started_at.since(crate::clock::nanos(self.cell.timing.warm_up));
         let trial = checker::Trial {
             ledger: done.ledger,
@@ -370,7 +390,20 @@ impl<'a> Trial<'a> {
             polls: Vec::new(),
             observations: Vec::new(),
         };
-        let verdict = judge(trial, &contract)?;
+        let mut verdict = judge(trial, &contract)?;
+        if let Some(strike) = strike {
+            self.judge_creation(reached, strike.struck_at, &mut verdict)?;
+        }
+        let stopped_cleanly = broker.stop()? == Stopped::Cleanly;
+        let (power_on, recovery_ms, evidence) = match recovered {
+            Some(recovered) => (recovered.power_on, Some(millis(recovered.took)), recovered.evidence),
+            None => (None, None, None),
+        };
+        if let (Some(evidence), Some(to), Standing::Broken) =
+            (evidence, self.bench.evidence, verdict.standing)
+        {
+            evidence.keep(&to.join(self.cell.id().to_string()))?;
+        }
         let broker_cpu = machine_cpu.map(|machine| machine.saturating_sub(done.client_cpu));
         Ok(Outcome {
             window_is_lower_bound: strike.is_some_and(|strike| {
@@ -380,18 +413,18 @@ impl<'a> Trial<'a> {
             intended: done.intended,
             service: done.service,
             timeline: done.timeline,
-            fault: mark,
+            faults,
             verdict,
             details: Details {
                 ready_ms,
                 recovery_ms,
-                since_last_ack_at_fault_us: strike.map(|strike| micros(strike.since_last_ack)),
                 broker_process_cpu_ms: millis(usage.cpu),
                 broker_peak_rss_bytes: usage.peak_rss_bytes,
                 client_cpu_ms: millis(done.client_cpu),
                 memory_warmed,
                 stopped_cleanly,
                 cut: strike.and_then(|strike| strike.cut),
+                flushes_lied: strike.map_or(0, |strike| strike.flushes_lied),
                 power_on,
             },
             effective: effective.shown(self.bench.driver),
@@ -400,6 +433,27 @@ impl<'a> Trial<'a> {
             broker_settings: self.broker_settings,
             topic_settings: self.topic_settings,
         })
+    }
+
+    /// What was done to the broker, for the checker and for the results.
+    fn faults(
+        &self,
+        reached: &Reached,
+        strike: Option<&Strike>,
+        recovered: Option<&Recovered>,
+    ) -> (Vec<FaultEvent>, Vec<FaultMark>) {
+        let (mut events, mut marks): (Vec<_>, Vec<_>) = reached.earlier.iter().cloned().unzip();
+        if let (Some(strike), Some(Recovered { event, .. })) = (strike, recovered) {
+            events.push(event.clone());
+            marks.push(FaultMark {
+                fault: event.fault,
+                struck_at: event.struck_at,
+                restored_at: event.restored_at,
+                since_last_ack: Some(crate::clock::nanos(strike.since_last_ack)),
+                aim: reached.mark(self.cell.settings.aim, event.struck_at),
+            });
+        }
+        (events, marks)
     }
 
     fn partitions(&self) -> i32 {
@@ -465,7 +519,7 @@ impl<'a> Trial<'a> {
         Ok(true)
     }
 
-    fn load(&self, broker: &mut Broker, clock: Clock) -> Result<Loaded, CellError> {
+    fn load(&self, broker: &mut Broker, clock: Clock, ready: Duration) -> Result<Loaded, CellError> {
         let plan = load::Plan {
             address: broker.address(),
             topic: TOPIC.to_owned(),
@@ -478,26 +532,22 @@ impl<'a> Trial<'a> {
         let mut running = load::start(plan)?;
         let started_at = running.start_clock(self.bench.cancel)?;
         let before = (machine::busy_cpu(), broker.usage());
+        fault::prepare(self.medium.disk(), &self.cell.settings)?;
         self.bench.observer.phase(Phase::Loading);
-        let strike = match self.cell.fault_after() {
-            Some(delay) => {
-                self.watch(broker, &running, started_at, Some(after(started_at, delay)), clock)?;
-                let usage = broker.usage();
-                let strike = self.strike(broker, &running, clock)?;
-                self.bench.observer.phase(Phase::Recovering);
-                (Some(strike), usage)
-            }
-            None => {
-                self.watch(broker, &running, started_at, None, clock)?;
-                (None, broker.usage())
-            }
-        };
-        let (strike, usage) = strike;
+        let until = self.cell.fault_after().map(|delay| after(started_at, delay));
+        self.watch(broker, &running, started_at, until, clock)?;
+        let usage = broker.usage();
+        let (mut reached, mut strike) = (Reached::default(), None);
+        if until.is_some() {
+            reached = self.reach(broker, &running, clock, ready)?;
+            strike = Some(self.strike(broker, &running, clock)?);
+            self.bench.observer.phase(Phase::Recovering);
+        }
         let machine_cpu =
             machine::busy_cpu().zip(before.0).map(|(after, before)| after.saturating_sub(before));
         let done = running.finish(self.bench.cancel)?;
         let cpu = usage.cpu.saturating_sub(before.1.cpu);
-        Ok(Loaded { done, started_at, strike, usage: Usage { cpu, ..usage }, machine_cpu })
+        Ok(Loaded { done, started_at, strike, reached, usage: Usage { cpu, ..usage }, machine_cpu })
     }
 
     /// Waits until `until`, or until the load is finished.
@@ -525,30 +575,36 @@ impl<'a> Trial<'a> {
     }
 
     fn strike(&self, broker: &mut Broker, running: &Running, clock: Clock) -> Result<Strike, CellError> {
-        match self.medium.disk() {
-            Some(disk) if self.cell.settings.fault == Fault::PowerCut => {
-                fault::cut_power(broker, disk, running, clock, self.cell.seed)
+        let strike = match self.medium.disk() {
+            Some(disk) if self.cell.settings.fault.cuts_power() => {
+                fault::cut_power(broker, disk, running, clock, self.cell)
             }
             _ => fault::kill(broker, running, clock),
-        }
+        };
+        running.abort();
+        strike
     }
 
-    /// Brings the broker back. Gives what happened, and how long the broker took.
+    /// Brings the broker back.
     fn recover(
         &self,
         broker: &mut Broker,
         strike: &Strike,
         fault: checker::Fault,
         clock: Clock,
-    ) -> Result<(FaultEvent, Option<PowerOnReport>, Duration), CellError> {
+    ) -> Result<Recovered, CellError> {
         let power_on = match self.medium.disk() {
             Some(disk) => Some(fault::restore_power(disk)?),
+            None => None,
+        };
+        let evidence = match self.bench.evidence {
+            Some(_) => Some(Evidence::take(&self.medium.data(), &self.installed.place().work)?),
             None => None,
         };
         let restarting = Instant::now();
         *broker = self.installed.start()?;
         broker.wait_ready(Some((TOPIC, self.partitions())), self.bench.cancel)?;
-        let recovery = restarting.elapsed();
+        let took = restarting.elapsed();
         let event = FaultEvent {
             fault,
             struck_at: strike.struck_at,
@@ -556,7 +612,24 @@ impl<'a> Trial<'a> {
             restored_at: clock.now(),
             recovered_ends: self.log_ends()?,
         };
-        Ok((event, power_on, recovery))
+        Ok(Recovered { event, power_on, took, evidence })
+    }
+
+    /// Where retention deletes, log starts may still move, and a reader that is at one of them would fall off.
+    fn wait_for_retention(&self) -> Result<(), CellError> {
+        if !self.topic_settings.contains_key(contract::RETENTION_BYTES) {
+            return Ok(());
+        }
+        let deadline = Instant::now() + QUIET_WITHIN;
+        let (mut last, mut since) = (Vec::new(), Instant::now());
+        while since.elapsed() < QUIET && Instant::now() < deadline {
+            let starts = admin::list_offsets(&mut self.connect()?, TOPIC, self.partitions(), 0, EARLIEST)?;
+            if starts != last {
+                (last, since) = (starts, Instant::now());
+            }
+            self.bench.cancel.wait(LOOK_INTERVAL)?;
+        }
+        Ok(())
     }
 
     fn log_ends(&self) -> Result<Vec<(checker::PartitionIndex, Offset)>, CellError> {
@@ -619,8 +692,4 @@ fn is_lower_bound(contract: &Contract, verdict: &Verdict, load: Nanos) -> bool {
 
 fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn micros(span: Duration) -> u64 {
-    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
 }

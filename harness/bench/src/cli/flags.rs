@@ -53,6 +53,9 @@ pub(super) struct Common {
     /// Run each cell no more often than this.
     #[arg(long, value_name = "N")]
     pub(super) max_repeats: Option<u32>,
+    /// Keep the data directory of each trial whose contract was broken below DIR, as the fault left it.
+    #[arg(long, value_name = "DIR")]
+    pub(super) evidence: Option<PathBuf>,
     /// How the client's bytes move.
     #[arg(long, value_enum, default_value_t)]
     pub(super) client: Driving,

@@ -81,6 +81,7 @@ fn options(common: &Common, results: Option<PathBuf>, scratch: Option<PathBuf>) 
         driving: common.client,
         results: results.unwrap_or_else(|| root.join("results")),
         resume: false,
+        evidence: common.evidence.clone(),
         drivers: directory.join("brokers"),
         scratch: std::path::absolute(&scratch).with_context(|| scratch.display().to_string())?,
         root,

@@ -337,7 +337,43 @@ pub struct FaultMark {
     pub struck_at: Nanos,
     /// When the brokers were whole again.
     pub restored_at: Nanos,
+    /// How long before the fault the last ack had come: a fault that meets silence proves nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since_last_ack: Option<Nanos>,
+    /// What its instant was aimed at, if at anything, and how near it fell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aim: Option<AimMark>,
 }
+
+/// What the instant of a fault was aimed at, and how near it fell.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AimMark {
+    /// As the workload calls it: `roll`, `checkpoint`, …
+    pub at: String,
+    /// What was seen, in words.
+    pub what: String,
+    /// From there to the fault.
+    pub distance: Nanos,
+}
+
+impl FaultMark {
+    /// Acks were flowing when it struck. A fault of which that is not known is given the benefit.
+    #[must_use]
+    pub fn met_acks(&self) -> bool {
+        self.since_last_ack.is_none_or(|silence| silence <= FLOWING)
+    }
+
+    /// It fell as near as it was to.
+    #[must_use]
+    pub fn is_near(&self) -> bool {
+        self.aim.as_ref().is_none_or(|aim| aim.distance <= NEAR)
+    }
+}
+
+/// Acks flow if the last one is no older than this.
+pub const FLOWING: Nanos = Nanos::from_millis(100);
+/// An aimed fault falls within this of what it is aimed at.
+pub const NEAR: Nanos = Nanos::from_millis(10);
 
 /// Two cells measured in interleaved pairs (A B B A …).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

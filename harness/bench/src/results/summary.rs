@@ -4,7 +4,7 @@
 //! over trials. Nothing is averaged.
 
 use super::stats::Spread;
-use super::{Cell, Configuration, Latency, Purpose, Sweep, Trial};
+use super::{Cell, Configuration, FaultMark, Latency, Purpose, Sweep, Trial};
 use highwater_checker::{Acks, Anomaly, Contract, Fault, Finding, LostRecord, Nanos, Standing, Verdict};
 
 /// Examples kept of a finding over all trials.
@@ -38,7 +38,7 @@ pub struct CellSummary<'a> {
 pub struct Judged {
     /// Trials with a verdict.
     pub trials: usize,
-    /// Trials in which something was acknowledged, so that something could be lost.
+    /// Trials in which something could be lost: something was acknowledged, and acks were flowing when a fault struck.
     pub telling_trials: usize,
     /// Broken if any trial was.
     pub standing: Standing,
@@ -213,10 +213,13 @@ fn judged(cell: &Cell, acks: Acks) -> Option<Judged> {
         lost_by_trial.iter().enumerate().max_by_key(|(place, lost)| (**lost, usize::MAX - place))?;
     let (worst_trial, _, worst) = verdicts[place];
     let broken = verdicts.iter().any(|(_, _, verdict)| verdict.standing == Standing::Broken);
-    let telling = |verdict: &Verdict| !verdict.is_vacuous() || (acks == Acks::Zero && verdict.attempts > 0);
+    let telling = |trial: &Trial, verdict: &Verdict| {
+        let acked = !verdict.is_vacuous() || (acks == Acks::Zero && verdict.attempts > 0);
+        acked && (trial.faults.is_empty() || trial.faults.iter().any(FaultMark::met_acks))
+    };
     Some(Judged {
         trials: verdicts.len(),
-        telling_trials: verdicts.iter().filter(|(_, _, verdict)| telling(verdict)).count(),
+        telling_trials: verdicts.iter().filter(|(_, trial, verdict)| telling(trial, verdict)).count(),
         standing: if broken { Standing::Broken } else { Standing::Kept },
         violations: added_up(verdicts.iter().flat_map(|(_, _, verdict)| &verdict.violations)),
         permitted: added_up(verdicts.iter().flat_map(|(_, _, verdict)| &verdict.permitted)),

@@ -25,7 +25,6 @@ use crate::medium::{MediumError, Scratch, can_cut_power};
 use crate::results::store::{ResultsDir, StoreError};
 use crate::results::text::exact;
 use crate::results::{Environment, Property, Purpose, Stamp, Sweep, Trial};
-use crate::workload::settings::Fault;
 use crate::workload::{Cell, Workload, WorkloadError};
 
 use plan::{Contender, Plan, PlannedTrial};
@@ -58,6 +57,8 @@ pub struct Options {
     pub root: PathBuf,
     /// Where brokers keep their files while they run.
     pub scratch: PathBuf,
+    /// Where data directories are kept of trials that broke their contract, as the fault left them.
+    pub evidence: Option<PathBuf>,
     /// How the client's bytes move.
     pub driving: Driving,
     /// The command that repeats this sweep, for the report.
@@ -175,7 +176,7 @@ pub fn prepare(options: &Options) -> Result<Prepared, SweepError> {
     if cells.is_empty() {
         return Err(SweepError::Empty(workload.name));
     }
-    let cuts = cells.iter().any(|cell| cell.settings.fault == Fault::PowerCut);
+    let cuts = cells.iter().any(|cell| cell.settings.fault.cuts_power());
     let no_power_cuts = if cuts { can_cut_power().err() } else { None };
     Ok(Prepared { workload, text, brokers, contenders, cells, no_power_cuts, simulator: None })
 }
@@ -277,6 +278,7 @@ pub fn run_cell(
         workload: &prepared.workload,
         scratch: &options.scratch,
         logs,
+        evidence: options.evidence.as_deref(),
         can_cut_power: prepared.no_power_cuts.is_none(),
         simulator: prepared.simulator.as_deref(),
         driving: options.driving,
@@ -355,7 +357,7 @@ impl Runner<'_> {
             service: outcome.service,
             intended: outcome.intended,
             timeline: outcome.timeline,
-            faults: outcome.fault.into_iter().collect(),
+            faults: outcome.faults,
             verdict: Some(outcome.verdict),
             window_is_lower_bound: outcome.window_is_lower_bound,
             files: files_of(self.folder.path(), &raw),

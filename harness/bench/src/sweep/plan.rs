@@ -1,7 +1,7 @@
 //! From a workload's cells to the results' tree: configurations, their cells, their trials.
 //!
-//! The workload's cell is the results' *trial*: one run from one seed. Trials that differ only in repeat make one cell
-//! of the results; cells that differ only in fault and rate belong to one configuration, so that the report can set the
+//! The workload's cell is the results' *trial*: one run from one seed. Trials that differ only in repeat and in what
+//! their fault is aimed at make one cell of the results; cells that differ only in fault and rate belong to one configuration, so that the report can set the
 //! throughput of the one against the loss of the other.
 
 use std::collections::BTreeMap;
@@ -211,7 +211,7 @@ impl Naming {
 }
 
 /// The axes beside acks, flush, rate and fault, in the order in which they stand in a name.
-fn axes(settings: &CellSettings) -> [(&'static str, String); 10] {
+fn axes(settings: &CellSettings) -> [(&'static str, String); 11] {
     [
         ("linger.ms", settings.linger_ms.to_string()),
         ("batch.size", settings.batch_size_bytes.to_string()),
@@ -226,6 +226,7 @@ fn axes(settings: &CellSettings) -> [(&'static str, String); 10] {
         ("producers", settings.producers.to_string()),
         ("idempotence", unusual_idempotence(settings)),
         ("in-flight", settings.max_in_flight.to_string()),
+        ("flush-delay", format!("{:?}", settings.flush_delay)),
     ]
 }
 
@@ -280,6 +281,13 @@ mod tests {
         assert_eq!(ids(&plan), [format!("{configuration}.performance"), format!("{configuration}.kill")]);
         let numbers: Vec<_> = plan.trials.iter().map(|trial| (trial.place, trial.number)).collect();
         assert_eq!(numbers, [(0, 0), (1, 0), (1, 1)]);
+    }
+
+    #[test]
+    fn faults_with_different_aims_are_trials_of_one_cell() {
+        let plan = planned("[[grid]]\nfault='power-cut'\nfault_at=['seeded','roll']\nrepeats=2", &["kafka"]);
+        assert_eq!(ids(&plan), ["kafka-acks-all-flush.messages-1.power-cut"]);
+        assert_eq!(plan.trials.iter().map(|trial| trial.number).collect::<Vec<_>>(), [0, 1, 2, 3]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use twox_hash::XxHash3_64;
 
-use super::settings::{Acks, CompressionType, Fault, Flush, Key, Payload};
+use super::settings::{Acks, Aim, CompressionType, Fault, Flush, Key, Payload};
 use super::units::Rate;
 use super::{Grid, Timing, Workload};
 use crate::seed::Seed;
@@ -61,6 +61,10 @@ pub struct CellSettings {
     pub max_in_flight: u32,
     /// The fault.
     pub fault: Fault,
+    /// What its instant is aimed at.
+    pub aim: Aim,
+    /// How much longer than it must the disk with a power switch takes for a flush.
+    pub flush_delay: Duration,
 }
 
 impl fmt::Display for CellSettings {
@@ -84,7 +88,16 @@ impl fmt::Display for CellSettings {
             self.idempotence,
             self.max_in_flight,
             self.fault,
-        )
+        )?;
+        // Only where they are not what they always were before they could be chosen: seeds are drawn from this text, and
+        // a seed in an old report must still mean the same run.
+        if self.aim != Aim::Seeded {
+            write!(f, " fault_at={}", self.aim)?;
+        }
+        if !self.flush_delay.is_zero() {
+            write!(f, " disk.flush_delay={:?}", self.flush_delay)?;
+        }
+        Ok(())
     }
 }
 
@@ -114,15 +127,20 @@ impl Cell {
         if self.settings.fault == Fault::None {
             return None;
         }
-        let window = self.timing.duration.saturating_sub(self.timing.fault_earliest);
+        let mut window = self.timing.duration.saturating_sub(self.timing.fault_earliest);
+        if self.settings.aim != Aim::Seeded {
+            // From then on it waits for what it is aimed at, which needs load to happen.
+            window /= 2;
+        }
         Some(self.timing.fault_earliest + window.mul_f64(self.seed.child("fault instant").unit()))
     }
 
     /// The cell in a line: broker, and what a reader compares by.
     #[must_use]
     pub fn title(&self) -> String {
-        let CellSettings { acks, flush, rate, fault, .. } = self.settings;
-        format!("{} acks={acks} {} {rate} {fault} #{}", self.broker, show_flush(flush), self.repeat)
+        let CellSettings { acks, flush, rate, fault, aim, .. } = self.settings;
+        let at = if aim == Aim::Seeded { String::new() } else { format!(" at {aim}") };
+        format!("{} acks={acks} {} {rate} {fault}{at} #{}", self.broker, show_flush(flush), self.repeat)
     }
 }
 
@@ -191,6 +209,8 @@ fn product(grid: &Grid) -> Vec<CellSettings> {
         idempotence: false,
         max_in_flight: grid.max_in_flight[0],
         fault: grid.fault[0],
+        aim: grid.aim[0],
+        flush_delay: grid.flush_delay[0],
     };
     let mut cells = vec![first];
     vary(&mut cells, &grid.record_size_bytes, |cell, &bytes| cell.record_size_bytes = bytes);
@@ -208,6 +228,8 @@ fn product(grid: &Grid) -> Vec<CellSettings> {
     });
     vary(&mut cells, &grid.flush, |cell, &flush| cell.flush = flush);
     vary(&mut cells, &grid.rate, |cell, &rate| cell.rate = rate);
+    vary(&mut cells, &grid.flush_delay, |cell, &delay| cell.flush_delay = delay);
+    vary(&mut cells, &grid.aim, |cell, &aim| cell.aim = aim);
     vary(&mut cells, &grid.fault, |cell, &fault| cell.fault = fault);
     cells
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 pub use document::Problems;
 pub use grid::{Cell, CellId};
 pub use parse::fields;
-use settings::{Acks, CompressionType, Fault, Flush, Key, Payload};
+use settings::{Acks, Aim, CompressionType, Fault, Flush, Key, Payload};
 use units::Rate;
 
 use crate::seed::Seed;
@@ -74,6 +74,10 @@ pub struct Grid {
     pub max_in_flight: Vec<u32>,
     /// `fault`.
     pub fault: Vec<Fault>,
+    /// `fault_at`.
+    pub aim: Vec<Aim>,
+    /// `disk.flush_delay`.
+    pub flush_delay: Vec<Duration>,
     /// `repeats`, by fault.
     pub repeats: Repeats,
     /// Times of a cell.
@@ -89,6 +93,8 @@ pub struct Repeats {
     pub kill: u32,
     /// Cells whose power is cut.
     pub power_cut: u32,
+    /// Cells whose disk lies before its power is cut.
+    pub lying_flush: u32,
 }
 
 impl Repeats {
@@ -99,6 +105,7 @@ impl Repeats {
             Fault::None => self.none,
             Fault::Kill => self.kill,
             Fault::PowerCut => self.power_cut,
+            Fault::LyingFlush => self.lying_flush,
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use super::document::{Field, Problems, Reader, Section};
-use super::settings::{Acks, CompressionType, Fault, Flush, Key, Payload};
+use super::settings::{Acks, Aim, CompressionType, Fault, Flush, Key, Payload};
 use super::units::{self, Rate};
 use super::{Grid, Repeats, Timing, Workload};
 use crate::seed::Seed;
@@ -117,7 +117,9 @@ impl Default for Grid {
             idempotence: vec![None],
             max_in_flight: vec![5],
             fault: vec![Fault::None],
-            repeats: Repeats { none: 1, kill: 1, power_cut: 1 },
+            aim: vec![Aim::Seeded],
+            flush_delay: vec![Duration::ZERO],
+            repeats: Repeats { none: 1, kill: 1, power_cut: 1, lying_flush: 1 },
             timing: Timing {
                 warm_up: Duration::from_secs(1),
                 duration: Duration::from_secs(5),
@@ -166,6 +168,8 @@ fn axes(reader: &mut Reader<'_>, section: &mut Section<'_>, grid: &mut Grid) {
         count(field, 1..=1_000)
     });
     axes.read("fault", &mut grid.fault, |field| word(field, Fault::ALL, Fault::parse));
+    axes.read("fault_at", &mut grid.aim, |field| word(field, Aim::ALL, Aim::parse));
+    axes.read("disk.flush_delay", &mut grid.flush_delay, units::duration);
 }
 
 /// Reads axes one after the other; an axis that is absent or wrong keeps its default.
@@ -233,6 +237,7 @@ fn repeats(reader: &mut Reader<'_>, section: &mut Section<'_>, defaults: Repeats
         none: read("repeats.none").or(all).unwrap_or(defaults.none),
         kill: read("repeats.kill").or(all).unwrap_or(defaults.kill),
         power_cut: read("repeats.power-cut").or(all).unwrap_or(defaults.power_cut),
+        lying_flush: read("repeats.lying-flush").or(all).unwrap_or(defaults.lying_flush),
     }
 }
 
@@ -256,6 +261,15 @@ fn check_together(reader: &mut Reader<'_>, field: &Field<'_>, grid: &Grid) {
     };
     if grid.timing.fault_earliest >= grid.timing.duration {
         report("fault_earliest", "leaves no time for a fault: it must be shorter than `duration`");
+    }
+    if grid.aim != [Aim::Seeded] && grid.fault.contains(&Fault::None) {
+        report("fault_at", "aims a fault, and the grid has cells without one");
+    }
+    if grid.flush_delay != [Duration::ZERO] && !grid.fault.iter().all(|fault| fault.cuts_power()) {
+        report(
+            "disk.flush_delay",
+            "needs the disk with a power switch: every fault of the grid must cut power",
+        );
     }
     if grid.idempotence.contains(&Some(true)) {
         if grid.acks.iter().any(|&acks| acks != Acks::All) {
@@ -300,7 +314,11 @@ mod tests {
                 "[[grid]]\nrecord.size = 10",
                 "w.toml:5: grid[0].record.size: 10 bytes is outside 64 B to 8 MiB",
             ),
-            ("[[grid]]\nfault = 'fire'", "\"fire\" is not one of \"none\", \"kill\", \"power-cut\""),
+            (
+                "[[grid]]\nfault = 'fire'",
+                "\"fire\" is not one of \"none\", \"kill\", \"power-cut\", \"lying-flush\"",
+            ),
+            ("[[grid]]\nfault = 'kill'\nfault_at = 'noon'", "\"noon\" is not one of \"seeded\", \"roll\""),
             ("[[grid]]\npartitions = 0", "w.toml:5: grid[0].partitions: 0 is outside 1 to 10000"),
             ("[[grid]]\nrate = 'slow'", "w.toml:5: grid[0].rate: \"slow\" is not a rate"),
             ("[[grid]]\nduration = '0s'", "w.toml:5: grid[0].duration: must be longer than 0"),
@@ -328,6 +346,10 @@ mod tests {
         assert!(shown.contains("grid[0].enable.idempotence: needs acks=\"all\""), "{shown}");
         let shown = problems("[[grid]]\nduration = '1s'\nfault_earliest = '1s'");
         assert!(shown.contains("grid[0].fault_earliest: leaves no time"), "{shown}");
+        let shown = problems("[[grid]]\nfault_at = 'roll'");
+        assert!(shown.contains("grid[0].fault_at: aims a fault"), "{shown}");
+        let shown = problems("[[grid]]\nfault = 'kill'\ndisk.flush_delay = '5ms'");
+        assert!(shown.contains("grid[0].disk.flush_delay: needs the disk"), "{shown}");
     }
 
     #[test]
@@ -338,7 +360,7 @@ mod tests {
         assert_eq!(workload.grids[0].acks, [Acks::All]);
         assert_eq!(workload.grids[0].linger_ms, [0]);
         assert_eq!(workload.grids[1].acks, [Acks::One]);
-        assert_eq!(workload.grids[1].repeats, Repeats { none: 3, kill: 7, power_cut: 3 });
+        assert_eq!(workload.grids[1].repeats, Repeats { none: 3, kill: 7, power_cut: 3, lying_flush: 3 });
     }
 
     #[test]

@@ -92,6 +92,36 @@ words! {
         Kill = "kill",
         /// The machine loses power: page cache and the disk's volatile cache are gone too.
         PowerCut = "power-cut",
+        /// The same on a disk that has answered flushes without doing them since the clock started.
+        LyingFlush = "lying-flush",
+    }
+}
+
+impl Fault {
+    /// Whether it needs a disk with a power switch.
+    #[must_use]
+    pub fn cuts_power(self) -> bool {
+        matches!(self, Fault::PowerCut | Fault::LyingFlush)
+    }
+}
+
+words! {
+    /// What the instant of a fault is aimed at.
+    Aim {
+        /// Nothing: an instant drawn from the cell's seed.
+        Seeded = "seeded",
+        /// A new segment.
+        Roll = "roll",
+        /// The broker's note of how far its log is recovered.
+        Checkpoint = "checkpoint",
+        /// A segment that retention takes away.
+        Retention = "retention",
+        /// The creation of a topic: while the request is out, or once it is answered.
+        TopicCreation = "topic-creation",
+        /// A broker that was killed, has started again and acknowledges again.
+        AfterRestart = "after-restart",
+        /// A broker that was killed, has started again and is not ready yet.
+        Recovery = "recovery",
     }
 }
 
@@ -155,5 +185,8 @@ mod tests {
             assert_eq!(Fault::parse(&fault.to_string()), Some(fault));
         }
         assert_eq!(Fault::parse("earthquake"), None);
+        for &aim in Aim::ALL {
+            assert_eq!(Aim::parse(&aim.to_string()), Some(aim));
+        }
     }
 }

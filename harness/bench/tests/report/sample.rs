@@ -181,6 +181,8 @@ fn trial(rng: &mut Rng, sort: &Sort, cell: &str, number: u64, fault: Option<&Fau
                 fault: *fault,
                 struck_at: seconds(struck),
                 restored_at: seconds(restored),
+                since_last_ack: Some(Nanos::from_millis(3)),
+                aim: None,
             })
             .into_iter()
             .collect(),
