@@ -8,7 +8,7 @@
 //!   retention        a segment vanishes                    ─┘
 //!   topic-creation   the request is sent, or answered      ─┘
 //!   after-restart    SIGKILL, start, ready, the first ack     then up to 50 ms
-//!   recovery         SIGKILL, start                           then less than the first start took
+//!   recovery         SIGKILL, start                           then up to half of what the first start took
 //! ```
 //!
 //! Whatever came of it is stamped with what was hit and how near; the load goes on all the while.
@@ -31,10 +31,12 @@ use crate::results::{AimMark, FaultMark};
 use crate::seed::Seed;
 use crate::workload::settings::Aim;
 
-/// After what was seen, the fault comes within this: the stamp's 10 ms less what it takes to strike.
-const SPREAD: Duration = Duration::from_millis(5);
-/// After the first ack of a broker that has started again, within this.
-const SPREAD_AFTER_RESTART: Duration = Duration::from_millis(50);
+/// A fault that is aimed at something falls within this of it.
+const WITHIN: Duration = Duration::from_millis(10);
+/// The seed draws from so much of that; the rest is for what it takes to strike.
+const SHARE: f64 = 0.5;
+/// The same, after the first ack of a broker that has started again.
+const WITHIN_AFTER_RESTART: Duration = Duration::from_millis(100);
 /// Of the signs that come, one of the first so many.
 const FIRST_SIGNS: f64 = 4.0;
 /// A sign that has not come within this does not come.
@@ -53,8 +55,8 @@ const CREATED_PARTITIONS: i32 = 4;
 /// What a fault was aimed at, once it is time to strike.
 #[derive(Default)]
 pub(super) struct Reached {
-    /// When what was aimed at happened, and in words.
-    at: Option<(Nanos, String)>,
+    /// When what was aimed at happened, in words, and how near the fault is meant to fall.
+    at: Option<(Nanos, String, Duration)>,
     /// The faults on the way there.
     pub(super) earlier: Vec<(FaultEvent, FaultMark)>,
     /// A topic that is being created.
@@ -64,12 +66,13 @@ pub(super) struct Reached {
 impl Reached {
     /// How near to it the fault struck.
     pub(super) fn mark(&self, aim: Aim, struck_at: Nanos) -> Option<AimMark> {
-        let (at, what) = self.at.as_ref()?;
+        let (at, what, within) = self.at.as_ref()?;
         let mut what = what.clone();
         if let Some(creation) = &self.creation {
             what = creation.words(struck_at);
         }
-        Some(AimMark { at: aim.to_string(), what, distance: struck_at.since(*at) })
+        let within = crate::clock::nanos(*within);
+        Some(AimMark { at: aim.to_string(), what, distance: struck_at.since(*at), within })
     }
 }
 
@@ -99,8 +102,8 @@ impl Trial<'_> {
             }
         };
         let seen = self.wait_for(&sign, clock)?;
-        self.bench.cancel.wait(self.draw("aim delay", SPREAD))?;
-        Ok(Reached { at: Some((seen.at, seen.file.display().to_string())), ..Reached::default() })
+        self.bench.cancel.wait(self.delay(WITHIN))?;
+        Ok(Reached { at: Some((seen.at, seen.file.display().to_string(), WITHIN)), ..Reached::default() })
     }
 
     fn wait_for(&self, sign: &Sign, clock: Clock) -> Result<Seen, CellError> {
@@ -129,9 +132,9 @@ impl Trial<'_> {
                 self.bench.cancel.wait(LOOK_INTERVAL)?;
             }
         }
-        self.bench.cancel.wait(self.draw("aim delay", SPREAD))?;
+        self.bench.cancel.wait(self.delay(WITHIN))?;
         let at = creation.answered_at().unwrap_or(creation.sent_at);
-        Ok(Reached { at: Some((at, String::new())), creation: Some(creation), ..Reached::default() })
+        Ok(Reached { at: Some((at, String::new(), WITHIN)), creation: Some(creation), ..Reached::default() })
     }
 
     fn reach_restarted(
@@ -154,10 +157,10 @@ impl Trial<'_> {
             self.bench.cancel.wait(LOOK_INTERVAL)?;
         }
         let first_ack_at = running.progress().last_ack_at();
-        self.bench.cancel.wait(self.draw("aim delay", SPREAD_AFTER_RESTART))?;
+        self.bench.cancel.wait(self.delay(WITHIN_AFTER_RESTART))?;
         let what = format!("the first ack, {} after it was ready again", first_ack_at.since(restored_at));
         Ok(Reached {
-            at: Some((first_ack_at, what)),
+            at: Some((first_ack_at, what, WITHIN_AFTER_RESTART)),
             earlier: vec![killed.over(restored_at)],
             ..Reached::default()
         })
@@ -173,7 +176,7 @@ impl Trial<'_> {
         let killed = self.kill_under_load(broker, running, clock)?;
         let started_at = clock.now();
         *broker = self.installed.start()?;
-        self.bench.cancel.wait(self.draw("aim delay", ready))?;
+        self.bench.cancel.wait(self.delay(ready))?;
         let listening = TcpStream::connect_timeout(&broker.address(), LISTENING_WITHIN).is_ok();
         let what = if listening {
             "its start, and it listened already"
@@ -182,7 +185,7 @@ impl Trial<'_> {
         };
         // What the kill did is over when the next fault takes over.
         Ok(Reached {
-            at: Some((started_at, what.to_owned())),
+            at: Some((started_at, what.to_owned(), ready)),
             earlier: vec![killed.over(clock.now())],
             ..Reached::default()
         })
@@ -213,8 +216,9 @@ impl Trial<'_> {
         self.cell.seed.child(label)
     }
 
-    fn draw(&self, label: &str, below: Duration) -> Duration {
-        below.mul_f64(self.seed(label).unit())
+    /// How long after what it is aimed at the fault is to come.
+    fn delay(&self, within: Duration) -> Duration {
+        within.mul_f64(SHARE * self.seed("aim delay").unit())
     }
 
     fn not_reached(&self, why: &'static str) -> CellError {

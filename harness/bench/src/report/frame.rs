@@ -36,7 +36,10 @@ pub(super) fn headline(html: &mut Html, sweep: &Sweep, headline: &Headline) {
             sweep.cells.len(),
             sweep.cells.iter().map(|cell| cell.trials.len()).sum::<usize>()
         );
-        html.element("p", "what", &what);
+        html.markup(format_args!(
+            "<p class=\"what\">{} · <a href=\"#words\">the words used here</a></p>\n",
+            Escaped(&what)
+        ));
         html.element("h1", "", &headline.sentence);
         for detail in &headline.details {
             html.element("p", "detail", detail);
@@ -258,6 +261,51 @@ pub(super) fn environment(html: &mut Html, sweep: &Sweep) {
         row("Seed", sweep.stamp.seed.to_string());
         row("Took", sweep.stamp.took.to_string());
         table.write(html);
+    });
+}
+
+/// For who knows none of our words.
+const WORDS: [(&str, &str); 9] = [
+    (
+        "acknowledged",
+        "The broker told the producer that it has the record. From then on nobody else may still have it.",
+    ),
+    (
+        "acks",
+        "What the broker waits for before it says so. 0: it never says so. 1: one broker has written the record. all: every broker that must have it has written it; with one broker that is the same as 1.",
+    ),
+    (
+        "flush",
+        "Written data waits in memory until a flush makes the disk keep it. flush.messages=1: before every acknowledgement. flush.ms=100: every 100 ms. Left to the system: some time, often half a minute later.",
+    ),
+    (
+        "process kill",
+        "The broker's program ends at once (SIGKILL). The machine runs on and keeps what was written in its memory.",
+    ),
+    (
+        "power cut",
+        "Machine memory and the disk's own cache are gone. Only what was flushed is sure to be there.",
+    ),
+    ("lost", "Acknowledged, and not there when everything was read back after the fault."),
+    (
+        "loss window",
+        "How far back the loss reaches: from the earliest acknowledgement of a lost record to the fault.",
+    ),
+    (
+        "contract",
+        "What the settings promise under that fault, by Kafka's own rules. Losing what no setting protected breaks nothing.",
+    ),
+    ("p99", "99 of 100 records took no longer than this. p50, p99.9 and so on likewise."),
+];
+
+pub(super) fn glossary(html: &mut Html) {
+    html.section("words", "The words used here", |html| {
+        html.markup(format_args!("<dl class=\"words\">\n"));
+        for (word, meaning) in WORDS {
+            html.element("dt", "", word);
+            html.element("dd", "", meaning);
+        }
+        html.markup(format_args!("</dl>\n"));
     });
 }
 

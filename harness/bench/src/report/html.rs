@@ -62,11 +62,18 @@ pub(super) struct Field {
     pub(super) note: String,
     pub(super) class: &'static str,
     pub(super) link: Option<String>,
+    /// Files beside the page, by name.
+    pub(super) files: Vec<(String, String)>,
 }
 
 impl Field {
     pub(super) fn new(text: impl Into<String>) -> Self {
-        Self { text: text.into(), note: String::new(), class: "", link: None }
+        Self { text: text.into(), note: String::new(), class: "", link: None, files: Vec::new() }
+    }
+
+    /// Links to files beside the page, as (name, path).
+    pub(super) fn files(files: impl IntoIterator<Item = (String, String)>) -> Self {
+        Self { files: files.into_iter().collect(), ..Self::new("") }
     }
 
     /// A second, smaller line.
@@ -98,6 +105,9 @@ impl Table {
                     row.push_str(&format!("<a href=\"#{}\">{}</a>", Escaped(target), Escaped(&field.text)));
                 }
                 None => row.push_str(&Escaped(&field.text).to_string()),
+            }
+            for (name, path) in &field.files {
+                row.push_str(&format!("<a class=\"file\" href=\"{}\">{}</a> ", Escaped(path), Escaped(name)));
             }
             if !field.note.is_empty() {
                 row.push_str(&format!("<small>{}</small>", Escaped(&field.note)));

@@ -5,7 +5,7 @@
 //!
 //! From the top: the sentence ([`crate::results::answer`]), three cards, throughput against loss
 //! (`pareto`), every cell (`tables`), latency (`latency`), each cell in full with its timeline
-//! (`cell`, `timeline`, `strip`), the machine, what the report cannot tell, and the command.
+//! (`cell`, `timeline`, `strip`), the machine, what the report cannot tell, its words, and the command.
 //!
 //! Invariants: no network, no dates or random numbers of its own (the same results give the same
 //! file), every text escaped, no figure that is not derived from the raw results. Colours come from
@@ -52,6 +52,7 @@ pub fn render(sweep: &Sweep) -> String {
     cell::all(&mut html, &page);
     frame::environment(&mut html, sweep);
     frame::limits(&mut html, sweep, &cells);
+    frame::glossary(&mut html);
     frame::foot(&mut html, sweep);
     html.finish()
 }
@@ -104,7 +105,10 @@ impl<'s, 'a> Page<'s, 'a> {
 
     fn charts(&self, html: &mut Html) {
         let faults = self.faults();
-        if faults.is_empty() {
+        let drawn = |cell: &CellSummary<'_>| {
+            cell.fault().is_some() && performance(self.cells, &cell.configuration.id).is_some()
+        };
+        if !self.cells.iter().any(drawn) {
             return;
         }
         html.section("trade", "Throughput against loss", |html| {

@@ -2,14 +2,18 @@
 
 use super::html::{Align, Field, Html, Table};
 use super::{Page, words};
+use crate::results::store::histogram_file;
 use crate::results::summary::{CellSummary, Judged};
-use crate::results::{stats, text};
+use crate::results::{FaultMark, stats, text};
 use highwater_checker::{Acks, Contract, Loss, Standing};
 
 pub(super) fn all(html: &mut Html, page: &Page<'_, '_>) {
     if page.cells.iter().any(|cell| cell.fault().is_some()) {
         html.section("overview", "What each fault took", |html| matrix(html, page));
         html.section("loss", "Every fault cell", |html| faults(html, page));
+        if marks(page).any(|(_, mark)| mark.aim.is_some()) {
+            html.section("aims", "Where the faults fell", |html| aims(html, page));
+        }
     }
     if page.cells.iter().any(|cell| cell.fault().is_none()) {
         html.section("speed", "Every speed cell", |html| speed(html, page));
@@ -142,6 +146,88 @@ fn fault_row(page: &Page<'_, '_>, cell: &CellSummary<'_>) -> Vec<Field> {
     row
 }
 
+/// Every fault that struck, with its cell.
+fn marks<'p>(page: &'p Page<'_, '_>) -> impl Iterator<Item = (&'p CellSummary<'p>, &'p FaultMark)> {
+    let of = |cell: &'p CellSummary<'p>| {
+        let marks = cell.cell.trials.iter().flat_map(|trial| &trial.faults);
+        marks.map(move |mark| (cell, mark))
+    };
+    page.cells.iter().flat_map(of)
+}
+
+/// What each kind of fault was aimed at, and how near it fell.
+fn aims(html: &mut Html, page: &Page<'_, '_>) {
+    html.element(
+        "p",
+        "lead",
+        "A log is most at risk while it changes: when a file is begun, deleted or declared safe. The harness watched the \
+         broker's files, struck within milliseconds of such a moment, and noted how near it fell. A fault that met \
+         silence instead of acknowledgements is not counted as proof.",
+    );
+    let mut table = Table::new([
+        ("setting", Align::Text),
+        ("fault", Align::Text),
+        ("aimed at", Align::Text),
+        ("faults", Align::Number),
+        ("after it", Align::Number),
+        ("near enough", Align::Number),
+        ("last ack before", Align::Number),
+        ("met acks", Align::Number),
+    ]);
+    let mut groups: Vec<(&CellSummary<'_>, String, Vec<&FaultMark>)> = Vec::new();
+    for (cell, mark) in marks(page) {
+        let aim = format!(
+            "{}|{}",
+            mark.fault,
+            mark.aim.as_ref().map_or("an instant drawn from the seed", |aim| &aim.at)
+        );
+        match groups.iter_mut().find(|(of, at, _)| std::ptr::eq(*of, cell) && *at == aim) {
+            Some((_, _, marks)) => marks.push(mark),
+            None => groups.push((cell, aim, vec![mark])),
+        }
+    }
+    for (cell, aim, marks) in &groups {
+        table.row("", aim_row(page, cell, aim, marks));
+    }
+    table.write(html);
+    html.element(
+        "p",
+        "note",
+        "After it, last ack before: median, nearest to farthest. Near enough: within what is said below it. Met acks: the \
+         last ack was no older than 100 ms.",
+    );
+}
+
+fn aim_row(page: &Page<'_, '_>, cell: &CellSummary<'_>, aim: &str, marks: &[&FaultMark]) -> Vec<Field> {
+    let (fault, at) = aim.split_once('|').unwrap_or((aim, ""));
+    let range = |mut all: Vec<highwater_checker::Nanos>| {
+        all.sort();
+        let (Some(least), Some(most)) = (all.first(), all.last()) else { return Field::new("–") };
+        Field::new(all[all.len() / 2].to_string()).note(format!("{least} to {most}"))
+    };
+    let aimed = || marks.iter().filter_map(|mark| mark.aim.as_ref());
+    let count = |of: &dyn Fn(&FaultMark) -> bool| marks.iter().filter(|mark| of(mark)).count();
+    let near = match aimed().map(|aim| aim.within).max() {
+        None => Field::new("–"),
+        Some(within) => {
+            Field::new(format!("{} of {}", count(&FaultMark::is_near), marks.len())).note(format!("{within}"))
+        }
+    };
+    let example = aimed().next().map_or_else(String::new, |aim| format!("such as {}", aim.what));
+    vec![
+        Field::new(page.label(cell.configuration))
+            .note(cell.configuration.broker_label())
+            .link(&cell.cell.plan.id),
+        Field::new(fault),
+        Field::new(at).note(example).class("example-note"),
+        Field::new(marks.len().to_string()),
+        range(aimed().map(|aim| aim.distance).collect()),
+        near,
+        range(marks.iter().filter_map(|mark| mark.since_last_ack).collect()),
+        Field::new(format!("{} of {}", count(&FaultMark::met_acks), marks.len())),
+    ]
+}
+
 fn verdict(cell: &CellSummary<'_>, judged: &Judged) -> Field {
     let trials = text::counted(judged.trials as u64, "trial", "trials");
     match judged.standing {
@@ -197,7 +283,8 @@ fn speed(html: &mut Html, page: &Page<'_, '_>) {
         ("p99.9", Align::Number),
         ("p99.99", Align::Number),
         ("max", Align::Number),
-        ("MB per CPU-second", Align::Number),
+        ("MB per CPU-s", Align::Number),
+        ("histograms", Align::Text),
     ]);
     for cell in page.cells.iter().filter(|cell| cell.fault().is_none()) {
         table.row("", speed_row(page, cell));
@@ -207,7 +294,8 @@ fn speed(html: &mut Html, page: &Page<'_, '_>) {
         "p",
         "note",
         "MB/s: median of the trials, below it slowest to fastest. Latency from the intended send time, histograms of \
-         all trials merged; below it service time. CPU: the machine's less the client's.",
+         all trials merged; below it service time. CPU: the machine's less the client's. Histograms: whole, beside this file, \
+         in the .hgrm format of HdrHistogram's plotter.",
     );
 }
 
@@ -226,8 +314,10 @@ fn speed_row(page: &Page<'_, '_>, cell: &CellSummary<'_>) -> Vec<Field> {
         spread.map_or_else(
             || Field::new("–"),
             |spread| {
-                let range =
-                    format!("{} to {}, {} trials", show(spread.low), show(spread.high), spread.trials);
+                let range = match spread.trials {
+                    1 => "one trial".to_owned(),
+                    trials => format!("{} to {}, {trials} trials", show(spread.low), show(spread.high)),
+                };
                 Field::new(show(spread.median)).note(range)
             },
         )
@@ -248,8 +338,12 @@ fn speed_row(page: &Page<'_, '_>, cell: &CellSummary<'_>) -> Vec<Field> {
         latency(0.9999),
         Field::new(text::latency(cell.intended.max())).note(text::latency(cell.service.max())),
         Field::new(cell.bytes_per_cpu_second.map_or_else(|| "–".to_owned(), text::megabytes)),
+        Field::files(HISTOGRAMS.map(|kind| (kind.to_owned(), histogram_file(&cell.cell.plan.id, kind)))),
     ]
 }
+
+/// The two kinds of latency, as their files are called.
+const HISTOGRAMS: [&str; 2] = ["intended", "service"];
 
 pub(super) fn comparisons(html: &mut Html, page: &Page<'_, '_>) {
     let mut table = Table::new([

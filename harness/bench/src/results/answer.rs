@@ -139,7 +139,8 @@ pub fn bound(trials: usize) -> String {
                 text::percent_at_most(bound)
             )
         }
-        None => format!("{} prove little", text::counted(trials as u64, "trial", "trials")),
+        None if trials == 1 => "1 trial proves little".to_owned(),
+        None => format!("{trials} trials prove little"),
     }
 }
 
@@ -273,17 +274,22 @@ fn violation_words(anomaly: Anomaly, count: u64) -> String {
 
 fn kept_headline(cells: &[CellSummary<'_>], worst: &Card<'_, '_>, keeper: &Keeper<'_, '_>) -> Headline {
     let configuration = keeper.configuration;
-    let sentence = format!(
-        "Nothing acknowledged was lost in {} with {} on {}.",
-        keeper.accidents(),
-        configuration.label(),
-        configuration.broker_label()
-    );
+    let (accidents, label, broker) =
+        (keeper.accidents(), configuration.label(), configuration.broker_label());
     let mut details = Vec::new();
+    let sentence = match price(cells, keeper) {
+        None => format!("Nothing acknowledged was lost in {accidents} with {label} on {broker}."),
+        Some(price) => {
+            details.push(price.against());
+            format!(
+                "The cheapest setting that lost nothing in {accidents} is {label} on {broker}; {}.",
+                price.words()
+            )
+        }
+    };
     if worst.keepers.is_empty() {
         details.push(format!("{}, no setting in this sweep kept everything.", worst.accident.question()));
     }
-    details.extend(cost(cells, keeper));
     details.push(format!(
         "{} records were acknowledged; {}.",
         text::rounded(keeper.acknowledged()),
@@ -292,9 +298,15 @@ fn kept_headline(cells: &[CellSummary<'_>], worst: &Card<'_, '_>, keeper: &Keepe
     Headline { tone: Tone::Kept, sentence, details }
 }
 
-/// What a keeper costs against the fastest setting of its broker under the same workload.
-#[must_use]
-pub fn cost(cells: &[CellSummary<'_>], keeper: &Keeper<'_, '_>) -> Option<String> {
+/// What a setting costs against the fastest one of its broker under the same workload whose records are acknowledged.
+struct Price<'a> {
+    own: Spread,
+    fastest: Spread,
+    of: &'a Configuration,
+    is_fastest: bool,
+}
+
+fn price<'a>(cells: &[CellSummary<'a>], keeper: &Keeper<'_, 'a>) -> Option<Price<'a>> {
     let own = keeper.performance?.bytes_per_second?;
     let comparable = |cell: &&CellSummary<'_>| {
         cell.fault().is_none()
@@ -311,17 +323,50 @@ pub fn cost(cells: &[CellSummary<'_>], keeper: &Keeper<'_, '_>) -> Option<String
         .filter(comparable)
         .filter_map(|cell| cell.bytes_per_second.map(|spread| (spread, cell.configuration)))
         .max_by(|(a, _), (b, _)| a.median.total_cmp(&b.median))?;
-    if of.id == keeper.configuration.id {
-        return Some("It is the fastest setting of that broker measured on this machine.".to_owned());
+    Some(Price { own, fastest, of, is_fastest: of.id == keeper.configuration.id })
+}
+
+impl Price<'_> {
+    /// `it costs 7 % of the fastest`.
+    fn words(&self) -> String {
+        if self.is_fastest {
+            return "no setting measured here was faster".to_owned();
+        }
+        let lost = (1.0 - self.own.median / self.fastest.median).max(0.0);
+        format!("it costs {} of the fastest setting's throughput", text::percent(lost))
     }
-    let lost = 1.0 - own.median / fastest.median;
-    let overlap = overlaps(own, fastest);
-    let noise = if overlap { ", which is within the spread of the trials" } else { "" };
-    Some(format!(
-        "It costs {} of the throughput of that broker's fastest acknowledged setting on this machine ({}){noise}.",
-        text::percent(lost.max(0.0)),
-        of.label()
-    ))
+
+    /// What it was held against, and whether the difference is more than noise.
+    fn against(&self) -> String {
+        let Price { own, fastest, of, is_fastest } = self;
+        let measured = |spread: &Spread| format!("{} MB/s", text::megabytes(spread.median));
+        if *is_fastest {
+            return format!(
+                "It reached {} on this machine; settings without an ack (acks=0) do not count.",
+                measured(own)
+            );
+        }
+        let noise = match own.trials.min(fastest.trials) {
+            0 | 1 => " One trial each: the noise between trials is not known.",
+            _ if overlaps(*own, *fastest) => " The trials of both overlap: the difference may be noise.",
+            _ => "",
+        };
+        format!(
+            "{} against {} with {}, the fastest acknowledged setting of that broker on this machine.{noise}",
+            measured(own),
+            measured(fastest),
+            of.label()
+        )
+    }
+}
+
+/// What a keeper costs, as a sentence.
+#[must_use]
+pub fn cost(cells: &[CellSummary<'_>], keeper: &Keeper<'_, '_>) -> Option<String> {
+    let price = price(cells, keeper)?;
+    let mut words = price.words();
+    words[..1].make_ascii_uppercase();
+    Some(if price.is_fastest { format!("{words}.") } else { format!("{words} ({}).", price.of.label()) })
 }
 
 fn overlaps(a: Spread, b: Spread) -> bool {

@@ -354,6 +354,8 @@ pub struct AimMark {
     pub what: String,
     /// From there to the fault.
     pub distance: Nanos,
+    /// How near it was meant to fall.
+    pub within: Nanos,
 }
 
 impl FaultMark {
@@ -366,14 +368,12 @@ impl FaultMark {
     /// It fell as near as it was to.
     #[must_use]
     pub fn is_near(&self) -> bool {
-        self.aim.as_ref().is_none_or(|aim| aim.distance <= NEAR)
+        self.aim.as_ref().is_none_or(|aim| aim.distance <= aim.within)
     }
 }
 
 /// Acks flow if the last one is no older than this.
 pub const FLOWING: Nanos = Nanos::from_millis(100);
-/// An aimed fault falls within this of what it is aimed at.
-pub const NEAR: Nanos = Nanos::from_millis(10);
 
 /// Two cells measured in interleaved pairs (A B B A …).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -138,7 +138,7 @@ impl ResultsDir {
                 if latency.is_empty() {
                     continue;
                 }
-                let path = self.path.join("histograms").join(format!("{}.{kind}.hgrm", cell.plan.id));
+                let path = self.path.join(histogram_file(&cell.plan.id, kind));
                 let mut text = Vec::new();
                 latency
                     .write_hgrm(&mut text)
@@ -234,6 +234,12 @@ impl ResultsDir {
         std::fs::write(&temporary, bytes).map_err(failed)?;
         std::fs::rename(&temporary, path).map_err(failed)
     }
+}
+
+/// Where a cell's histogram is, below the sweep's directory; `kind` is `intended` or `service`.
+#[must_use]
+pub fn histogram_file(cell: &str, kind: &str) -> String {
+    format!("histograms/{cell}.{kind}.hgrm")
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, StoreError> {

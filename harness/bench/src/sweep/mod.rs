@@ -221,7 +221,12 @@ fn version(driver: &Driver, home: &Path) -> String {
             .ok()
     });
     let said = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    said.lines().next().unwrap_or("unknown").trim().to_owned()
+    let line = said.lines().next().unwrap_or("unknown").trim();
+    // Programs like to say their name first, and the report has said it already.
+    match line.split_once(' ') {
+        Some((name, rest)) if name.eq_ignore_ascii_case(&driver.name) => rest.to_owned(),
+        _ => line.to_owned(),
+    }
 }
 
 /// Runs the sweep, or what is left of it.

@@ -13,7 +13,7 @@ use crate::workload::settings::Fault;
 /// Between two redrawings of the moving line.
 const REDRAW_INTERVAL: Duration = Duration::from_millis(200);
 /// What a cell takes beside its load, before any has been seen.
-const UNSEEN_OVERHEAD: Duration = Duration::from_secs(6);
+const UNSEEN_OVERHEAD: Duration = Duration::from_secs(3);
 
 /// Shows a sweep's progress.
 #[derive(Debug)]

@@ -1,0 +1,212 @@
+//! The checker is checked: Highwater, built so that it can lie, is run by the harness for real, killed and cut, and each
+//! lie must be found out under its own name; the honest broker must come out clean, and what a lying disk loses must be
+//! booked on the disk.
+//!
+//! Needs root (a FUSE disk on a loop device) and a broker with the feature `mutants`, whose folder `HIGHWATER_LIAR`
+//! names: `scripts/test liars` builds it. Without them the test says so loudly and proves nothing.
+//!
+//! A new lie is one line of [`LIES`].
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use highwater_bench::results::FaultMark;
+use highwater_checker::{Anomaly, Contract, Finding, Standing, Verdict};
+use serde::Deserialize;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_highwater-bench");
+
+/// A way to lie, what shows it, and what it must be called.
+struct Lie {
+    mutant: &'static str,
+    grid: &'static str,
+    verdict: Anomaly,
+    /// A lie about a moment shows only if the fault meets that moment: at most so many tries.
+    cells: u32,
+}
+
+const NO_FAULT: &str = "";
+const KILL: &str = "fault = 'kill'";
+const KILL_AND_RETRY: &str = "fault = 'kill'\nfault_at = 'after-restart'";
+const CUT: &str = "fault = 'power-cut'";
+/// A flush takes so long that the producer gives up on its first try and sends again.
+const CUT_AND_RETRY: &str = "fault = 'power-cut'\nwarm_up = '0s'\nduration = '2s'\nfault_earliest = '1s'\n\
+                             disk.flush_delay = '400ms'\nrequest_timeout = '100ms'";
+/// Seldom enough that no other flush makes up for the one that was dropped.
+const CUT_BETWEEN_FLUSHES: &str = "fault = 'power-cut'\nrate = '20 records/s'\nduration = '900ms'";
+
+const fn lie(mutant: &'static str, grid: &'static str, verdict: Anomaly, cells: u32) -> Lie {
+    Lie { mutant, grid, verdict, cells }
+}
+
+const LIES: &[Lie] = &[
+    lie("offset-given-twice", NO_FAULT, Anomaly::InconsistentOffset, 2),
+    lie("record-altered", NO_FAULT, Anomaly::Corrupt, 2),
+    lie("ack-before-write", KILL, Anomaly::LostTail, 12),
+    lie("ack-before-flush", CUT, Anomaly::LostTail, 12),
+    lie("skip-journal-flush", CUT, Anomaly::LostTail, 4),
+    lie("drop-flush-sometimes", CUT_BETWEEN_FLUSHES, Anomaly::LostTail, 45),
+    lie("retry-stored-twice", KILL_AND_RETRY, Anomaly::Duplicate, 12),
+    lie("duplicate-acked-at-once", CUT_AND_RETRY, Anomaly::LostTail, 12),
+];
+
+/// What the honest broker must come through.
+const HONEST: &[&str] = &[NO_FAULT, KILL, KILL_AND_RETRY, CUT, CUT_AND_RETRY, CUT_BETWEEN_FLUSHES];
+const LYING_DISK: &str = "fault = 'lying-flush'";
+
+/// What `highwater-bench cell --json` prints.
+#[derive(Debug, Deserialize)]
+struct Outcome {
+    contract: Contract,
+    verdict: Verdict,
+    faults: Vec<FaultMark>,
+    details: Details,
+}
+
+#[derive(Debug, Deserialize)]
+struct Details {
+    flushes_lied: u64,
+}
+
+/// A folder with a driver for a broker that lies, and a workload of one cell, as often as wanted.
+struct Project {
+    directory: tempfile::TempDir,
+    liar: PathBuf,
+}
+
+impl Project {
+    fn new(liar: &Path, mutant: Option<&str>, grid: &str, cells: u32) -> Self {
+        // Not below /tmp, which may be in memory: no direct I/O there.
+        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let brokers = directory.path().join("workloads/brokers");
+        std::fs::create_dir_all(&brokers).unwrap();
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../workloads/brokers/highwater.toml");
+        let mut driver = std::fs::read_to_string(shipped).unwrap();
+        if let Some(mutant) = mutant {
+            let serve = "\"serve\", ";
+            assert!(driver.contains(serve), "the driver starts the broker in another way");
+            driver = driver.replace(serve, &format!("{serve}\"--mutant\", \"{mutant}\", "));
+        }
+        std::fs::write(brokers.join("highwater.toml"), driver).unwrap();
+        // One shard: another's flush would make up for the one that is missing, since a disk flushes as a whole.
+        let head = "name = 'w'\ndescription = 'd'\nseed = 11\n[settings.highwater]\nnum.shards = 1\n";
+        let defaults = "[defaults]\nwarm_up = '100ms'\nduration = '700ms'\nfault_earliest = '200ms'\n\
+                        partitions = 4\nrate = '4 MB/s'\n";
+        let text = format!("{head}{defaults}[[grid]]\nrepeats = {cells}\n{grid}");
+        std::fs::write(directory.path().join("workloads/w.toml"), text).unwrap();
+        Project { directory, liar: liar.to_owned() }
+    }
+
+    fn run(&self, arguments: &[&str]) -> String {
+        let output = Command::new(PROGRAM)
+            .args(arguments)
+            .current_dir(self.directory.path())
+            .env("HIGHWATER_HOME", &self.liar)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(matches!(output.status.code(), Some(0 | 1)), "{arguments:?}: {said}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The outcomes of the cells, one by one.
+    fn outcomes(&self) -> impl Iterator<Item = Outcome> {
+        let listed = self.run(&["list", "workloads/w.toml"]);
+        let ids: Vec<String> = listed.lines().map(|line| line[..10].to_owned()).collect();
+        ids.into_iter().map(|id| {
+            let json = self.run(&["cell", "workloads/w.toml", &id, "--json"]);
+            serde_json::from_str(&json).unwrap_or_else(|error| panic!("{error}: {json}"))
+        })
+    }
+}
+
+/// Where the broker that can lie is, or what is missing.
+fn liar() -> Result<PathBuf, String> {
+    let folder = std::env::var_os("HIGHWATER_LIAR")
+        .ok_or("HIGHWATER_LIAR names no folder of a broker that can lie; scripts/test liars builds one")?;
+    highwater_bench::medium::can_cut_power()?;
+    // Tests run in their crate's folder; who names one means the repository's.
+    Ok(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(folder).canonicalize().unwrap())
+}
+
+fn names(findings: &[Finding]) -> String {
+    let named = findings.iter().map(|finding| format!("{} × {}", finding.anomaly, finding.count));
+    named.collect::<Vec<_>>().join(", ")
+}
+
+/// Runs cells until the lie is found. What was found, and in which cell.
+fn find_out(liar: &Path, lie: &Lie) -> Result<(u32, String), String> {
+    let project = Project::new(liar, Some(lie.mutant), lie.grid, lie.cells);
+    let mut others = String::new();
+    for (number, Outcome { verdict, .. }) in (1..).zip(project.outcomes()) {
+        if verdict.violation(lie.verdict) > 0 {
+            return Ok((number, names(&verdict.violations)));
+        }
+        others = names(&verdict.violations);
+    }
+    Err(format!("not found in {} cells (the last showed: {others})", lie.cells))
+}
+
+fn honest_failures(liar: &Path) -> Vec<String> {
+    let mut failures = Vec::new();
+    for grid in HONEST {
+        for Outcome { verdict, faults, .. } in Project::new(liar, None, grid, 2).outcomes() {
+            let words = if grid.is_empty() { "no fault".to_owned() } else { grid.replace('\n', ", ") };
+            println!(
+                "{:<26} {words}: {:?}, {} acknowledged",
+                "(honest)", verdict.standing, verdict.losses.of_records
+            );
+            if verdict.standing == Standing::Broken || verdict.is_vacuous() {
+                failures.push(format!("honest, {words}: {} {faults:?}", names(&verdict.violations)));
+            }
+        }
+    }
+    failures
+}
+
+/// The honest broker on a disk that lies loses what it had acknowledged, and the fault has the disk's name.
+fn disk_failures(liar: &Path) -> Vec<String> {
+    let mut failures = Vec::new();
+    for outcome in Project::new(liar, None, LYING_DISK, 2).outcomes() {
+        let Outcome { contract, verdict, faults, details } = outcome;
+        let fault = faults.iter().map(|mark| mark.fault.to_string()).collect::<Vec<_>>().join(", ");
+        println!(
+            "{:<26} {fault}: {:?}, {} lost, after {} flushes that the disk did not do; {}",
+            "(lying disk)", verdict.standing, verdict.losses.records, details.flushes_lied, contract.because
+        );
+        let booked = verdict.standing == Standing::Kept
+            && verdict.losses.records > 0
+            && details.flushes_lied > 0
+            && fault == "lying flush";
+        if !booked {
+            failures.push(format!("lying disk: {verdict:?}"));
+        }
+    }
+    failures
+}
+
+#[test]
+fn every_lie_is_found_out_by_name_and_the_honest_broker_is_clean() {
+    let liar = match liar() {
+        Ok(liar) => liar,
+        Err(missing) => {
+            eprintln!("!!! SKIPPED: no lying broker was run: {missing}");
+            return;
+        }
+    };
+    println!("{:<26} {:<20} found in cell, as", "mutant", "expected");
+    let mut failures = Vec::new();
+    for lie in LIES {
+        let found = find_out(&liar, lie);
+        let shown = match &found {
+            Ok((number, violations)) => format!("{number} of {}: {violations}", lie.cells),
+            Err(why) => format!("!!! {why}"),
+        };
+        println!("{:<26} {:<20} {shown}", lie.mutant, lie.verdict.words());
+        failures.extend(found.err().map(|why| format!("{}: {why}", lie.mutant)));
+    }
+    failures.extend(honest_failures(&liar));
+    failures.extend(disk_failures(&liar));
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
