@@ -7,7 +7,9 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use highwater_checker::{Isolation, Layout, Offset, PartitionId, PartitionIndex, Reader, Reading, RunId};
+use highwater_checker::{
+    DecodeError, Isolation, Layout, Offset, PartitionId, PartitionIndex, Reader, Reading, RunId,
+};
 use highwater_model::batch::{self, BATCH_HEADER_BYTES, BatchHeader};
 use highwater_model::compression::Compression;
 use highwater_model::record;
@@ -168,8 +170,8 @@ impl Span {
         Ok(())
     }
 
-    /// Shows the checker every record of a batch from the position on. Of a batch that is damaged it sees the bytes, at
-    /// the batch's first offset: they are no record of the run, and it will say so.
+    /// Shows the checker every record of a batch from the position on, and whatever of it is damaged, at the offset at
+    /// which a consumer would stumble over it.
     fn take_batch(&mut self, header: &BatchHeader, bytes: &[u8], reading: &mut Reading) {
         let end = header.last_offset().0 + 1;
         if end <= self.next || header.base_offset.0 >= self.end {
@@ -177,27 +179,47 @@ impl Span {
             return;
         }
         if !header.is_control() {
-            let payload = batch::verify(bytes).ok().and_then(|header| {
-                let payload = &bytes[BATCH_HEADER_BYTES..];
-                match header.compression().ok()? {
-                    Compression::None => Some(Cow::Borrowed(payload)),
-                    codec => codec.decompress(payload, MAX_BATCH_BYTES).ok().map(Cow::Owned),
-                }
-            });
-            match payload {
-                Some(payload) => self.take_records(header, &payload, reading),
-                None => reading.value(self.place, Offset(header.base_offset.0.max(self.next)), bytes),
+            match payload_of(bytes) {
+                Ok(payload) => self.take_records(header, &payload, reading),
+                Err(why) => self.damaged(header.base_offset.0, why, reading),
             }
         }
         self.next = end;
     }
 
     fn take_records(&self, header: &BatchHeader, payload: &[u8], reading: &mut Reading) {
-        for record in record::records(payload).map_while(Result::ok) {
+        let mut expected = header.base_offset.0;
+        for record in record::records(payload) {
+            let Ok(record) = record else {
+                return self.damaged(
+                    expected,
+                    "a record breaks its format in a batch whose checksum is right",
+                    reading,
+                );
+            };
             let offset = header.base_offset.0 + i64::from(record.offset_delta);
+            expected = offset + 1;
             if (self.next..self.end).contains(&offset) {
                 reading.value(self.place, Offset(offset), record.value.unwrap_or_default());
             }
+        }
+    }
+
+    fn damaged(&self, offset: i64, why: &'static str, reading: &mut Reading) {
+        reading.record(self.place, Offset(offset.max(self.next)), Err(DecodeError::Unreadable { why }));
+    }
+}
+
+/// The records of a batch, decompressed, or what is wrong with it.
+fn payload_of(bytes: &[u8]) -> Result<Cow<'_, [u8]>, &'static str> {
+    let header = batch::verify(bytes).map_err(|_| "the checksum of its batch is wrong")?;
+    let payload = &bytes[BATCH_HEADER_BYTES..];
+    match header.compression().map_err(|_| "its batch names a codec that does not exist")? {
+        Compression::None => Ok(Cow::Borrowed(payload)),
+        codec => {
+            let payload =
+                codec.decompress(payload, MAX_BATCH_BYTES).map_err(|_| "its batch cannot be decompressed")?;
+            Ok(Cow::Owned(payload))
         }
     }
 }
@@ -206,5 +228,80 @@ fn level(isolation: Isolation) -> i8 {
     match isolation {
         Isolation::ReadUncommitted => 0,
         Isolation::ReadCommitted => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use highwater_checker::{Acks, Filler, Flush, Setting, Verdict, promise};
+    use highwater_checker::{Anomaly, Ledger, Nanos, ProducerId, ProducerLedger, Sequences, Trial, judge};
+    use highwater_model::Timestamp;
+    use highwater_model::batch::{BatchBuilder, NewRecord, ProducerStamp};
+    use highwater_model::crc::crc32c;
+
+    use super::*;
+
+    const RUN: RunId = RunId(1);
+    /// Where a batch's checksum is, and from where on it covers the batch.
+    const CRC: std::ops::Range<usize> = 17..21;
+
+    /// Three acknowledged records in one batch at offset 0, which is then changed by `change`.
+    fn verdict(change: impl FnOnce(&mut Vec<u8>)) -> Verdict {
+        let layout = Layout::new(&[1]);
+        let place = layout.partitions().next().unwrap();
+        let mut ledger = ProducerLedger::new(RUN, ProducerId(0), &layout);
+        let mut builder = BatchBuilder::new(Compression::None);
+        for _ in 0..3 {
+            let identity = ledger.attempt(place, Nanos(1), 100);
+            let mut value = [0; 100];
+            identity.encode(&mut value, Filler { zero_percent: 0 }).unwrap();
+            builder.push(&NewRecord {
+                timestamp: Timestamp(1),
+                key: None,
+                value: Some(&value),
+                headers: &[],
+            });
+        }
+        ledger.ack(place, Sequences { first: 0, count: 3 }, Offset(0), Nanos(2)).unwrap();
+        let mut bytes = builder.build(ProducerStamp::NONE).unwrap().to_vec();
+        change(&mut bytes);
+
+        let mut reading = Reading::new(Reader::FINAL, RUN, &layout);
+        reading.bounds(place, Offset(0), Offset(3));
+        let mut span = Span { partition: 0, place, next: 0, end: 3, empty_fetches: 0 };
+        let data = PartitionData::default().with_records(Some(Bytes::from(bytes)));
+        span.take(&data, &mut reading).unwrap();
+        let ledger = Ledger::gather(RUN, &layout, vec![ledger]).unwrap();
+        let (polls, observations) = (Vec::new(), Vec::new());
+        let trial = Trial { ledger, faults: Vec::new(), readings: vec![reading], polls, observations };
+        judge(trial, &promise(&Setting::single_broker(Acks::All, Flush::EVERY_MESSAGE), None)).unwrap()
+    }
+
+    fn corrupt_and_lost(verdict: &Verdict) -> (u64, u64) {
+        (verdict.violation(Anomaly::Corrupt), verdict.losses.records)
+    }
+
+    #[test]
+    fn whole_batch_is_what_was_acknowledged() {
+        assert_eq!(verdict(|_| {}).violations, []);
+    }
+
+    #[test]
+    fn batch_whose_checksum_is_wrong_is_corrupt() {
+        let verdict = verdict(|bytes| *bytes.last_mut().unwrap() ^= 1);
+        assert_eq!(corrupt_and_lost(&verdict), (1, 3));
+    }
+
+    /// The last byte of a record counts its headers. A broker that altered it and made the checksum fit serves a record
+    /// that no consumer can read: it must not pass for one that is merely gone.
+    #[test]
+    fn record_that_breaks_its_format_under_a_right_checksum_is_corrupt() {
+        let verdict = verdict(|bytes| {
+            *bytes.last_mut().unwrap() ^= 1;
+            let crc = crc32c(&bytes[CRC.end..]);
+            bytes[CRC].copy_from_slice(&crc.to_be_bytes());
+        });
+        assert_eq!(corrupt_and_lost(&verdict), (1, 1));
     }
 }

@@ -79,6 +79,12 @@ pub enum DecodeError {
         /// The run that it names.
         run: RunId,
     },
+    /// What was served is no record at all: a batch whose checksum is wrong, or a record in it that breaks its format.
+    #[error("what was served cannot be read: {why}")]
+    Unreadable {
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// The value begins like one of ours, and ends within the header.
     #[error("a record cut to {len} bytes, less than its header")]
     Truncated {
@@ -107,7 +113,10 @@ impl DecodeError {
     /// Whether this was a record of ours once (corrupt), rather than one of somebody else (foreign).
     #[must_use]
     pub const fn is_corrupt(&self) -> bool {
-        matches!(self, Self::Truncated { .. } | Self::Length { .. } | Self::Checksum { .. })
+        matches!(
+            self,
+            Self::Unreadable { .. } | Self::Truncated { .. } | Self::Length { .. } | Self::Checksum { .. }
+        )
     }
 }
 
