@@ -19,40 +19,77 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_highwater-bench");
 /// A way to lie, what shows it, and what it must be called.
 struct Lie {
     mutant: &'static str,
-    grid: &'static str,
+    scene: Scene,
     verdict: Anomaly,
     /// A lie about a moment shows only if the fault meets that moment: at most so many tries.
     cells: u32,
 }
 
-const NO_FAULT: &str = "";
-const KILL: &str = "fault = 'kill'";
-const KILL_AND_RETRY: &str = "fault = 'kill'\nfault_at = 'after-restart'";
-const CUT: &str = "fault = 'power-cut'";
-/// A flush takes so long that the producer gives up on its first try and sends again.
-const CUT_AND_RETRY: &str = "fault = 'power-cut'\nwarm_up = '0s'\nduration = '2s'\nfault_earliest = '1s'\n\
-                             disk.flush_delay = '400ms'\nrequest_timeout = '100ms'";
-/// Seldom enough that no other flush makes up for the one that was dropped.
-const CUT_BETWEEN_FLUSHES: &str = "fault = 'power-cut'\nrate = '20 records/s'\nduration = '900ms'";
-
-const fn lie(mutant: &'static str, grid: &'static str, verdict: Anomaly, cells: u32) -> Lie {
-    Lie { mutant, grid, verdict, cells }
+/// What a broker is put through.
+#[derive(Clone, Copy)]
+struct Scene {
+    name: &'static str,
+    /// Lines of `[[grid]]`.
+    grid: &'static str,
+    /// Lines of `[settings.highwater]`.
+    settings: &'static str,
 }
 
+const NO_FAULT: Scene = Scene { name: "no fault", grid: "", settings: "" };
+const KILL: Scene = Scene { name: "kill", grid: "fault = 'kill'", settings: "" };
+const KILL_AND_RETRY: Scene = Scene {
+    name: "kill, the load goes on, kill",
+    grid: "fault = 'kill'\nfault_at = 'after-restart'",
+    settings: "",
+};
+const CUT: Scene = Scene { name: "power cut", grid: "fault = 'power-cut'", settings: "" };
+/// What is written and not yet flushed stays so for long enough that a cut meets it.
+const CUT_SLOW: Scene = Scene {
+    name: "power cut, slow flushes",
+    grid: "fault = 'power-cut'\ndisk.flush_delay = '40ms'",
+    settings: "",
+};
+/// The same through the page cache: there a write and its flush are two calls.
+const CUT_SLOW_CACHED: Scene = Scene {
+    name: "power cut, slow flushes, page cache",
+    settings: "log.direct.io.enable = false",
+    ..CUT_SLOW
+};
+/// A flush takes so long that the producer gives up on its first try and sends again.
+const CUT_AND_RETRY: Scene = Scene {
+    name: "power cut, retries",
+    grid: "fault = 'power-cut'\nwarm_up = '0s'\nduration = '3s'\nfault_earliest = '2s'\n\
+           disk.flush_delay = '400ms'\nrequest_timeout = '100ms'",
+    settings: "",
+};
+/// So seldom flushed that no other flush makes up for the one that was dropped.
+const CUT_BETWEEN_FLUSHES: Scene = Scene {
+    name: "power cut, few records",
+    grid: "fault = 'power-cut'\nrate = '20 records/s'\nduration = '900ms'",
+    settings: "",
+};
+const LYING_DISK: Scene = Scene { name: "lying disk", grid: "fault = 'lying-flush'", settings: "" };
+
+const fn lie(mutant: &'static str, scene: Scene, verdict: Anomaly, cells: u32) -> Lie {
+    Lie { mutant, scene, verdict, cells }
+}
+
+/// `ack-before-write` acknowledges and submits the write in one go: no SIGKILL comes between, and what is submitted is
+/// done. It takes a power cut to show it.
 const LIES: &[Lie] = &[
     lie("offset-given-twice", NO_FAULT, Anomaly::InconsistentOffset, 2),
     lie("record-altered", NO_FAULT, Anomaly::Corrupt, 2),
-    lie("ack-before-write", KILL, Anomaly::LostTail, 12),
-    lie("ack-before-flush", CUT, Anomaly::LostTail, 12),
-    lie("skip-journal-flush", CUT, Anomaly::LostTail, 4),
+    lie("ack-before-write", CUT_SLOW, Anomaly::LostTail, 6),
+    lie("ack-before-flush", CUT_SLOW_CACHED, Anomaly::LostTail, 6),
+    lie("skip-journal-flush", CUT_SLOW_CACHED, Anomaly::LostTail, 6),
     lie("drop-flush-sometimes", CUT_BETWEEN_FLUSHES, Anomaly::LostTail, 45),
     lie("retry-stored-twice", KILL_AND_RETRY, Anomaly::Duplicate, 12),
     lie("duplicate-acked-at-once", CUT_AND_RETRY, Anomaly::LostTail, 12),
 ];
 
-/// What the honest broker must come through.
-const HONEST: &[&str] = &[NO_FAULT, KILL, KILL_AND_RETRY, CUT, CUT_AND_RETRY, CUT_BETWEEN_FLUSHES];
-const LYING_DISK: &str = "fault = 'lying-flush'";
+/// What the honest broker must come through, twice each.
+const HONEST: &[Scene] =
+    &[NO_FAULT, KILL, KILL_AND_RETRY, CUT, CUT_SLOW, CUT_SLOW_CACHED, CUT_AND_RETRY, CUT_BETWEEN_FLUSHES];
 
 /// What `highwater-bench cell --json` prints.
 #[derive(Debug, Deserialize)]
@@ -75,7 +112,7 @@ struct Project {
 }
 
 impl Project {
-    fn new(liar: &Path, mutant: Option<&str>, grid: &str, cells: u32) -> Self {
+    fn new(liar: &Path, mutant: Option<&str>, scene: Scene, cells: u32) -> Self {
         // Not below /tmp, which may be in memory: no direct I/O there.
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let brokers = directory.path().join("workloads/brokers");
@@ -89,7 +126,10 @@ impl Project {
         }
         std::fs::write(brokers.join("highwater.toml"), driver).unwrap();
         // One shard: another's flush would make up for the one that is missing, since a disk flushes as a whole.
-        let head = "name = 'w'\ndescription = 'd'\nseed = 11\n[settings.highwater]\nnum.shards = 1\n";
+        let Scene { grid, settings, .. } = scene;
+        let head = format!(
+            "name = 'w'\ndescription = 'd'\nseed = 11\n[settings.highwater]\nnum.shards = 1\n{settings}\n"
+        );
         let defaults = "[defaults]\nwarm_up = '100ms'\nduration = '700ms'\nfault_earliest = '200ms'\n\
                         partitions = 4\nrate = '4 MB/s'\n";
         let text = format!("{head}{defaults}[[grid]]\nrepeats = {cells}\n{grid}");
@@ -137,7 +177,7 @@ fn names(findings: &[Finding]) -> String {
 
 /// Runs cells until the lie is found. What was found, and in which cell.
 fn find_out(liar: &Path, lie: &Lie) -> Result<(u32, String), String> {
-    let project = Project::new(liar, Some(lie.mutant), lie.grid, lie.cells);
+    let project = Project::new(liar, Some(lie.mutant), lie.scene, lie.cells);
     let mut others = String::new();
     for (number, Outcome { verdict, .. }) in (1..).zip(project.outcomes()) {
         if verdict.violation(lie.verdict) > 0 {
@@ -150,15 +190,13 @@ fn find_out(liar: &Path, lie: &Lie) -> Result<(u32, String), String> {
 
 fn honest_failures(liar: &Path) -> Vec<String> {
     let mut failures = Vec::new();
-    for grid in HONEST {
-        for Outcome { verdict, faults, .. } in Project::new(liar, None, grid, 2).outcomes() {
-            let words = if grid.is_empty() { "no fault".to_owned() } else { grid.replace('\n', ", ") };
-            println!(
-                "{:<26} {words}: {:?}, {} acknowledged",
-                "(honest)", verdict.standing, verdict.losses.of_records
-            );
+    for scene in HONEST {
+        for Outcome { verdict, .. } in Project::new(liar, None, *scene, 2).outcomes() {
+            let (name, found) = (scene.name, names(&verdict.violations));
+            let of = verdict.losses.of_records;
+            println!("{:<26} {:<20} {name}: {:?}, {of} acknowledged", "(honest)", "clean", verdict.standing);
             if verdict.standing == Standing::Broken || verdict.is_vacuous() {
-                failures.push(format!("honest, {words}: {} {faults:?}", names(&verdict.violations)));
+                failures.push(format!("honest, {name}: {of} acknowledged; {found}"));
             }
         }
     }
@@ -172,8 +210,13 @@ fn disk_failures(liar: &Path) -> Vec<String> {
         let Outcome { contract, verdict, faults, details } = outcome;
         let fault = faults.iter().map(|mark| mark.fault.to_string()).collect::<Vec<_>>().join(", ");
         println!(
-            "{:<26} {fault}: {:?}, {} lost, after {} flushes that the disk did not do; {}",
-            "(lying disk)", verdict.standing, verdict.losses.records, details.flushes_lied, contract.because
+            "{:<26} {:<20} {fault}: {:?}, {} lost, {} flushes that the disk did not do; {}",
+            "(honest, on a liar's disk)",
+            "booked on the disk",
+            verdict.standing,
+            verdict.losses.records,
+            details.flushes_lied,
+            contract.because
         );
         let booked = verdict.standing == Standing::Kept
             && verdict.losses.records > 0
@@ -195,13 +238,15 @@ fn every_lie_is_found_out_by_name_and_the_honest_broker_is_clean() {
             return;
         }
     };
-    println!("{:<26} {:<20} found in cell, as", "mutant", "expected");
+    println!("{:<26} {:<20} found, after how many cells, as", "mutant", "expected");
     let mut failures = Vec::new();
     for lie in LIES {
         let found = find_out(&liar, lie);
         let shown = match &found {
-            Ok((number, violations)) => format!("{number} of {}: {violations}", lie.cells),
-            Err(why) => format!("!!! {why}"),
+            Ok((number, violations)) => {
+                format!("{}, {number} of {}: {violations}", lie.scene.name, lie.cells)
+            }
+            Err(why) => format!("!!! {}, {why}", lie.scene.name),
         };
         println!("{:<26} {:<20} {shown}", lie.mutant, lie.verdict.words());
         failures.extend(found.err().map(|why| format!("{}: {why}", lie.mutant)));

@@ -1,0 +1,192 @@
+/* produce: as fast as librdkafka goes, into one topic, and what it took as one line of JSON.
+ *
+ *   produce BOOTSTRAP TOPIC PARTITIONS RECORD_BYTES MAX_BYTES MAX_SECONDS [NAME=VALUE ...]
+ *
+ * Creates the topic; a NAME that begins with "topic:" is a setting of it, any other one of the producer. Values are
+ * random, so that nothing on the way can make them smaller. Records go to one partition until about a batch is full, then
+ * to the next, as producers without keys do. The clock runs from the first record to the last acknowledgement. A record
+ * that failed makes the run a failure: a figure with holes in it is none.
+ */
+#define _GNU_SOURCE
+#include <inttypes.h>
+#include <librdkafka/rdkafka.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+
+#define PAYLOADS 64 /* different values, sent in turn */
+#define CHUNK 256   /* records handed over at once */
+
+static int64_t delivered, failed;
+static rd_kafka_resp_err_t last_error;
+
+static void die(const char *what, const char *why) {
+  fprintf(stderr, "produce: %s: %s\n", what, why);
+  exit(1);
+}
+
+static double now(void) {
+  struct timespec at;
+  clock_gettime(CLOCK_MONOTONIC, &at);
+  return at.tv_sec + at.tv_nsec / 1e9;
+}
+
+static double cpu(void) {
+  struct rusage used;
+  getrusage(RUSAGE_SELF, &used);
+  return used.ru_utime.tv_sec + used.ru_stime.tv_sec + (used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6;
+}
+
+static void on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *message, void *opaque) {
+  (void)rk;
+  (void)opaque;
+  if (message->err) {
+    failed++;
+    last_error = message->err;
+  } else {
+    delivered++;
+  }
+}
+
+static void create_topic(rd_kafka_t *rk, const char *name, int partitions, char **settings, int count) {
+  char error[512];
+  rd_kafka_NewTopic_t *topic = rd_kafka_NewTopic_new(name, partitions, 1, error, sizeof error);
+  if (!topic)
+    die(name, error);
+  for (int i = 0; i < count; i++) {
+    if (strncmp(settings[i], "topic:", 6) != 0)
+      continue;
+    char *value = strchr(settings[i], '=');
+    *value = 0;
+    rd_kafka_NewTopic_set_config(topic, settings[i] + 6, value + 1);
+    *value = '=';
+  }
+  rd_kafka_queue_t *queue = rd_kafka_queue_new(rk);
+  rd_kafka_AdminOptions_t *options = rd_kafka_AdminOptions_new(rk, RD_KAFKA_ADMIN_OP_CREATETOPICS);
+  rd_kafka_AdminOptions_set_operation_timeout(options, 30000, error, sizeof error);
+  rd_kafka_CreateTopics(rk, &topic, 1, options, queue);
+  rd_kafka_event_t *event = rd_kafka_queue_poll(queue, 60000);
+  if (!event || rd_kafka_event_error(event))
+    die(name, event ? rd_kafka_event_error_string(event) : "its creation was not answered");
+  size_t results;
+  const rd_kafka_topic_result_t **all =
+      rd_kafka_CreateTopics_result_topics(rd_kafka_event_CreateTopics_result(event), &results);
+  if (results != 1 || rd_kafka_topic_result_error(all[0]))
+    die(name, results == 1 ? rd_kafka_topic_result_error_string(all[0]) : "its creation was not answered");
+  rd_kafka_event_destroy(event);
+  rd_kafka_AdminOptions_destroy(options);
+  rd_kafka_queue_destroy(queue);
+  rd_kafka_NewTopic_destroy(topic);
+}
+
+static uint64_t random_state = 0x9e3779b97f4a7c15;
+
+static uint64_t random_next(void) {
+  random_state ^= random_state << 13;
+  random_state ^= random_state >> 7;
+  return random_state ^= random_state << 17;
+}
+
+int main(int argc, char **argv) {
+  if (argc < 7) {
+    fprintf(stderr, "usage: produce BOOTSTRAP TOPIC PARTITIONS RECORD_BYTES MAX_BYTES MAX_SECONDS [NAME=VALUE ...]\n");
+    return 2;
+  }
+  const char *topic_name = argv[2];
+  int partitions = atoi(argv[3]);
+  size_t record_bytes = strtoul(argv[4], NULL, 10);
+  int64_t max_records = strtoll(argv[5], NULL, 10) / (int64_t)record_bytes;
+  double max_seconds = atof(argv[6]);
+  int64_t batch_bytes = 1000000;
+  char error[512];
+
+  rd_kafka_conf_t *conf = rd_kafka_conf_new();
+  rd_kafka_conf_set_dr_msg_cb(conf, on_delivery);
+  if (rd_kafka_conf_set(conf, "bootstrap.servers", argv[1], error, sizeof error) != RD_KAFKA_CONF_OK)
+    die("bootstrap.servers", error);
+  for (int i = 7; i < argc; i++) {
+    char *value = strchr(argv[i], '=');
+    if (!value)
+      die(argv[i], "is not NAME=VALUE");
+    if (strncmp(argv[i], "topic:", 6) == 0)
+      continue;
+    *value = 0;
+    if (rd_kafka_conf_set(conf, argv[i], value + 1, error, sizeof error) != RD_KAFKA_CONF_OK)
+      die(argv[i], error);
+    if (strcmp(argv[i], "batch.size") == 0)
+      batch_bytes = strtoll(value + 1, NULL, 10);
+    *value = '=';
+  }
+  rd_kafka_t *rk = rd_kafka_new(RD_KAFKA_PRODUCER, conf, error, sizeof error);
+  if (!rk)
+    die("producer", error);
+  create_topic(rk, topic_name, partitions, argv + 7, argc - 7);
+  rd_kafka_topic_t *topic = rd_kafka_topic_new(rk, topic_name, NULL);
+  if (!topic)
+    die(topic_name, rd_kafka_err2str(rd_kafka_last_error()));
+  /* Every partition has its leader before the clock starts. */
+  const rd_kafka_metadata_t *metadata;
+  for (double until = now() + 30;;) {
+    int led = 0;
+    if (rd_kafka_metadata(rk, 0, topic, &metadata, 5000) == RD_KAFKA_RESP_ERR_NO_ERROR) {
+      for (int i = 0; metadata->topic_cnt == 1 && i < metadata->topics[0].partition_cnt; i++)
+        led += metadata->topics[0].partitions[i].leader >= 0 && !metadata->topics[0].partitions[i].err;
+      rd_kafka_metadata_destroy(metadata);
+    }
+    if (led == partitions)
+      break;
+    if (now() > until)
+      die(topic_name, "not every partition has a leader");
+    struct timespec pause = {0, 20000000};
+    nanosleep(&pause, NULL);
+  }
+
+  size_t payload_bytes = record_bytes * PAYLOADS;
+  unsigned char *payloads = malloc(payload_bytes + 8);
+  if (!payloads)
+    die("values", "no memory");
+  for (size_t i = 0; i < payload_bytes; i += 8) {
+    uint64_t word = random_next();
+    memcpy(payloads + i, &word, 8);
+  }
+  int64_t a_batch = batch_bytes / (int64_t)(record_bytes + 40);
+  a_batch = a_batch < 1 ? 1 : a_batch;
+
+  rd_kafka_message_t chunk[CHUNK];
+  int64_t sent = 0, in_batch = 0;
+  int partition = 0;
+  double cpu_before = cpu(), started = now(), until = started + max_seconds;
+  while (sent < max_records && now() < until) {
+    int64_t wanted = a_batch - in_batch;
+    int count = (int)(wanted < CHUNK ? wanted : CHUNK);
+    for (int i = 0; i < count; i++) {
+      memset(&chunk[i], 0, sizeof chunk[i]);
+      chunk[i].payload = payloads + (size_t)((sent + i) % PAYLOADS) * record_bytes;
+      chunk[i].len = record_bytes;
+    }
+    int taken = rd_kafka_produce_batch(topic, partition, RD_KAFKA_MSG_F_COPY, chunk, count);
+    sent += taken;
+    in_batch += taken;
+    if (in_batch >= a_batch) {
+      in_batch = 0;
+      partition = (partition + 1) % partitions;
+    }
+    /* A full queue is waited for, not run into. */
+    rd_kafka_poll(rk, taken < count ? 10 : 0);
+  }
+  while (delivered + failed < sent && now() < until + 120) {
+    rd_kafka_flush(rk, 1000);
+    rd_kafka_poll(rk, 0);
+  }
+  double seconds = now() - started, used = cpu() - cpu_before;
+  int64_t missing = sent - delivered;
+  if (missing)
+    fprintf(stderr, "produce: %" PRId64 " records were not delivered, the last: %s\n", missing, rd_kafka_err2str(last_error));
+  printf("{\"records\": %" PRId64 ", \"bytes\": %" PRId64 ", \"seconds\": %.6f, \"client_cpu_seconds\": %.3f, \"librdkafka\": \"%s\"}\n",
+         delivered, delivered * (int64_t)record_bytes, seconds, used, rd_kafka_version_str());
+  rd_kafka_topic_destroy(topic);
+  rd_kafka_destroy(rk);
+  return missing ? 1 : 0;
+}
