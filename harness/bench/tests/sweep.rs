@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use highwater_bench::results::Trial;
+
 const PROGRAM: &str = env!("CARGO_BIN_EXE_highwater-bench");
 
 struct Project {
@@ -129,6 +131,47 @@ fn lying_broker_is_found_out() {
         assert!(found, "{lie}: not found by 8 kills");
         project.assert_clean();
     }
+}
+
+/// The load goes on through the kill on the way, a topic whose creation was answered is looked for, and every fault is
+/// stamped with how near it fell and whether acks were flowing.
+#[test]
+fn aimed_faults_strike_where_they_should_and_say_how_near() {
+    let project = Project::new(
+        "[[grid]]\nacks = 1\nfault = 'kill'\nfault_at = ['after-restart', 'recovery', 'topic-creation']\nduration = '3s'",
+    );
+    let output = project.sweep(&[]);
+    assert_exit(&output, 0);
+    project.assert_clean();
+    let mut aims = Vec::new();
+    for path in project.trials() {
+        let trial: Trial = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let (last, earlier) = trial.faults.split_last().unwrap();
+        let aim = last.aim.as_ref().unwrap();
+        assert_eq!(earlier.len(), usize::from(aim.at != "topic-creation"), "{:?}", trial.faults);
+        assert!(trial.faults.iter().all(|mark| mark.since_last_ack.is_some()), "{:?}", trial.faults);
+        assert!(
+            trial.faults.windows(2).all(|pair| pair[0].restored_at <= pair[1].struck_at),
+            "{:?}",
+            trial.faults
+        );
+        aims.push(aim.at.clone());
+    }
+    aims.sort();
+    assert_eq!(aims, ["after-restart", "recovery", "topic-creation"]);
+}
+
+#[test]
+fn fault_aimed_at_what_never_comes_fails_its_cell_and_says_why() {
+    let project = Project::new("[[grid]]\nfault = 'kill'\nfault_at = 'checkpoint'");
+    let output = project.sweep(&[]);
+    assert_exit(&output, 2);
+    assert!(
+        text(&output).contains("aimed at checkpoint, and its driver names no checkpoint_files"),
+        "{}",
+        text(&output)
+    );
+    project.assert_clean();
 }
 
 /// Needs root and FUSE; without them the cell must be left out, with the reason, and not be taken for a success.

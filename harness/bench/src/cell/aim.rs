@@ -4,11 +4,11 @@
 //! ```text
 //!   seeded           now
 //!   roll             a new segment is seen                 ─┐
-//!   checkpoint       the broker's checkpoint is written     ├─ then up to 5 ms, as the seed says
+//!   checkpoint       the broker's checkpoint is written     ├─ then up to 3 ms, as the seed says
 //!   retention        a segment vanishes                    ─┘
 //!   topic-creation   the request is sent, or answered      ─┘
-//!   after-restart    SIGKILL, start, ready, the first ack     then up to 50 ms
-//!   recovery         SIGKILL, start                           then up to half of what the first start took
+//!   after-restart    SIGKILL, start, ready, the first ack     then up to 30 ms
+//!   recovery         SIGKILL, start                           then up to a third of what the first start took
 //! ```
 //!
 //! Whatever came of it is stamped with what was hit and how near; the load goes on all the while.
@@ -33,8 +33,8 @@ use crate::workload::settings::Aim;
 
 /// A fault that is aimed at something falls within this of it.
 const WITHIN: Duration = Duration::from_millis(10);
-/// The seed draws from so much of that; the rest is for what it takes to strike.
-const SHARE: f64 = 0.5;
+/// The seed draws from so much of that; the rest is for what it takes to strike: a disk finishes a request first.
+const SHARE: f64 = 0.3;
 /// The same, after the first ack of a broker that has started again.
 const WITHIN_AFTER_RESTART: Duration = Duration::from_millis(100);
 /// Of the signs that come, one of the first so many.

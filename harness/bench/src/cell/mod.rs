@@ -382,6 +382,7 @@ impl<'a> Trial<'a> {
 
         let Loaded { done, started_at, strike, reached, usage, machine_cpu } = loaded;
         let (events, faults) = self.faults(&reached, strike.as_ref(), recovered.as_ref());
+        let outage = !reached.earlier.is_empty();
         let attempted_from = started_at.since(crate::clock::nanos(self.cell.timing.warm_up));
         let trial = checker::Trial {
             ledger: done.ledger,
@@ -409,7 +410,12 @@ impl<'a> Trial<'a> {
             window_is_lower_bound: strike.is_some_and(|strike| {
                 is_lower_bound(&contract, &verdict, strike.struck_at.since(attempted_from))
             }),
-            load: Load { broker_cpu: broker_cpu.map(crate::clock::nanos), ..done.load },
+            load: Load {
+                broker_cpu: broker_cpu.map(crate::clock::nanos),
+                // A broker that the harness itself took away for a while is not held to the rate.
+                target_records_per_second: done.load.target_records_per_second.filter(|_| !outage),
+                ..done.load
+            },
             intended: done.intended,
             service: done.service,
             timeline: done.timeline,

@@ -244,7 +244,7 @@ pub fn run(options: &Options, prepared: &Prepared, cancel: &Cancel) -> Result<Sw
         (new_folder(options, prepared)?, None)
     };
     let mut sweep = match before {
-        Some(before) => resumed(&plan, before),
+        Some(before) => resumed(&plan, before, &machine::commit(&options.root)),
         None => begun(options, prepared, &plan, cancel)?,
     };
     folder.save_plan(&sweep)?;
@@ -484,10 +484,14 @@ fn environment(options: &Options, like: &Cell, cancel: &Cancel) -> Result<Enviro
     Ok(environment)
 }
 
-/// The plan with what was measured before. What a broker was seen to have stays known.
-fn resumed(plan: &Plan, before: Sweep) -> Sweep {
+/// The plan with what was measured before. What a broker was seen to have stays known; a harness that changed meanwhile
+/// is said.
+fn resumed(plan: &Plan, before: Sweep, commit: &str) -> Sweep {
     let mut sweep =
         Sweep { configurations: plan.configurations.clone(), cells: plan.cells.clone(), ..before };
+    if !sweep.stamp.commit.ends_with(commit) {
+        sweep.stamp.commit = format!("{}, resumed with {commit}", sweep.stamp.commit);
+    }
     for cell in &mut sweep.cells {
         if let Some(known) = before.cells.iter().find(|known| known.plan.id == cell.plan.id) {
             *cell = known.clone();
