@@ -6,7 +6,7 @@ use highwater_io::{Runtime, RuntimeConfig};
 
 use crate::config::BrokerConfig;
 use crate::counters::Metrics;
-use crate::node::{BrokerError, NodeHandle, Started, prepare, run_shard};
+use crate::node::{BrokerError, Connector, NodeHandle, Started, prepare, run_shard};
 
 /// Whether signals ask the broker to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -59,6 +59,12 @@ impl Broker {
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.started.addr
+    }
+
+    /// Makes connections to it from within this process, without a port.
+    #[must_use]
+    pub fn connector(&self) -> Connector {
+        self.handle.connector()
     }
 
     /// How the start went.

@@ -46,4 +46,4 @@ pub use broker::{Broker, Signals};
 pub use config::{BrokerConfig, ConfigError};
 pub use counters::Metrics;
 pub use metadata_log::MetadataLogError;
-pub use node::{BrokerError, NodeHandle, ShardState, Started, prepare, run_shard};
+pub use node::{BrokerError, Connector, NodeHandle, ShardState, Started, prepare, run_shard};

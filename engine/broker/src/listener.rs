@@ -2,11 +2,12 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::Duration;
 
 use highwater_io::Io;
-use highwater_io::net::{ListenOptions, TcpListener};
+use highwater_io::net::{ListenOptions, TcpListener, TcpStream};
 
 use crate::connection;
 use crate::shard::Shard;
@@ -63,12 +64,28 @@ pub(crate) async fn accept(shard: Rc<Shard>, listener: TcpListener) {
                 continue;
             }
         };
-        match shard.broker.limits.admit(stream.peer_addr().ip()) {
-            Some(slot) => shard.io.spawn(connection::serve(Rc::clone(&shard), stream, slot)).detach(),
-            None => {
-                shard.counters().connections_refused.add(1);
-                tracing::debug!(peer = %stream.peer_addr(), "connection refused: too many");
-            }
+        admit(&shard, stream);
+    }
+}
+
+/// Serves a connection, if there is room for it.
+fn admit(shard: &Rc<Shard>, stream: TcpStream) {
+    match shard.broker.limits.admit(stream.peer_addr().ip()) {
+        Some(slot) => shard.io.spawn(connection::serve(Rc::clone(shard), stream, slot)).detach(),
+        None => {
+            shard.counters().connections_refused.add(1);
+            tracing::debug!(peer = %stream.peer_addr(), "connection refused: too many");
         }
+    }
+}
+
+/// Serves a connection from within this process. Dropped, its other end sees the end of the stream.
+pub(crate) fn adopt(shard: &Rc<Shard>, end: UnixStream) {
+    if shard.stopping.get() {
+        return;
+    }
+    match shard.io.adopt(end) {
+        Ok(stream) => admit(shard, stream),
+        Err(error) => tracing::warn!(%error, "no connection within this process"),
     }
 }

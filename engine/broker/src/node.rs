@@ -18,10 +18,13 @@
 //!
 //! A broker that cannot start says why in one sentence, and leaves the directory as it was or recovered.
 
+use std::io;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use highwater_cluster::config::effective::ConfigView;
@@ -134,9 +137,39 @@ pub struct NodeHandle {
     /// Resolves when the broker runs, or to the reason why it does not; `None` if its shards ended without a reason.
     pub started: Reply<Result<Started, BrokerError>>,
     counters: Arc<[ShardCounters]>,
+    connector: Connector,
+}
+
+/// Makes connections to a broker from within its process, without a port: for an embedded broker's clients.
+#[derive(Debug, Clone)]
+pub struct Connector {
+    shards: Arc<[mailbox::Sender<Message>]>,
+    next: Arc<AtomicUsize>,
+}
+
+impl Connector {
+    /// A connection, as one that came over the network: Kafka's frames go in and come out. It may be made before the
+    /// broker runs, and is served then.
+    ///
+    /// # Errors
+    /// `ConnectionRefused` once the broker has stopped; what socketpair(2) says.
+    pub fn connect(&self) -> io::Result<UnixStream> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let shard = self.next.fetch_add(1, Ordering::Relaxed) % self.shards.len();
+        let message: Message = Box::new(move |shard| listener::adopt(shard, ours));
+        highwater_io::block_on(self.shards[shard].send(message))
+            .map_err(|_| io::Error::new(io::ErrorKind::ConnectionRefused, "the broker has stopped"))?;
+        Ok(theirs)
+    }
 }
 
 impl NodeHandle {
+    /// Makes connections from within this process.
+    #[must_use]
+    pub fn connector(&self) -> Connector {
+        self.connector.clone()
+    }
+
     /// What the broker has counted so far.
     #[must_use]
     pub fn metrics(&self) -> Metrics {
@@ -167,7 +200,8 @@ pub fn prepare(config: &BrokerConfig) -> (Vec<ShardState>, NodeHandle) {
             role,
         })
         .collect();
-    (states, NodeHandle { started, counters })
+    let connector = Connector { shards: peers.into(), next: Arc::default() };
+    (states, NodeHandle { started, counters, connector })
 }
 
 /// Runs one shard from its start to its end.

@@ -10,6 +10,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 
 use bytes::Bytes;
 
@@ -113,6 +114,14 @@ impl TcpStream {
             Driver::Sim(driver) => StreamInner::Sim(driver.connect(address).await?),
         };
         Ok(TcpStream { inner })
+    }
+
+    /// Takes over one end of a pair.
+    pub(crate) fn adopt(io: &Io, end: UnixStream) -> io::Result<Self> {
+        match io.driver() {
+            Driver::Uring(driver) => Ok(TcpStream { inner: StreamInner::Uring(driver.adopt(end)) }),
+            Driver::Sim(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 
     /// Address of the other end.

@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -208,6 +209,15 @@ impl Io {
     /// As connect(2).
     pub async fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
         TcpStream::connect(self, address).await
+    }
+
+    /// Takes over one end of a [`UnixStream::pair`]: a connection within this process, used as one that came over the
+    /// network. Both its addresses are the loopback's, with port 0.
+    ///
+    /// # Errors
+    /// `Unsupported` on the simulated driver, whose network has no sockets.
+    pub fn adopt(&self, end: UnixStream) -> io::Result<TcpStream> {
+        TcpStream::adopt(self, end)
     }
 
     /// Addresses of `host`, which may be a number or a name. May block the shard: for start-up and administration.

@@ -117,7 +117,7 @@ pub(super) trait Host: 'static {
 pub(super) trait Transport: 'static {
     type Stream: Stream;
 
-    fn connect(host: &str, port: u16) -> impl Future<Output = io::Result<Self::Stream>>;
+    fn connect(&self, host: &str, port: u16) -> impl Future<Output = io::Result<Self::Stream>>;
 }
 
 /// A connection. One task reads while another writes.
@@ -156,7 +156,7 @@ struct Driver<H: Host, T> {
     shared: Arc<Shared<H::Core>>,
     outboxes: RefCell<HashMap<ConnectionId, Rc<Outbox>>>,
     max_frame_bytes: usize,
-    transport: std::marker::PhantomData<T>,
+    transport: T,
 }
 
 /// Drives a client until it is stopped.
@@ -164,13 +164,14 @@ pub(super) async fn drive<H: Host, T: Transport>(
     shared: Arc<Shared<H::Core>>,
     mut host: H,
     max_frame_bytes: usize,
+    transport: T,
 ) {
     let _ending = Ending(Arc::clone(&shared));
     let driver = Rc::new(Driver::<H, T> {
         shared,
         outboxes: RefCell::new(HashMap::new()),
         max_frame_bytes,
-        transport: std::marker::PhantomData,
+        transport,
     });
     let mut actions = Vec::new();
     loop {
@@ -249,7 +250,7 @@ impl<H: Host, T: Transport> Driver<H, T> {
         outbox: Rc<Outbox>,
     ) {
         let connected = tokio::select! {
-            connected = T::connect(&host, port) => connected,
+            connected = self.transport.connect(&host, port) => connected,
             () = outbox.closed.notified() => return,
         };
         if let Ok(stream) = connected {

@@ -11,8 +11,8 @@
 //! The handles block, under Kafka's names for how long (`max.block.ms`). `tokio-uring` is used where the kernel allows
 //! io_uring, `tokio` elsewhere; both run the same driver over the few lines that differ ([`Backend`]).
 //!
-//! Whoever has another runtime (the simulator, a broker in the same process) drives a core by itself: see
-//! [`Core`](crate::Core).
+//! A broker in the same process is reached without a port, over socket pairs ([`IoThread::in_process`]). Whoever has
+//! another runtime (the simulator) drives a core by itself: see [`Core`](crate::Core).
 
 mod admin;
 mod consumer;
@@ -25,5 +25,5 @@ mod uring;
 
 pub use self::admin::Admin;
 pub use self::consumer::Consumer;
-pub use self::io_thread::{Backend, IoThread};
+pub use self::io_thread::{Backend, Connect, IoThread};
 pub use self::producer::{Producer, SendError, timestamp_now};

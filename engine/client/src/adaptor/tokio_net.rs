@@ -1,32 +1,77 @@
-//! Connections by `tokio`.
+//! Connections by `tokio`: over TCP, or to a broker in the same process.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 
-use bytes::{Buf, Bytes};
-use tokio::net::TcpStream;
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::net::{TcpStream, UnixStream};
 
 use super::driver::{Stream, Transport};
+use super::io_thread::Connect;
 use crate::wire::FrameReader;
 
 /// Parts of one write call; the kernel takes up to 1,024.
 const MAX_PARTS: usize = 128;
 
+/// TCP.
 pub(super) struct Tokio;
 
-pub(super) struct TokioStream(TcpStream);
+/// A broker in this process, whatever address it says it has.
+pub(super) struct InProcess(pub(super) Connect);
+
+/// A stream that is ready before it is tried.
+pub(super) trait Ready: 'static {
+    async fn readable(&self) -> io::Result<()>;
+    async fn writable(&self) -> io::Result<()>;
+    fn try_read_buf(&self, buffer: &mut BytesMut) -> io::Result<usize>;
+    fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
+}
+
+macro_rules! ready {
+    ($stream:ty) => {
+        impl Ready for $stream {
+            async fn readable(&self) -> io::Result<()> {
+                <$stream>::readable(self).await
+            }
+            async fn writable(&self) -> io::Result<()> {
+                <$stream>::writable(self).await
+            }
+            fn try_read_buf(&self, buffer: &mut BytesMut) -> io::Result<usize> {
+                <$stream>::try_read_buf(self, buffer)
+            }
+            fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+                <$stream>::try_write_vectored(self, slices)
+            }
+        }
+    };
+}
+
+ready!(TcpStream);
+ready!(UnixStream);
+
+pub(super) struct TokioStream<S>(S);
 
 impl Transport for Tokio {
-    type Stream = TokioStream;
+    type Stream = TokioStream<TcpStream>;
 
-    async fn connect(host: &str, port: u16) -> io::Result<TokioStream> {
+    async fn connect(&self, host: &str, port: u16) -> io::Result<Self::Stream> {
         let stream = TcpStream::connect((host, port)).await?;
         stream.set_nodelay(true)?;
         Ok(TokioStream(stream))
     }
 }
 
-impl Stream for TokioStream {
+impl Transport for InProcess {
+    type Stream = TokioStream<UnixStream>;
+
+    async fn connect(&self, _host: &str, _port: u16) -> io::Result<Self::Stream> {
+        let stream = (self.0)()?;
+        stream.set_nonblocking(true)?;
+        Ok(TokioStream(UnixStream::from_std(stream)?))
+    }
+}
+
+impl<S: Ready> Stream for TokioStream<S> {
     async fn read(&self, reader: &mut FrameReader) -> io::Result<usize> {
         loop {
             self.0.readable().await?;

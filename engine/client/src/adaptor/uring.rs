@@ -22,7 +22,7 @@ pub(super) struct UringStream(TcpStream);
 impl Transport for Uring {
     type Stream = UringStream;
 
-    async fn connect(host: &str, port: u16) -> io::Result<UringStream> {
+    async fn connect(&self, host: &str, port: u16) -> io::Result<UringStream> {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in tokio::net::lookup_host((host, port)).await? {
             match TcpStream::connect(address).await {

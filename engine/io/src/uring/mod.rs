@@ -34,6 +34,7 @@ mod sys;
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
@@ -135,6 +136,10 @@ impl Driver {
 
     pub(crate) async fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
         TcpStream::connect(&self.core, address).await
+    }
+
+    pub(crate) fn adopt(&self, end: UnixStream) -> TcpStream {
+        TcpStream::of_pair(&self.core, end.into())
     }
 
     pub(crate) async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {

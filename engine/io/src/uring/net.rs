@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
@@ -84,6 +84,14 @@ impl TcpStream {
     /// A stream over a connected socket.
     fn new(core: &Rc<Core>, socket: OwnedFd) -> io::Result<Self> {
         Self::adopt(core, descriptor(socket))
+    }
+
+    /// A stream over one end of a pair that this process has both of. Neither end has an address.
+    pub(super) fn of_pair(core: &Rc<Core>, socket: OwnedFd) -> Self {
+        let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let socket = descriptor(socket);
+        let receiver = Receiver::new(Rc::clone(&socket));
+        TcpStream { core: Rc::clone(core), socket, receiver, local_addr: nowhere, peer_addr: nowhere }
     }
 
     fn adopt(core: &Rc<Core>, socket: Descriptor) -> io::Result<Self> {
