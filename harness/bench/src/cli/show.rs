@@ -40,7 +40,8 @@ pub(super) fn report_again(folder: &Path, forensics: bool) -> Result<()> {
 fn report(folder: &ResultsDir, sweep: &Sweep, forensics: bool) -> Result<()> {
     let path = folder.save_report(&report::render(sweep)).context("the report cannot be written")?;
     let plain = folder.path().join("table.txt");
-    std::fs::write(&plain, table::render(sweep, &path, Colour::Plain))
+    // The folder may be moved or committed: what lies in it names its neighbours only.
+    std::fs::write(&plain, table::render(sweep, Path::new("report.html"), Colour::Plain))
         .with_context(|| plain.display().to_string())?;
     let mut stdout = std::io::stdout();
     let colourless = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());

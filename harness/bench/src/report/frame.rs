@@ -30,11 +30,11 @@ pub(super) fn headline(html: &mut Html, sweep: &Sweep, headline: &Headline) {
     let stamp = &sweep.stamp;
     html.within("header", super::tone_class(headline), |html| {
         let what = format!(
-            "Highwater bench · {} · {} · {} cells, {} trials",
+            "Highwater bench · {} · {} · {}, {}",
             stamp.title,
             stamp.started_at,
-            sweep.cells.len(),
-            sweep.cells.iter().map(|cell| cell.trials.len()).sum::<usize>()
+            text::counted(sweep.cells.len() as u64, "cell", "cells"),
+            text::counted(sweep.cells.iter().map(|cell| cell.trials.len() as u64).sum(), "trial", "trials")
         );
         html.markup(format_args!(
             "<p class=\"what\">{} · <a href=\"#words\">the words used here</a></p>\n",
