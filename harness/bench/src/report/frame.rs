@@ -268,7 +268,7 @@ pub(super) fn environment(html: &mut Html, sweep: &Sweep) {
 const WORDS: [(&str, &str); 9] = [
     (
         "acknowledged",
-        "The broker told the producer that it has the record. From then on nobody else may still have it.",
+        "The broker told the producer that it has the record. The producer may then forget it: only the broker can still lose it.",
     ),
     (
         "acks",
@@ -346,8 +346,9 @@ fn known_limits(sweep: &Sweep, cells: &[CellSummary<'_>]) -> Vec<String> {
         environment.hypervisor.is_some(),
         "How a machine that is not virtual behaves: the host's disk cache and neighbours are not visible from here.",
     );
+    let clustered = cells.iter().any(|cell| cell.configuration.broker.count > 1);
     say(
-        environment.replicas_share_a_disk,
+        environment.replicas_share_a_disk && clustered,
         "What independent disks would give: all replicas wrote to one device, so replicated throughput is a lower bound, \
          and a failure of that device would have taken every copy.",
     );
@@ -365,7 +366,6 @@ fn known_limits(sweep: &Sweep, cells: &[CellSummary<'_>]) -> Vec<String> {
         fault(&|kind| kind == FaultKind::ProcessKill) && !fault(&FaultKind::cuts_power),
         "What a power cut loses: only processes were killed here, and the page cache survives that.",
     );
-    let clustered = cells.iter().any(|cell| cell.configuration.broker.count > 1);
     let site = cells.iter().filter_map(CellSummary::fault).any(|fault| fault.scope == Scope::AllBrokers);
     say(!clustered, "Anything about replication: every setting here had one broker.");
     say(clustered && !site, "What is lost when all brokers lose power at once: only one at a time was hit.");
