@@ -42,6 +42,8 @@ pub enum CellFault {
     Kill,
     /// Its machine loses power.
     PowerCut,
+    /// Its disk answers flushes that it does not do, until its machine loses power.
+    LyingFlush,
 }
 
 /// A cell as it comes in.
@@ -79,7 +81,7 @@ impl Cell {
         let deaths = match self.fault {
             CellFault::None => Deaths::Never,
             CellFault::Kill => Deaths::Once(Death::Kill),
-            CellFault::PowerCut => Deaths::Once(Death::PowerCut),
+            CellFault::PowerCut | CellFault::LyingFlush => Deaths::Once(Death::PowerCut),
         };
         let life_us = self.load_ms.max(1) * 1_000;
         // A pause is half of its bound on average, a burst half of its own.
@@ -108,7 +110,10 @@ impl Cell {
             retention: false,
             torn_unit: TornUnit::Sector512,
             flush_us: 500,
-            disk: DiskHonesty::Honest,
+            disk: match self.fault {
+                CellFault::LyingFlush => DiskHonesty::LiesOnceIn(1),
+                CellFault::None | CellFault::Kill | CellFault::PowerCut => DiskHonesty::Honest,
+            },
         }
     }
 }

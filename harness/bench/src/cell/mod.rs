@@ -14,6 +14,7 @@ pub mod contract;
 mod evidence;
 mod fault;
 mod files;
+mod simulate;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -43,6 +44,7 @@ use aim::Reached;
 use contract::Effective;
 use evidence::Evidence;
 use fault::Strike;
+pub use simulate::{SimulationError, Simulator};
 
 /// The topic of every cell.
 const TOPIC: &str = "bench";
@@ -77,7 +79,7 @@ pub struct Bench<'a> {
     pub evidence: Option<&'a Path>,
     /// Whether this machine can cut the power of a disk.
     pub can_cut_power: bool,
-    /// Runs the cells that need a power cut where this machine has none, if there is such a thing.
+    /// Runs what this machine cannot, if there is such a thing.
     pub simulator: Option<&'a dyn Simulate>,
     /// How the client's bytes move.
     pub driving: Driving,
@@ -91,8 +93,17 @@ pub struct Bench<'a> {
 pub trait Simulate {
     /// Whether it can run this broker: only one whose code is part of it.
     fn knows(&self, broker: &str) -> bool;
+    /// Why that broker cannot run on this machine at all, so that every cell of it is simulated; `None` if it can.
+    fn stands_in_because(&self) -> Option<&str>;
     /// Runs a cell.
-    fn run(&self, cell: &Cell, cancel: &Cancel) -> Result<Outcome, CellError>;
+    fn run(&self, bench: &Bench<'_>, cell: &Cell) -> Result<Outcome, CellError>;
+}
+
+/// What is below the data directory of a cell.
+#[must_use]
+pub fn medium_kind(cell: &Cell, can_cut_power: bool, simulator: Option<&dyn Simulate>) -> MediumKind {
+    let stands_in = simulator.is_some_and(|it| it.knows(&cell.broker) && it.stands_in_because().is_some());
+    if stands_in { MediumKind::Simulated } else { MediumKind::for_fault(cell.settings.fault, can_cut_power) }
 }
 
 /// Who wants to know how far a cell is.
@@ -171,6 +182,9 @@ pub enum CellError {
     /// The final read.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// The simulator.
+    #[error(transparent)]
+    Simulation(#[from] SimulationError),
     /// The evidence does not suffice.
     #[error(transparent)]
     Judge(#[from] JudgeError),
@@ -257,12 +271,30 @@ pub struct Details {
     pub power_on: Option<PowerOnReport>,
 }
 
+impl Details {
+    /// There is no process and no machine to tell of.
+    fn simulated() -> Self {
+        Details {
+            ready_ms: 0,
+            recovery_ms: None,
+            broker_process_cpu_ms: 0,
+            broker_peak_rss_bytes: 0,
+            client_cpu_ms: 0,
+            memory_warmed: false,
+            stopped_cleanly: true,
+            cut: None,
+            flushes_lied: 0,
+            power_on: None,
+        }
+    }
+}
+
 /// Runs a cell.
 pub fn run(bench: &Bench<'_>, cell: &Cell) -> Result<Outcome, CellError> {
-    let kind = MediumKind::for_fault(cell.settings.fault, bench.can_cut_power);
+    let kind = medium_kind(cell, bench.can_cut_power, bench.simulator);
     if kind == MediumKind::Simulated {
         return match bench.simulator.filter(|simulator| simulator.knows(&cell.broker)) {
-            Some(simulator) => simulator.run(cell, bench.cancel),
+            Some(simulator) => simulator.run(bench, cell),
             None => Err(CellError::NeedsSimulation),
         };
     }

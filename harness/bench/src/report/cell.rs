@@ -5,6 +5,7 @@ use super::frame::property_lines;
 use super::html::Html;
 use super::svg::Escaped;
 use super::{Page, strip, timeline, words};
+use crate::results::DiskKind;
 use crate::results::summary::{CellSummary, Judged};
 use crate::results::text;
 use highwater_checker::{Contract, Finding};
@@ -49,7 +50,10 @@ fn purpose(cell: &CellSummary<'_>) -> String {
 
 /// What came of a cell, in a few words.
 fn badge(cell: &CellSummary<'_>) -> String {
-    let trials = text::counted(cell.cell.trials.len() as u64, "trial", "trials");
+    let mut trials = text::counted(cell.cell.trials.len() as u64, "trial", "trials");
+    if cell.cell.plan.disk == DiskKind::Simulated {
+        trials.push_str(", simulated");
+    }
     match (&cell.judged, cell.bytes_per_second) {
         (Some(judged), _) if cell.is_broken() => {
             format!("✗ broken, {} lost, {trials}", text::exact(judged.lost))

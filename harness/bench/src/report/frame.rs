@@ -357,7 +357,16 @@ fn known_limits(sweep: &Sweep, cells: &[CellSummary<'_>]) -> Vec<String> {
         "Whether a flush that was skipped hides behind another: on the disk with a power switch one flush persists \
          everything written before it. Cells with each flush on its own are stricter.",
     );
-    say(disk(DiskKind::Simulated), "What the real disk loses: some faults ran on a simulated disk.");
+    let simulated = cells.iter().filter(|cell| cell.cell.plan.disk == DiskKind::Simulated).count();
+    say(
+        simulated > 0,
+        &format!(
+            "What a real disk loses, and how fast anything is, from the {} that ran in the simulator: the broker's own \
+             code, on a simulated disk and network in virtual time. Their verdicts count; their throughput is no \
+             measurement, and none is given.",
+            text::counted(simulated as u64, "setting", "settings"),
+        ),
+    );
     say(
         fault(&|kind| kind == FaultKind::SystemCrash),
         "What a power cut loses, from the operating system crashes: there the disk's own cache survived.",

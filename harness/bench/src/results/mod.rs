@@ -288,6 +288,12 @@ pub struct Load {
 }
 
 impl Load {
+    /// Whether it took real time. That of the simulator is virtual: how much was done says nothing about speed.
+    #[must_use]
+    pub fn is_measured(&self) -> bool {
+        self.elapsed.0 > 0
+    }
+
     /// Value bytes a second.
     #[must_use]
     pub fn bytes_per_second(&self) -> f64 {

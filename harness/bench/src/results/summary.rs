@@ -96,7 +96,7 @@ impl Judged {
 
 impl<'a> CellSummary<'a> {
     fn new(cell: &'a Cell, configuration: &'a Configuration) -> Self {
-        let loads = || cell.trials.iter().map(|trial| &trial.load);
+        let loads = || cell.trials.iter().map(|trial| &trial.load).filter(|load| load.is_measured());
         let cpu: Option<u64> = loads().map(|load| load.broker_cpu.map(|cpu| cpu.0)).sum();
         let bytes: u64 = loads().map(|load| load.bytes).sum();
         Self {

@@ -17,7 +17,7 @@ use crate::broker::driver::{Driver, DriverError, Place};
 use crate::calibrate::{self, CalibrationError};
 use crate::cancel::{Cancel, Interrupted};
 use crate::ceiling;
-use crate::cell::{self, Bench, CellError, Observer, Outcome, Simulate};
+use crate::cell::{self, Bench, CellError, Observer, Outcome, Simulate, Simulator};
 use crate::clock::nanos;
 use crate::load::Driving;
 use crate::machine;
@@ -160,7 +160,7 @@ pub struct Prepared {
     pub cells: Vec<Cell>,
     /// Why no power can be cut here, if so.
     pub no_power_cuts: Option<String>,
-    /// What runs the cells that need a power cut then. Nothing, unless the caller has something.
+    /// What runs what this machine cannot, if it was built.
     pub simulator: Option<Box<dyn Simulate>>,
 }
 
@@ -178,7 +178,9 @@ pub fn prepare(options: &Options) -> Result<Prepared, SweepError> {
     }
     let cuts = cells.iter().any(|cell| cell.settings.fault.cuts_power());
     let no_power_cuts = if cuts { can_cut_power().err() } else { None };
-    Ok(Prepared { workload, text, brokers, contenders, cells, no_power_cuts, simulator: None })
+    let simulator = contenders.iter().find_map(|(name, it)| Simulator::beside(name, &it.home));
+    let simulator = simulator.map(|simulator| Box::new(simulator) as Box<dyn Simulate>);
+    Ok(Prepared { workload, text, brokers, contenders, cells, no_power_cuts, simulator })
 }
 
 /// The cells of the workload, whether or not its brokers are installed.
@@ -231,12 +233,9 @@ fn version(driver: &Driver, home: &Path) -> String {
 
 /// Runs the sweep, or what is left of it.
 pub fn run(options: &Options, prepared: &Prepared, cancel: &Cancel) -> Result<Swept, SweepError> {
-    let plan = plan::plan(
-        &prepared.workload,
-        &prepared.cells,
-        &prepared.contenders,
-        prepared.no_power_cuts.is_none(),
-    );
+    let plan = plan::plan(&prepared.workload, &prepared.cells, &prepared.contenders, &|cell| {
+        cell::medium_kind(cell, prepared.no_power_cuts.is_none(), prepared.simulator.as_deref())
+    });
     let (folder, before) = if options.resume {
         let (folder, sweep) = unfinished(options, prepared)?;
         (folder, Some(sweep))
@@ -409,10 +408,14 @@ pub fn said(outcome: &Outcome) -> String {
     } else {
         (verdict.losses.of_records, "acknowledged", verdict.losses.records)
     };
-    let speed = outcome.load.bytes_per_second() / 1e6;
+    let speed = if outcome.load.is_measured() {
+        format!("{:.1} MB/s", outcome.load.bytes_per_second() / 1e6)
+    } else {
+        "simulated".to_owned()
+    };
     let sustained = if outcome.load.is_sustained() { "" } else { " (not sustained)" };
     let (records, lost) = (exact(records), exact(lost));
-    format!("{standing}, {records} {word}, {lost} lost, {speed:.1} MB/s{sustained}")
+    format!("{standing}, {records} {word}, {lost} lost, {speed}{sustained}")
 }
 
 fn is_done(sweep: &Sweep, planned: &PlannedTrial) -> bool {

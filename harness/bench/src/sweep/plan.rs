@@ -46,7 +46,7 @@ pub(super) fn plan(
     workload: &Workload,
     cells: &[Cell],
     contenders: &BTreeMap<String, Contender>,
-    can_cut_power: bool,
+    medium_of: &dyn Fn(&Cell) -> MediumKind,
 ) -> Plan {
     let naming = Naming::of(cells);
     let mut plan = Plan { configurations: Vec::new(), cells: Vec::new(), trials: Vec::new() };
@@ -58,7 +58,7 @@ pub(super) fn plan(
         }
         let id = naming.cell(cell);
         let place = plan.cells.iter().position(|known| known.plan.id == id).unwrap_or_else(|| {
-            let plan_of_cell = describe_cell(id, configuration, cell, contender, can_cut_power);
+            let plan_of_cell = describe_cell(id, configuration, cell, contender, medium_of(cell));
             plan.cells.push(results::Cell { plan: plan_of_cell, trials: Vec::new() });
             plan.cells.len() - 1
         });
@@ -101,20 +101,14 @@ fn describe_cell(
     configuration: String,
     cell: &Cell,
     contender: &Contender,
-    can_cut_power: bool,
+    medium: MediumKind,
 ) -> CellPlan {
     let setting = Effective::default().setting(cell, &contender.driver);
     let purpose = match contract::fault(cell.settings.fault) {
         None => Purpose::Performance,
         Some(fault) => Purpose::Fault { contract: contract::contract(&setting, Some(&fault)), fault },
     };
-    CellPlan {
-        id,
-        configuration,
-        purpose,
-        disk: MediumKind::for_fault(cell.settings.fault, can_cut_power).disk_kind(),
-        effective: Vec::new(),
-    }
+    CellPlan { id, configuration, purpose, disk: medium.disk_kind(), effective: Vec::new() }
 }
 
 /// Settings as the results keep them.
@@ -133,6 +127,9 @@ pub(super) fn comparisons(sweep: &Sweep, trials: &[PlannedTrial]) -> Vec<Compari
     for trial in trials.iter().filter(|trial| trial.cell.settings.fault == Fault::None) {
         let seed = trial.cell.seed.0;
         if let Some(done) = sweep.cells[trial.place].trials.iter().find(|done| done.seed == seed) {
+            if !done.load.is_measured() {
+                continue;
+            }
             let (place, repeat) = (trial.place, trial.cell.repeat);
             measured.push(Measured { place, seed, repeat, bytes_per_second: done.load.bytes_per_second() });
         }
@@ -262,7 +259,9 @@ mod tests {
         };
         let contenders = brokers.iter().map(contender).collect();
         let brokers: Vec<String> = brokers.iter().map(|&name| name.to_owned()).collect();
-        plan(&workload, &workload.expand(&brokers), &contenders, true)
+        plan(&workload, &workload.expand(&brokers), &contenders, &|cell| {
+            MediumKind::for_fault(cell.settings.fault, true)
+        })
     }
 
     fn ids(plan: &Plan) -> Vec<&str> {
