@@ -326,6 +326,17 @@ fn forensic_line_knows_who_saw_the_record_and_what_was_durable() {
 }
 
 #[test]
+fn polled_record_that_a_cut_took_and_its_idempotent_producer_sent_again_is_permitted() {
+    let moved = || Case::new(1).polled(0, 2.0, &[(5, 0)]).log(&[(3, 0)], 4).cut(3.0, 3.0, 4.0);
+    let idempotent =
+        Setting { idempotence: true, ..Setting::single_broker(Acks::All, Flush::LEFT_TO_SYSTEM) };
+    let unflushed = promise(&idempotent, Some(&CUT));
+    assert_eq!(moved().verdict(&unflushed).standing, Standing::Kept);
+    let durable = promise(&Setting { flush: Flush::EVERY_MESSAGE, ..idempotent }, Some(&CUT));
+    assert_eq!(moved().verdict(&durable).violation(Anomaly::InconsistentOffset), 1);
+}
+
+#[test]
 fn polled_unknown_record_that_vanishes_is_read_then_lost() {
     let case =
         Case::new(2).ack(0, 1.1).log(&[(0, 0)], 1).cut(9.0, 9.1, 9.2).polled(0, 3.0, &[(0, 0), (1, 1)]);

@@ -154,7 +154,9 @@ fn check_vanished(case: &mut Case<'_>, seen: &Seen<'_>, offset: i64, log: &[Run]
         )
     };
     let explained = case.explanation(polled_at, partition, offset).is_some();
-    let moved = Permission::when(case.copy_may_be_lost(polled_at));
+    // A fault that may take what consumers saw may take a record that has no ack yet; its producer then sends it again.
+    let taken = explained && case.contract.read_then_lost == Permission::Permitted;
+    let moved = Permission::when(taken || case.copy_may_be_lost(polled_at));
     let state =
         case.ledger.lane_mut(producer, partition).and_then(|lane| lane.states.get_mut(sequence as usize));
     let Some(state) = state else {
