@@ -116,6 +116,15 @@ async fn read_partition(
     let (mut next, mut empty_fetches) = (log_start, 0);
     while next < log_end {
         let data = fetch(connection, topic, partition, next, MAX_BYTES).await?;
+        if ErrorCode(data.error_code) == ErrorCode::OFFSET_OUT_OF_RANGE {
+            let log_start = list_offset(connection, topic, partition, OffsetSpec::Earliest).await?;
+            if log_start > next {
+                // Retention was faster: the log begins anew.
+                next = log_start;
+                content = PartitionContent { log_start, log_end, records: Vec::new() };
+                continue;
+            }
+        }
         if data.error_code != 0 {
             let what = format!("fetch of {topic}-{partition} at {next}");
             return Err(ReadError::Refused { what, code: ErrorCode(data.error_code) });
