@@ -25,7 +25,6 @@ use crate::journal::JournalPlace;
 use crate::journal::files::lock_for_writing;
 use crate::journal::format::Fields;
 use crate::journal::scan::Access;
-use crate::mutants;
 use crate::partition::state::PartitionState;
 
 const MAGIC: &[u8; 8] = b"HWCKPT01";
@@ -123,7 +122,7 @@ pub(crate) async fn read_newest(
         if !io.fs().exists(&path).await? {
             continue;
         }
-        if access == Access::Recover && !mutants::SKIP_LOCK_WAIT.is_on() {
+        if access == Access::Recover {
             // A dead process may still be writing here.
             let file = io.fs().open(&path, fs::OpenOptions::read_write()).await?;
             lock_for_writing(io, &file).await?;

@@ -19,6 +19,7 @@ use highwater_model::{LeaderEpoch, Offset, TopicId, crc};
 use crate::journal::format::Fields;
 use crate::partition::epochs::EpochStart;
 use crate::partition::producers::{AppendedBatch, ProducerState, ProducerTable};
+use crate::partition::state::MAX_OFFSET;
 use highwater_model::{ProducerId, Sequence};
 
 pub(crate) const LOG_SUFFIX: &str = ".log";
@@ -39,7 +40,7 @@ pub(crate) fn base_offset_of(name: &str, suffix: &str) -> Option<Offset> {
     if digits.len() != 20 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
-    digits.parse().ok().map(Offset)
+    digits.parse().ok().map(Offset).filter(|base| *base <= MAX_OFFSET)
 }
 
 /// Name of a partition's directory.
@@ -166,7 +167,15 @@ mod tests {
         let dir = Path::new("d");
         assert_eq!(segment_path(dir, Offset(42), LOG_SUFFIX), Path::new("d/00000000000000000042.log"));
         assert_eq!(base_offset_of("00000000000000000042.log", LOG_SUFFIX), Some(Offset(42)));
-        for name in ["42.log", "00000000000000000042.index", "0000000000000000004x.log", ".log"] {
+        // The last is no offset that a log can come to.
+        let others = [
+            "42.log",
+            "00000000000000000042.index",
+            "0000000000000000004x.log",
+            ".log",
+            "09223372036854775807.log",
+        ];
+        for name in others {
             assert_eq!(base_offset_of(name, LOG_SUFFIX), None, "{name}");
         }
         assert_eq!(parse_partition_dir("my-topic-12"), Some(("my-topic", 12)));

@@ -40,10 +40,14 @@ mutants! {
     2 FUA_COVERS_PLAIN = "fua-covers-plain", rule 1;
     /// Acknowledges a written group as if it were flushed, with the flush still to come.
     3 ACK_BEFORE_FLUSH = "ack-before-flush", rule 1;
+    /// Takes whole batches behind the log's end in its segment for part of the log.
+    4 END_FROM_SCAN = "end-from-scan", rule 2;
     /// Does not wait for a dead process's writes.
     5 SKIP_LOCK_WAIT = "skip-lock-wait", rule 3;
     /// Acts on a truncation or a move of the log's start before it is durable.
     6 ACT_BEFORE_DURABLE = "act-before-durable", rule 4;
+    /// Tries a flush that failed once more, and believes it.
+    7 RETRY_FAILED_FLUSH = "retry-failed-flush", rule 7;
     /// Creates a partition without flushing its directory.
     8 SKIP_CREATE_FLUSH = "skip-create-flush", rule 5;
     /// Acknowledges a duplicate at once.

@@ -17,10 +17,10 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
+use common::claims::BY_SEEDS;
 use common::{batch_of, open, read_from, small_log};
 use highwater_io::Io;
 use highwater_io::sim::{DiskConfig, NodeId, TornUnit, World, WorldConfig};
-use highwater_log::mutants::{self, Mutant};
 use highwater_log::verify::verify;
 use highwater_log::{LogConfig, Origin, Partition, ShardLogs};
 use highwater_model::batch::ProducerStamp;
@@ -466,27 +466,10 @@ fn seeds(default: u64) -> Vec<u64> {
 /// Seeds within which each lie must be found.
 const MUTANT_SEEDS: u64 = 400;
 
-/// Lies that a crash shows.
-const SHOWN_BY_CRASHES: [Mutant; 13] = [
-    mutants::ACK_BEFORE_WRITE,
-    mutants::SKIP_JOURNAL_FLUSH,
-    mutants::FUA_COVERS_PLAIN,
-    mutants::ACK_BEFORE_FLUSH,
-    mutants::DROP_FLUSH_SOMETIMES,
-    mutants::ACT_BEFORE_DURABLE,
-    mutants::SKIP_CREATE_FLUSH,
-    mutants::CHECKPOINT_BEFORE_FLUSH,
-    mutants::REUSE_BEFORE_CHECKPOINT,
-    mutants::SKIP_SETTLED_PREFIX,
-    mutants::SERVE_BEFORE_RECOVERY_FLUSH,
-    mutants::OFFSET_GIVEN_TWICE,
-    mutants::RECORD_ALTERED,
-];
-
 #[test]
 fn every_mutant_that_a_crash_shows_is_caught() {
     let mut missed = Vec::new();
-    for mutant in SHOWN_BY_CRASHES {
+    for mutant in BY_SEEDS {
         let _lying = mutant.enable();
         let caught = (0..MUTANT_SEEDS).find_map(|seed| run_seed(seed).map(|violation| (seed, violation)));
         match caught {

@@ -440,7 +440,10 @@ impl Journal {
         }
         let file = self.current();
         if !mutants::SKIP_JOURNAL_FLUSH.is_on() && !self.drops_this_flush() {
-            file.file.sync_data().await?;
+            match file.file.sync_data().await {
+                Err(_) if mutants::RETRY_FAILED_FLUSH.is_on() => file.file.sync_data().await?,
+                outcome => outcome?,
+            }
         }
         self.count(|counters| counters.flushes += 1);
         self.note_unflushed_durable();

@@ -267,9 +267,7 @@ async fn open_file(io: &Io, path: &Path, access: Access) -> Result<fs::File, Fil
         return io.fs().open(path, fs::OpenOptions::read_only().direct()).await;
     }
     let file = io.fs().open(path, fs::OpenOptions::read_write().direct()).await?;
-    if !mutants::SKIP_LOCK_WAIT.is_on() {
-        lock_for_writing(io, &file).await?;
-    }
+    lock_for_writing(io, &file).await?;
     // A killed process may have left groups that no flush covers. They are applied, so they are made durable first: a
     // block of a segment is rewritten only when its whole image is durable in the journal.
     if !mutants::REPLAY_BEFORE_FLUSH.is_on() {

@@ -15,6 +15,10 @@ use crate::partition::producers::{AppendedBatch, ProducerState, ProducerTable, R
 /// No segment is larger: the positions of Kafka's index entries have 32 bits.
 pub(crate) const MAX_SEGMENT_BYTES: u64 = u32::MAX as u64;
 
+/// No log that was written record by record comes so far. Files may say anything; below this, arithmetic on offsets does
+/// not overflow.
+pub(crate) const MAX_OFFSET: Offset = Offset(i64::MAX >> 1);
+
 /// What a checkpoint says of a partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PartitionState {
@@ -163,6 +167,7 @@ impl PartitionState {
         let starts = [self.log_start_offset, self.segment_base];
         self.id.partition.0 >= 0
             && starts.iter().all(|start| (Offset(0)..=self.next_offset).contains(start))
+            && self.next_offset <= MAX_OFFSET
             && self.position_bytes <= MAX_SEGMENT_BYTES
             && self.producers.iter().all(|(_, producer)| producer.batches.len() <= REMEMBERED_BATCHES)
     }
@@ -236,10 +241,11 @@ pub(crate) mod tests {
     #[test]
     fn state_that_no_log_can_have_is_refused() {
         type Change = fn(&mut PartitionState);
-        let impossible: [Change; 5] = [
+        let impossible: [Change; 6] = [
             |state| state.log_start_offset = Offset(100),
             |state| state.segment_base = Offset(-1),
             |state| state.next_offset = Offset(-5),
+            |state| state.next_offset = Offset(i64::MAX),
             |state| state.position_bytes = u64::MAX,
             |state| state.id.partition = PartitionIndex(-1),
         ];

@@ -18,7 +18,7 @@ use crate::kafka_files::{
     EPOCH_CHECKPOINT, LOG_SUFFIX, SNAPSHOT_SUFFIX, base_offset_of, parse_epochs, parse_producer_snapshot,
     segment_path,
 };
-use crate::partition::state::PartitionState;
+use crate::partition::state::{MAX_OFFSET, MAX_SEGMENT_BYTES, PartitionState};
 use crate::recovery::settle_segments;
 
 const CLEAN_SHUTDOWN: &str = ".kafka_cleanshutdown";
@@ -238,7 +238,11 @@ async fn walk_segment(
         }
         let header = if checks { batch::verify(&window[at..]) } else { BatchHeader::parse(&window[at..]) };
         let Ok(header) = header else { return Ok(false) };
-        if position + header.size_bytes as u64 > len_bytes || header.base_offset < state.next_offset {
+        let is_possible = header.next_offset() <= MAX_OFFSET && position <= MAX_SEGMENT_BYTES;
+        if position + header.size_bytes as u64 > len_bytes
+            || header.base_offset < state.next_offset
+            || !is_possible
+        {
             return Ok(false);
         }
         if header.base_offset >= snapshot {

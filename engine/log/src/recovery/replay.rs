@@ -14,7 +14,7 @@ use crate::journal::files::lock_for_writing;
 use crate::journal::format::{Change, Entry};
 use crate::kafka_files::{INDEX_SUFFIX, LOG_SUFFIX, TIME_INDEX_SUFFIX, segment_path};
 use crate::mutants;
-use crate::partition::state::{MAX_SEGMENT_BYTES, PartitionState};
+use crate::partition::state::{MAX_OFFSET, MAX_SEGMENT_BYTES, PartitionState};
 use crate::recovery::settle_segments;
 
 /// Bytes of entries that are gathered before they are written.
@@ -314,9 +314,7 @@ impl Replay {
             let options = fs::OpenOptions::read_write().create();
             let options = if self.direct { options.direct() } else { options };
             let file = self.io.fs().open(segment_path(&dir, segment_base, LOG_SUFFIX), options).await?;
-            if !mutants::SKIP_LOCK_WAIT.is_on() {
-                lock_for_writing(&self.io, &file).await?;
-            }
+            lock_for_writing(&self.io, &file).await?;
             self.changed_dirs.insert(dir);
             self.open.insert((id, segment_base), file);
         }
@@ -370,6 +368,9 @@ impl Replay {
                 ));
                 continue;
             }
+            if mutants::END_FROM_SCAN.is_on() {
+                extend_by_scan(&self.io, &dir, &mut state).await?;
+            }
             let segments = settle_segments(&self.io, &dir, &mut state).await?;
             self.changed_dirs.insert(dir.clone());
             if let Some(reason) = &state.fenced {
@@ -385,6 +386,24 @@ impl Replay {
         self.io.fs().sync_dir(&self.path).await?;
         Ok(seeds)
     }
+}
+
+/// A lie: whole batches that follow the log's end in its segment become part of it.
+async fn extend_by_scan(io: &Io, dir: &Path, state: &mut PartitionState) -> Result<(), OpenError> {
+    let path = segment_path(dir, state.segment_base, LOG_SUFFIX);
+    if !io.fs().exists(&path).await? {
+        return Ok(());
+    }
+    let bytes = io.fs().read_file(&path, PENDING_BYTES).await?;
+    let end = usize::try_from(state.position_bytes).unwrap_or(usize::MAX);
+    let mut rest = bytes.get(end..).unwrap_or_default();
+    while let Ok(header) = batch::verify(rest)
+        && header.base_offset == state.next_offset
+    {
+        state.record_batch(&header, 0);
+        rest = &rest[header.size_bytes..];
+    }
+    Ok(())
 }
 
 /// What an append entry says of itself, without the repeated block.
@@ -457,7 +476,8 @@ impl Target {
         for header in batch::headers(batches) {
             let (_, header) =
                 header.map_err(|error| format!("a journal entry holds a bad batch: {error}"))?;
-            if header.base_offset < state.next_offset || state.position_bytes > MAX_SEGMENT_BYTES {
+            let is_possible = header.next_offset() <= MAX_OFFSET && state.position_bytes <= MAX_SEGMENT_BYTES;
+            if header.base_offset < state.next_offset || !is_possible {
                 return Err(format!("a journal entry holds a batch at offset {}", header.base_offset));
             }
             state.record_batch(&header, max_producers);

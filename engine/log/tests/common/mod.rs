@@ -1,6 +1,11 @@
 //! What the tests of the log share.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+#[cfg(feature = "mutants")]
+pub(crate) mod claims;
+pub(crate) mod scenarios;
+pub(crate) mod scene;
+
 use std::path::Path;
 
 use bytes::Bytes;
@@ -45,7 +50,11 @@ pub(crate) fn options() -> OpenOptions {
 pub(crate) const DIR: &str = "/data";
 
 pub(crate) async fn open(io: &Io) -> (DataDir, ShardLogs, RecoveryReport) {
-    let (mut dir, report) = DataDir::open(io, Path::new(DIR), options()).await.expect("the directory opens");
+    open_with(io, options()).await
+}
+
+pub(crate) async fn open_with(io: &Io, options: OpenOptions) -> (DataDir, ShardLogs, RecoveryReport) {
+    let (mut dir, report) = DataDir::open(io, Path::new(DIR), options).await.expect("the directory opens");
     let seed = dir.split(1, |_, _| 0).await.expect("a new generation").pop().expect("one shard");
     let logs = ShardLogs::start(io, seed).await.expect("the shard starts");
     (dir, logs, report)

@@ -1,0 +1,278 @@
+//! The log on a disk that misbehaves: what fails stops, what is full waits, what is damaged is never served.
+
+mod common;
+
+use std::time::Duration;
+
+use common::scenarios::{self, Verdict};
+use common::scene::{End, Scene};
+use common::{append_one, batch_of, create, id, open, read_values};
+use highwater_io::Io;
+use highwater_io::sim::{DiskOp, Fault, FaultEffect};
+use highwater_log::{AppendError, LogError, Origin, Partition, ShardLogs};
+use highwater_model::batch::ProducerStamp;
+use highwater_model::{LeaderEpoch, ProducerEpoch, ProducerId, Sequence};
+
+fn holds(verdict: Verdict) {
+    if let Err(seen) = verdict {
+        panic!("{seen}");
+    }
+}
+
+#[test]
+fn rot_in_a_segment_is_never_served() {
+    holds(scenarios::rot_in_a_segment_is_never_served());
+}
+
+#[test]
+fn rot_in_a_durable_group_fences_its_partition_and_serves_what_lies_below() {
+    holds(scenarios::rot_in_a_durable_group_fences_its_partition());
+}
+
+#[test]
+fn unreadable_sector_is_rot_below_the_durable_bound_and_torn_above() {
+    holds(scenarios::unreadable_sector_is_rot_below_the_durable_bound_and_torn_above());
+}
+
+#[test]
+fn log_ends_where_it_was_truncated_whatever_the_segment_holds() {
+    holds(scenarios::batches_behind_a_truncation_are_not_the_log());
+}
+
+#[test]
+fn start_waits_for_the_writes_of_a_dead_process() {
+    holds(scenarios::late_write_of_a_dead_process_does_no_harm());
+}
+
+#[test]
+fn failed_flush_is_never_retried() {
+    holds(scenarios::failed_flush_is_the_end_of_its_journal());
+}
+
+#[test]
+fn directory_in_use_never_looks_clean() {
+    holds(scenarios::directory_in_use_never_looks_clean());
+}
+
+#[test]
+fn only_durable_groups_are_written_behind() {
+    holds(scenarios::settled_block_is_rewritten_only_when_its_image_is_durable());
+}
+
+#[test]
+fn recovery_flushes_groups_before_it_applies_them() {
+    holds(scenarios::groups_are_flushed_before_they_are_applied());
+}
+
+async fn try_append(partition: &Partition, value: &[u8]) -> Result<(), AppendError> {
+    let epoch = partition.latest_epoch().max(LeaderEpoch(0));
+    partition.begin_epoch(epoch);
+    let appended = partition.append(batch_of(&[value], ProducerStamp::NONE), epoch, Origin::Client).await?;
+    Ok(appended.acknowledged().await?)
+}
+
+/// Nothing completes any more, and every error is the first one.
+async fn assert_stopped(logs: &ShardLogs, partition: &Partition, file: &str) {
+    let failure = logs.failure().expect("latched");
+    assert!(failure.cause.contains(file), "{failure} names {file}");
+    assert!(failure.cause.contains("os error 5"), "{failure} has the errno");
+    let first = failure.to_string();
+    for _ in 0..3 {
+        let error = try_append(partition, b"after the failure").await.expect_err("nothing is acknowledged");
+        assert_eq!(error.to_string(), first);
+        // Unless everything accepted was durable before.
+        if let Err(error) = partition.flush().await {
+            assert_eq!(error.to_string(), first);
+        }
+        assert_eq!(logs.checkpoint().await.expect_err("nothing is written").to_string(), first);
+    }
+    logs.close().await.expect_err("this is no clean stop");
+}
+
+/// An append that is acknowledged, then a fault that hits what `provoke` does; then nothing more, and after a power cut what
+/// was acknowledged is there.
+fn assert_fail_stop(fault: &Fault, file: &'static str, provoke: Provocation) {
+    for seed in 0..10 {
+        let mut scene = Scene::new(seed);
+        let (disk, fault) = (scene.disk(), fault.clone());
+        scene.live_and(End::PowerCut, move |io| async move {
+            let (_dir, logs, _) = open(&io).await;
+            let partition = create(&logs, 0).await;
+            try_append(&partition, b"before").await.expect("the disk is sound");
+            let id = disk.inject(fault);
+            match provoke {
+                Provocation::Append => {
+                    try_append(&partition, &[b'x'; 500]).await.expect_err("nothing is acknowledged");
+                }
+                Provocation::Checkpoint => {
+                    logs.checkpoint().await.expect_err("nothing is vouched for");
+                }
+            }
+            assert_eq!(disk.fired(id), 1, "seed {seed}");
+            assert_stopped(&logs, &partition, file).await;
+            assert_eq!(disk.fired(id), 1, "seed {seed}: nothing is tried again");
+        });
+        scene.live(|io| async move {
+            let (_dir, logs, _) = open(&io).await;
+            let values = read_values(&logs.partition(&id(0)).expect("is there")).await;
+            assert_eq!(values[0], b"before");
+        });
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Provocation {
+    Append,
+    Checkpoint,
+}
+
+#[test]
+fn failed_write_of_the_journal_stops_everything() {
+    assert_fail_stop(&Fault::eio(DiskOp::Write).on("journal-0").times(1), "journal-0", Provocation::Append);
+}
+
+#[test]
+fn failed_flush_of_the_journal_stops_everything() {
+    assert_fail_stop(&Fault::eio(DiskOp::Flush).on("journal-0").times(1), "journal-0", Provocation::Append);
+}
+
+#[test]
+fn failed_write_of_a_segment_fences_the_log_directory() {
+    let fault = Fault::eio(DiskOp::Write).on("00000000.log").times(1);
+    assert_fail_stop(&fault, "00000000000000000000.log", Provocation::Checkpoint);
+}
+
+#[test]
+fn failed_flush_of_a_segment_fences_the_log_directory() {
+    let fault = Fault::eio(DiskOp::Flush).on("00000000.log").times(1);
+    assert_fail_stop(&fault, "00000000000000000000.log", Provocation::Checkpoint);
+}
+
+#[test]
+fn failed_write_of_a_checkpoint_fences_the_log_directory() {
+    let fault = Fault::eio(DiskOp::Write).on("checkpoint-1").times(1);
+    assert_fail_stop(&fault, "checkpoint-1", Provocation::Checkpoint);
+}
+
+/// Rule 8: the producer is told, readers notice nothing, and writes resume when there is space.
+#[test]
+fn full_disk_is_an_error_to_the_producer_and_no_failure() {
+    for seed in 0..10 {
+        let mut scene = Scene::new(seed);
+        let disk = scene.disk();
+        scene.live_and(End::PowerCut, move |io| async move {
+            let (_dir, logs, _) = open(&io).await;
+            let partition = create(&logs, 0).await;
+            try_append(&partition, b"before").await.expect("there is space");
+            let used = disk.used_bytes();
+            disk.set_capacity(used);
+            let mut taken = 1;
+            let refused = loop {
+                match try_append(&partition, &[b'x'; 4000]).await {
+                    Ok(()) => taken += 1,
+                    Err(error) => break error,
+                }
+                assert!(taken < 200, "seed {seed}: the disk never gets full");
+            };
+            assert!(
+                matches!(refused, AppendError::Log(LogError::OutOfSpace { .. })),
+                "seed {seed}: {refused}"
+            );
+            assert!(logs.failure().is_none() && partition.fenced().is_none(), "seed {seed}");
+            assert_eq!(read_values(&partition).await.len(), taken, "seed {seed}: reads go on");
+            disk.set_capacity(used + (64 << 20));
+            wait_until_it_takes(&io, &partition).await;
+            logs.checkpoint().await.expect("there is space again");
+            assert_eq!(read_values(&partition).await.len(), taken + 1, "seed {seed}");
+        });
+        scene.live(|io| async move {
+            let (_dir, logs, report) = open(&io).await;
+            assert!(report.fenced.is_empty());
+            assert_eq!(read_values(&logs.partition(&id(0)).expect("is there")).await[0], b"before");
+        });
+    }
+}
+
+/// Space that was freed is taken within some attempts, as a producer makes them.
+async fn wait_until_it_takes(io: &Io, partition: &Partition) {
+    for _ in 0..20 {
+        match try_append(partition, b"after").await {
+            Ok(()) => return,
+            Err(AppendError::Log(LogError::OutOfSpace { .. })) => io.sleep(Duration::from_millis(500)).await,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("writes do not resume");
+}
+
+const PRODUCER: ProducerStamp = ProducerStamp {
+    producer_id: ProducerId(7),
+    producer_epoch: ProducerEpoch(0),
+    base_sequence: Sequence(0),
+};
+
+/// Rule 6: a retry has the original's offsets, waits as the original does, and is stored once.
+#[test]
+fn retry_waits_for_the_ack_of_its_original() {
+    for seed in 0..10 {
+        let mut scene = Scene::new(seed);
+        let disk = scene.disk();
+        scene.live(move |io| async move {
+            let (_dir, logs, _) = open(&io).await;
+            let partition = create(&logs, 0).await;
+            try_append(&partition, b"before").await.expect("the disk is sound");
+            let slow = FaultEffect::Delay(Duration::from_secs(2));
+            disk.inject(Fault::new(DiskOp::Write, slow).on("journal-0"));
+            let epoch = LeaderEpoch(0);
+            let batch = batch_of(&[b"once"], PRODUCER);
+            let original = partition.append(batch.clone(), epoch, Origin::Client).await.expect("accepted");
+            let retry = partition.append(batch, epoch, Origin::Client).await.expect("accepted");
+            assert!(!original.is_duplicate && retry.is_duplicate, "seed {seed}");
+            assert_eq!((retry.base_offset, retry.last_offset), (original.base_offset, original.last_offset));
+            let early = io.timeout(Duration::from_secs(1), retry.acknowledged()).await;
+            assert!(
+                early.is_err(),
+                "seed {seed}: a retry is acknowledged while its original waits for the flush"
+            );
+            retry.acknowledged().await.expect("the disk is sound");
+            assert!(partition.watermarks().get().durable_offset > original.last_offset, "seed {seed}");
+            assert_eq!(read_values(&partition).await, [&b"before"[..], b"once"]);
+        });
+        scene.end(End::PowerCut);
+        // After a restart it is still known.
+        scene.live(|io| async move {
+            let (_dir, logs, _) = open(&io).await;
+            let partition = logs.partition(&id(0)).expect("is there");
+            let retry =
+                partition.append(batch_of(&[b"once"], PRODUCER), LeaderEpoch(0), Origin::Client).await;
+            let retry = retry.expect("accepted");
+            assert!(retry.is_duplicate && retry.base_offset.0 == 1, "{retry:?}");
+            retry.acknowledged().await.expect("what was recovered is durable");
+            assert_eq!(read_values(&partition).await.len(), 2);
+        });
+    }
+}
+
+#[test]
+fn retry_shares_the_failure_of_its_original() {
+    let mut scene = Scene::new(1);
+    let disk = scene.disk();
+    scene.live(move |io| async move {
+        let (_dir, logs, _) = open(&io).await;
+        let partition = create(&logs, 0).await;
+        append_one(&partition, b"before").await.acknowledged().await.expect("the disk is sound");
+        disk.inject(Fault::eio(DiskOp::Flush).on("journal-0").times(1));
+        let batch = batch_of(&[b"once"], PRODUCER);
+        let original =
+            partition.append(batch.clone(), LeaderEpoch(0), Origin::Client).await.expect("accepted");
+        let retry = partition.append(batch.clone(), LeaderEpoch(0), Origin::Client).await.expect("accepted");
+        let failure = original.acknowledged().await.expect_err("the flush fails").to_string();
+        assert_eq!(retry.acknowledged().await.expect_err("shares it").to_string(), failure);
+        // A retry that comes after the failure has no better fate.
+        let late = partition.append(batch, LeaderEpoch(0), Origin::Client).await;
+        match late {
+            Ok(late) => assert_eq!(late.acknowledged().await.expect_err("shares it").to_string(), failure),
+            Err(error) => assert_eq!(error.to_string(), failure),
+        }
+    });
+}
