@@ -251,5 +251,15 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let rotten =
         [&[0][..], &[2, 0, 1, 9], &[2, 0, 1, 9], &[2, 0, 1, 9], &[0], &[1, 0x07, 0x00, 0xff]].concat();
     let stray = [&[0][..], &[2, 0, 1, 9], &[2, 0, 5], &[0, 0, 0]].concat();
-    vec![appends, rolls, cuts, rotten, stray]
+    vec![appends, rolls, cuts, rotten, stray, segment(0), segment(1)]
+}
+
+/// A checkpoint that says that one batch lies in the first partition's segment, no groups, and that segment; the batch's
+/// last byte is changed by `flip`.
+fn segment(flip: u8) -> Vec<u8> {
+    let mut batch = batch(0, 9);
+    let size = u8::try_from(batch.len()).expect("short");
+    *batch.last_mut().expect("not empty") ^= flip;
+    let head: [&[u8]; 4] = [&[2], &[0, 1, 0, size], &[0; 4], &[0, 0, 1, 0]];
+    [&head.concat()[..], &batch].concat()
 }

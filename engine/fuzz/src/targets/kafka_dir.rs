@@ -94,5 +94,9 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     put_piece(&mut producers, b"0\n1\n1 0\n");
     producers.extend([6, 0]);
     put_piece(&mut producers, b"0\n1\ntopic 0 5\n");
-    vec![whole, unclean, indexed, producers]
+    // After a clean stop nobody looks at every batch: the reader does. Byte 231 lies in the second one.
+    let mut rotten = [&[0][..], segment].concat();
+    rotten.truncate(rotten.len() - 2);
+    rotten.extend([1, 0, 77, 0x10, 0, 0]);
+    vec![whole, unclean, indexed, producers, rotten]
 }
