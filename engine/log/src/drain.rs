@@ -12,6 +12,8 @@
 //! * Only bytes of durable groups are written.
 //! * One chunk of a partition is in flight: a chunk that overlaps an older one follows it.
 //! * Memory is let go only after its chunk completed; readers get bytes from the tail or from completed chunks.
+//! * A segment is trimmed once its roll is durable: a trim writes the last block again, which is whole in the journal by
+//!   then.
 //! * A segment is complete (trimmed, flushed, with its index files) before the next one is written to.
 //! * A failed write or flush of a segment fences the log directory.
 
@@ -177,8 +179,8 @@ impl ShardCore {
         let whole_segment = rolled && gathered.end_bytes == segment.size_bytes();
         if whole_segment && gathered.end_bytes == drain.written_bytes {
             return match next_base {
-                Some(next_base) => Step::Close { segment, next_base },
-                None => Step::Nothing,
+                Some(next_base) if segment.rolled_in.get() <= limit => Step::Close { segment, next_base },
+                _ => Step::Nothing,
             };
         }
         let settles = whole_segment || !gathered.is_full && until != Until::Chunks;

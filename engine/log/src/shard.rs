@@ -626,7 +626,7 @@ impl ShardCore {
         }
     }
 
-    async fn close(&self) -> Result<(), LogError> {
+    async fn close(self: &Rc<Self>) -> Result<(), LogError> {
         if self.closing.get() {
             return Ok(());
         }
@@ -644,8 +644,19 @@ impl ShardCore {
     }
 
     /// The clean stop: as a roll for every partition, then a checkpoint over an empty journal.
-    async fn drain_and_complete(&self) -> Result<(), LogError> {
-        let _turn = self.checkpoint_turn.acquire(1).await;
+    async fn drain_and_complete(self: &Rc<Self>) -> Result<(), LogError> {
+        let _turn = loop {
+            let turn = self.checkpoint_turn.acquire(1).await;
+            let settled = self.settled_ends();
+            if settled.is_empty() {
+                break turn;
+            }
+            // A full journal waits for a checkpoint.
+            drop(turn);
+            for partition in settled {
+                partition.repeat_end_block().await?;
+            }
+        };
         let boundary = self.journal.draw_boundary();
         self.journal.progress().wait(Mark::Durable, boundary).await?;
         let cores: Vec<Rc<PartitionCore>> = self.partitions.borrow().values().cloned().collect();
@@ -667,6 +678,18 @@ impl ShardCore {
         checkpoint::write(&self.io, &self.journal_dir, number, bytes)
             .await
             .map_err(|error| self.fence(&error))
+    }
+}
+
+impl ShardCore {
+    /// Partitions whose last block is only in their segment, where a trim would write it again.
+    fn settled_ends(self: &Rc<Self>) -> Vec<Partition> {
+        let partitions = self.partitions.borrow();
+        let settled = partitions.values().filter(|core| {
+            let live = core.live.borrow();
+            live.repeat_end_block && !live.deleted && core.fenced.borrow().is_none()
+        });
+        settled.map(|core| Partition { core: Rc::clone(core), shard: Rc::clone(self) }).collect()
     }
 }
 

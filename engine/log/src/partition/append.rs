@@ -126,10 +126,10 @@ impl Partition {
         self.know_end_block().await?;
         let roll = self.needs_roll(batches.len() as u64, &config);
         self.reserve_space(roll, batches.len() as u64).await?;
-        self.shard.journal.admit(batches.len() + IO_ALIGNMENT, 2).await.map_err(LogError::from)?;
+        self.shard.journal.admit(batches.len() + IO_ALIGNMENT, 3).await.map_err(LogError::from)?;
         self.core.check_writable()?;
         // Only now: a checkpoint may have drawn its line while we waited.
-        let prefix = if roll { Bytes::new() } else { self.end_block_to_repeat() };
+        let prefix = self.end_block_to_repeat();
         Ok(self.accept(&batches, incoming, &prefix, roll, leader_epoch, origin, &config, turn))
     }
 
@@ -225,6 +225,24 @@ impl Partition {
 
     fn ack_mark(&self) -> Mark {
         if self.core.config.borrow().is_durable_ack() { Mark::Durable } else { Mark::Written }
+    }
+
+    /// Brings the end block into the journal, by itself: its segment is about to be trimmed.
+    pub(crate) async fn repeat_end_block(&self) -> Result<(), LogError> {
+        self.know_end_block().await?;
+        self.shard.journal.admit(IO_ALIGNMENT, 1).await?;
+        let prefix = self.end_block_to_repeat();
+        let mut live = self.core.live.borrow_mut();
+        live.repeat_end_block = false;
+        if prefix.is_empty() {
+            return Ok(());
+        }
+        let (leader_epoch, next_offset) = (live.leader_epoch, live.state.next_offset);
+        live.last_sequence = self.shard.journal.append(|group| {
+            EntryBuilder::begin(&live.state, &prefix, group).finish(self, leader_epoch, next_offset, group);
+        });
+        live.touched = true;
+        Ok(())
     }
 
     /// The start of the end block, if the next append repeats it.
@@ -331,10 +349,17 @@ impl Partition {
         let mut base_offset = None;
         let mut last_offset = live.state.next_offset;
         let sequence = self.shard.journal.append(|group| {
+            let mut prefix = prefix.clone();
             if roll {
+                if !prefix.is_empty() {
+                    // Trimming the segment writes its last block again, with nothing new in it.
+                    let repeated = EntryBuilder::begin(&live.state, &prefix, group);
+                    repeated.finish(self, leader_epoch, live.state.next_offset, group);
+                }
                 self.roll(&mut live, group);
+                prefix.clear();
             }
-            let mut entry = EntryBuilder::begin(&live.state, prefix, group);
+            let mut entry = EntryBuilder::begin(&live.state, &prefix, group);
             for batch in incoming {
                 let bytes = &batches[batch.start..batch.start + batch.header.size_bytes];
                 let placed = match origin {
@@ -363,6 +388,9 @@ impl Partition {
         });
         live.last_sequence = sequence;
         live.touched = true;
+        if let (true, Some(rolled)) = (roll, live.segments.range(..live.state.segment_base).next_back()) {
+            rolled.1.rolled_in.set(sequence);
+        }
         if flush {
             live.unflushed_messages = 0;
             live.flush_deadline = None;

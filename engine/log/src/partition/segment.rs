@@ -33,6 +33,8 @@ pub(crate) struct Segment {
     size_bytes: Cell<u64>,
     /// File length in bytes that is reserved on the medium.
     pub(crate) reserved_bytes: Cell<u64>,
+    /// Sequence of the group with its roll; 0 if it has none, or none that this process wrote.
+    pub(crate) rolled_in: Cell<u64>,
     /// Whether it is trimmed, flushed and never written again.
     closed: Cell<bool>,
     /// Whether the log does not have it any more, and its files go.
@@ -52,6 +54,7 @@ impl Segment {
             dir,
             size_bytes: Cell::new(size_bytes),
             reserved_bytes: Cell::new(0),
+            rolled_in: Cell::new(0),
             closed: Cell::new(closed),
             removed: Cell::new(false),
             file: RefCell::new(None),
