@@ -430,10 +430,11 @@ impl Scene {
         self.run_for(self.dice.micros(20_000))
     }
 
-    /// Dies right after one of the next changes to the disk, or when the time is up.
+    /// Dies when the time is up, or right after one of the next changes to the disk.
     fn die_at_an_event(&mut self, death: Death, within: Duration) -> Result<(), Stopped> {
         let disk = self.world.disk_of(self.broker);
-        let event = disk.events() + self.dice.between(1, 60);
+        let events = if self.dice.one_in(2) { self.dice.between(1, 60) } else { u64::MAX / 2 };
+        let event = disk.events() + events;
         let broker = self.broker;
         if death == Death::PowerCut {
             disk.cut_power_at_event(event);

@@ -185,8 +185,14 @@ impl Evidence<'_> {
     fn reading(&self, layout: &Layout) -> Reading {
         let mut reading = Reading::new(Reader::FINAL, self.books.run, layout);
         for place in layout.partitions() {
-            // A partition that was not read is an error of the evidence, which the checker names.
-            let Some(content) = self.content.partitions.get(&self.name(layout, place)) else { continue };
+            let Some(content) = self.content.partitions.get(&self.name(layout, place)) else {
+                // A disk that lies may take a whole partition. On an honest one, a partition that was not read is an error
+                // of the evidence, which the checker names.
+                if self.scenario.disk != DiskHonesty::Honest {
+                    reading.bounds(place, Offset(0), Offset(0));
+                }
+                continue;
+            };
             reading.bounds(place, Offset(content.log_start), Offset(content.log_end));
             for (offset, value) in &content.records {
                 match value {

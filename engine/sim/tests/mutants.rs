@@ -12,6 +12,8 @@ enum Report {
     Of(Anomaly),
     /// The data directory looks clean and is not.
     LooksClean,
+    /// What was said to be durable is not, and the broker itself finds out and does not start.
+    Refused,
     /// An assertion of the broker's own, which test builds have.
     Assertion,
 }
@@ -21,6 +23,7 @@ impl Report {
         let breaches = |is: fn(&Breach) -> bool| outcome.breaches.iter().any(is);
         match self {
             Report::Of(anomaly) => outcome.violation(anomaly) > 0,
+            Report::Refused => breaches(|breach| matches!(breach, Breach::StartRefused(_))),
             Report::LooksClean => breaches(|breach| *breach == Breach::LooksClean(true)),
             Report::Assertion => breaches(|breach| matches!(breach, Breach::Ended(_))),
         }
@@ -34,12 +37,12 @@ const LIES: [(Mutant, Report, u64); 11] = [
     (mutants::ACK_BEFORE_WRITE, Report::Of(Anomaly::LostTail), 20),
     (mutants::ACK_BEFORE_FLUSH, Report::Of(Anomaly::LostTail), 300),
     (mutants::DROP_FLUSH_SOMETIMES, Report::Of(Anomaly::LostTail), 300),
-    (mutants::SKIP_JOURNAL_FLUSH, Report::Of(Anomaly::LostTail), 300),
+    (mutants::SKIP_JOURNAL_FLUSH, Report::Refused, 100),
     (mutants::OFFSET_GIVEN_TWICE, OFFSET_GIVEN_TWICE, 20),
     (mutants::RECORD_ALTERED, Report::Of(Anomaly::Corrupt), 20),
     (mutants::RETRY_STORED_TWICE, Report::Of(Anomaly::Duplicate), 20),
     (mutants::DUPLICATE_ACKED_AT_ONCE, Report::Of(Anomaly::LostTail), 300),
-    (mutants::CHECKPOINT_BEFORE_FLUSH, Report::Of(Anomaly::LostHole), 300),
+    (mutants::CHECKPOINT_BEFORE_FLUSH, Report::Refused, 100),
     (mutants::SERVE_BEFORE_RECOVERY_FLUSH, Report::Of(Anomaly::LostHole), 300),
     (mutants::KEEP_CLEAN_MARKER, Report::LooksClean, 40),
 ];
