@@ -33,9 +33,9 @@ impl Report {
 const OFFSET_GIVEN_TWICE: Report =
     if cfg!(debug_assertions) { Report::Assertion } else { Report::Of(Anomaly::InconsistentOffset) };
 
-const LIES: [(Mutant, Report, u64); 11] = [
+/// Lies that seeds of the whole broker show. Those that need a death within a flush are shown by the log's own seeds.
+const LIES: [(Mutant, Report, u64); 9] = [
     (mutants::ACK_BEFORE_WRITE, Report::Of(Anomaly::LostTail), 20),
-    (mutants::ACK_BEFORE_FLUSH, Report::Of(Anomaly::LostTail), 300),
     (mutants::DROP_FLUSH_SOMETIMES, Report::Of(Anomaly::LostTail), 300),
     (mutants::SKIP_JOURNAL_FLUSH, Report::Refused, 100),
     (mutants::OFFSET_GIVEN_TWICE, OFFSET_GIVEN_TWICE, 20),
@@ -43,7 +43,6 @@ const LIES: [(Mutant, Report, u64); 11] = [
     (mutants::RETRY_STORED_TWICE, Report::Of(Anomaly::Duplicate), 20),
     (mutants::DUPLICATE_ACKED_AT_ONCE, Report::Of(Anomaly::LostTail), 300),
     (mutants::CHECKPOINT_BEFORE_FLUSH, Report::Refused, 100),
-    (mutants::SERVE_BEFORE_RECOVERY_FLUSH, Report::Of(Anomaly::LostHole), 300),
     (mutants::KEEP_CLEAN_MARKER, Report::LooksClean, 40),
 ];
 
