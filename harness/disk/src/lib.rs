@@ -15,7 +15,9 @@
 //! ```no_run
 //! use highwater_disk::{CutMode, Disk, DiskConfig};
 //!
-//! # fn start_broker(_: &std::path::Path) -> std::process::Child { unimplemented!() }
+//! # fn start_broker(dir: &std::path::Path) -> std::process::Child {
+//! #     std::process::Command::new("broker").arg(dir).spawn().expect("starts")
+//! # }
 //! let disk = Disk::create(DiskConfig::new(4 << 30))?;
 //! let mut broker = start_broker(disk.mount_point());
 //! // … load …
