@@ -40,13 +40,15 @@ use crate::shard::ShardCore;
 const BATCH_OVERHEAD_BYTES: usize = 1024;
 
 /// Partitions with enough durable bytes for a chunk, in order of arrival.
+///
+/// A partition has its queue, so that the queue must not keep the partition, with the memory of its tail and its open
+/// files, when all else is gone.
 pub(crate) struct DrainQueue {
     /// Durable bytes of one partition that are worth a chunk.
     pub(crate) chunk_bytes: usize,
-    queue: RefCell<VecDeque<Rc<PartitionCore>>>,
+    queue: RefCell<VecDeque<Weak<PartitionCore>>>,
     arrivals: Watch<u64>,
-    /// Partitions whose batches went into segments, in that order: the order in which the tail forgets. A partition has
-    /// its queue, so that the queue must not keep the partition, and the memory of its tail, when all else is gone.
+    /// Partitions whose batches went into segments, in that order: the order in which the tail forgets.
     drained: RefCell<VecDeque<Weak<PartitionCore>>>,
     closed: Cell<bool>,
 }
@@ -62,8 +64,8 @@ impl DrainQueue {
         })
     }
 
-    pub(crate) fn push(&self, core: Rc<PartitionCore>) {
-        self.queue.borrow_mut().push_back(core);
+    pub(crate) fn push(&self, core: &Rc<PartitionCore>) {
+        self.queue.borrow_mut().push_back(Rc::downgrade(core));
         self.arrivals.update(|arrivals| *arrivals += 1);
     }
 
@@ -72,7 +74,8 @@ impl DrainQueue {
             if self.closed.get() {
                 return Some(None);
             }
-            self.queue.borrow_mut().pop_front().map(Some)
+            let mut queue = self.queue.borrow_mut();
+            std::iter::from_fn(|| queue.pop_front()).find_map(|core| core.upgrade()).map(Some)
         };
         self.arrivals.wait_for(take).await
     }

@@ -77,12 +77,17 @@ pub fn run(seed: u64, scenario: &Scenario) -> Outcome {
     figures.acked = scene.hand.books.acked.get();
     figures.attempts = scene.hand.books.attempts();
     figures.virtual_ms = scene.world.now().as_nanos() / 1_000_000;
+    let (flushes_lied, trace_hash) = (scene.flushes_lied(), scene.world.trace_hash());
+    let handles_left = scene.world.kill_all();
+    if handles_left > 0 {
+        breaches.push(Breach::MemoryKept(handles_left));
+    }
     Outcome {
         seed,
         verdict,
         breaches,
-        flushes_lied: scene.flushes_lied(),
-        trace_hash: scene.world.trace_hash(),
+        flushes_lied,
+        trace_hash,
         figures,
         story: std::mem::take(&mut scene.story),
         trace,

@@ -37,6 +37,8 @@ pub enum Breach {
     LogStartWentAhead(String),
     /// A log ended, after a recovery, below where it had ended after an earlier one, although recovery flushes.
     LogEndWentBack(String),
+    /// So many handles outlived every process: something of the broker's keeps itself in memory.
+    MemoryKept(usize),
 }
 
 impl fmt::Display for Breach {
@@ -59,6 +61,7 @@ impl fmt::Display for Breach {
             Breach::LogStartWentBack(what) => write!(f, "log start went back: {what}"),
             Breach::LogStartWentAhead(what) => write!(f, "log start went ahead: {what}"),
             Breach::LogEndWentBack(what) => write!(f, "log end went back: {what}"),
+            Breach::MemoryKept(handles) => write!(f, "{handles} handles outlived every process"),
         }
     }
 }

@@ -586,6 +586,15 @@ impl World {
         }
     }
 
+    /// Kills every process, and counts what still holds on to this world: handles that a caller keeps, and those that
+    /// dead processes left in cycles of their own making, which keep this world and its disks in memory.
+    pub fn kill_all(&mut self) -> usize {
+        for node in 0..self.hosts.len() {
+            self.kill(NodeId(node));
+        }
+        Rc::strong_count(&self.core) - 1
+    }
+
     /// Asks the process to stop: [`Io::stop_requested`] resolves.
     pub fn stop(&mut self, node: NodeId) {
         let core = &mut *self.core.borrow_mut();
@@ -695,10 +704,6 @@ impl Drop for World {
         if std::thread::panicking() {
             eprintln!("seed {} at {} ns\n{}", self.seed, self.now().as_nanos(), self.dump_trace());
         }
-        for node in 0..self.hosts.len() {
-            if let Some(running) = self.take_running(NodeId(node), Exit::Killed) {
-                self.bury(NodeId(node), running);
-            }
-        }
+        self.kill_all();
     }
 }

@@ -206,7 +206,7 @@ impl PartitionCore {
         self.drainable_bytes.set(drainable);
         if drainable >= self.drain_queue.chunk_bytes && !self.drain_queued.replace(true) {
             self.drainable_bytes.set(0);
-            self.drain_queue.push(Rc::clone(self));
+            self.drain_queue.push(self);
         }
     }
 
