@@ -51,6 +51,8 @@ pub struct Appended {
     shard: Rc<ShardCore>,
     sequence: u64,
     ack: Mark,
+    /// Must be durable, too, before this is acknowledged: the flush that a retry's original may have asked for.
+    flushed_with: u64,
 }
 
 impl std::fmt::Debug for Appended {
@@ -65,12 +67,13 @@ impl std::fmt::Debug for Appended {
 
 impl Appended {
     /// Resolves when the append is as safe as the partition's `flush.messages` asks before its ack: written, or flushed.
-    /// A duplicate waits as its original did and shares its failure (rule 6).
+    /// A duplicate waits as its original did, or longer, and shares its failure (rule 6).
     ///
     /// # Errors
     /// [`LogError::Storage`]: the record may or may not be there after a restart.
     pub async fn acknowledged(&self) -> Result<(), LogError> {
-        self.wait(self.ack).await
+        self.wait(self.ack, self.sequence).await?;
+        self.wait(Mark::Durable, self.flushed_with).await
     }
 
     /// Resolves when the append survives power loss, whatever the partition's settings. Does not ask for a flush.
@@ -78,16 +81,16 @@ impl Appended {
     /// # Errors
     /// [`LogError::Storage`].
     pub async fn durable(&self) -> Result<(), LogError> {
-        self.wait(Mark::Durable).await
+        self.wait(Mark::Durable, self.sequence).await
     }
 
-    async fn wait(&self, mark: Mark) -> Result<(), LogError> {
+    async fn wait(&self, mark: Mark, sequence: u64) -> Result<(), LogError> {
         let lie = mutants::ACK_BEFORE_FLUSH.is_on() && mark == Mark::Durable;
         let mark = if lie { Mark::Written } else { mark };
         if self.is_duplicate && mutants::DUPLICATE_ACKED_AT_ONCE.is_on() {
             return Ok(());
         }
-        Ok(self.shard.journal.progress().wait(mark, self.sequence).await?)
+        Ok(self.shard.journal.progress().wait(mark, sequence).await?)
     }
 }
 
@@ -216,6 +219,7 @@ impl Partition {
                     // The last append of this partition is not before the original.
                     sequence: live.last_sequence,
                     ack: self.ack_mark(),
+                    flushed_with: live.last_flushing_sequence,
                 }));
             }
             ahead = Some(*header);
@@ -392,6 +396,7 @@ impl Partition {
             rolled.1.rolled_in.set(sequence);
         }
         if flush {
+            live.last_flushing_sequence = sequence;
             live.unflushed_messages = 0;
             live.flush_deadline = None;
         } else if let (Some(limit), None) = (config.flush_ms, live.flush_deadline) {
@@ -411,6 +416,7 @@ impl Partition {
             shard: Rc::clone(&self.shard),
             sequence,
             ack: if flush { Mark::Durable } else { Mark::Written },
+            flushed_with: 0,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use highwater_model::{LeaderEpoch, Offset};
 
-/// One leadership that appended something.
+/// One leadership.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct EpochStart {
     pub(crate) epoch: LeaderEpoch,
@@ -20,7 +20,7 @@ impl EpochCache {
         &self.starts
     }
 
-    /// Notes that `epoch` appends at `offset`. A cache that knew later epochs or offsets forgets them: it follows the
+    /// Notes that `epoch` begins at `offset`, with or without an append. A cache that knew later epochs or offsets forgets them: it follows the
     /// log, which was truncated below.
     pub(crate) fn assign(&mut self, epoch: LeaderEpoch, start_offset: Offset) {
         if self.latest().is_some_and(|latest| latest.epoch == epoch && latest.start_offset <= start_offset) {
@@ -55,6 +55,9 @@ impl EpochCache {
         log_end_offset: Offset,
     ) -> Option<(LeaderEpoch, Offset)> {
         let latest = self.latest()?;
+        if epoch < LeaderEpoch(0) {
+            return None;
+        }
         if epoch == latest.epoch {
             return Some((epoch, log_end_offset));
         }

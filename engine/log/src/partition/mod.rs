@@ -109,6 +109,8 @@ pub(crate) struct Live {
     pub(crate) flush_deadline: Option<MonoTime>,
     /// Sequence of the journal group that holds the last append.
     pub(crate) last_sequence: u64,
+    /// Journal sequence of the last append that asked for a flush.
+    pub(crate) last_flushing_sequence: u64,
     /// Whether anything was appended since the last checkpoint.
     pub(crate) touched: bool,
     /// Whether the partition is deleted, or its shard closed.
@@ -165,6 +167,7 @@ impl PartitionCore {
             unflushed_messages: 0,
             flush_deadline: None,
             last_sequence: 0,
+            last_flushing_sequence: 0,
             touched: false,
             closed: false,
             deleted: false,
@@ -336,19 +339,28 @@ impl Partition {
         self.core.fenced.borrow().as_deref().map(str::to_owned)
     }
 
-    /// Epoch of the last append, or [`NO_PARTITION_LEADER_EPOCH`].
+    /// Epoch of the last append or of [`begin_epoch`](Self::begin_epoch), or [`NO_PARTITION_LEADER_EPOCH`].
     #[must_use]
     pub fn latest_epoch(&self) -> LeaderEpoch {
         self.core.live.borrow().state.epochs.latest().map_or(NO_PARTITION_LEADER_EPOCH, |latest| latest.epoch)
     }
 
     /// Lets appends of `epoch` in, and fences lower ones. The caller has made the epoch durable elsewhere.
+    ///
+    /// The epoch begins at the log's end, whether or not anything is ever appended in it: who holds the epoch of an
+    /// idle leadership must not be told that its log was cut. It goes into the next checkpoint; where a crash takes it,
+    /// the epoch that begins after the crash stands for it, at the same offset.
     pub fn begin_epoch(&self, epoch: LeaderEpoch) {
         let mut live = self.core.live.borrow_mut();
-        live.leader_epoch = live.leader_epoch.max(epoch);
+        if epoch <= live.leader_epoch {
+            return;
+        }
+        live.leader_epoch = epoch;
+        let next_offset = live.state.next_offset;
+        live.state.epochs.assign(epoch, next_offset);
     }
 
-    /// The largest epoch not above `epoch` that appended here, and the offset at which it ended (KIP-101, KIP-279).
+    /// The largest epoch not above `epoch` that led here, and the offset at which it ended (KIP-101, KIP-279).
     #[must_use]
     pub fn end_offset_for_epoch(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
         let log_end_offset = self.core.watermarks.get().log_end_offset;

@@ -352,36 +352,42 @@ impl Partition {
             if stretch.segment.base_offset != segment.base_offset {
                 continue;
             }
-            let reaches = |header: &BatchHeader| header.max_timestamp >= timestamp;
-            let found = self
-                .find_batch(&segment, stretch.end_bytes, reaches, |index| index.position_for_time(timestamp))
-                .await?;
-            if let Some((position, header)) = found {
+            let mut from_offset = self.core.watermarks.get().log_start_offset;
+            loop {
+                let reaches = |header: &BatchHeader| {
+                    header.max_timestamp >= timestamp && header.last_offset() >= from_offset
+                };
+                let found = self
+                    .find_batch(&segment, stretch.end_bytes, reaches, |index| {
+                        index.position_for_time(timestamp)
+                    })
+                    .await?;
+                let Some((position, header)) = found else { break };
                 let end = position + header.size_bytes as u64;
                 let bytes = segment.read(&self.shard.io, self.shard.direct, position, end).await?;
                 batch::verify(&bytes).map_err(|error| segment.bad_batch(position, &error))?;
                 if let Some(found) = self.first_at_or_after(&header, &bytes, timestamp) {
                     return Ok(Some(found));
                 }
+                // Those of its records that are late enough lie below the start of the log.
+                from_offset = header.next_offset();
             }
         }
         Ok(self.hot_offset_for_timestamp(timestamp))
     }
 
     fn hot_offset_for_timestamp(&self, timestamp: Timestamp) -> Option<TimestampOffset> {
-        let hot: Vec<Bytes> = {
-            let live = self.core.live.borrow();
-            let log_end_offset = self.core.watermarks.get().log_end_offset;
-            live.tail
-                .undrained()
-                .filter(|hot| hot.max_timestamp >= timestamp && hot.last_offset < log_end_offset)
-                .map(|hot| Bytes::from(hot.chunks.concat()))
-                .take(1)
-                .collect()
-        };
-        let bytes = hot.first()?;
-        let header = BatchHeader::parse(bytes).ok()?;
-        self.first_at_or_after(&header, bytes, timestamp)
+        let live = self.core.live.borrow();
+        let marks = self.core.watermarks.get();
+        let candidates = live.tail.undrained().filter(|hot| {
+            hot.max_timestamp >= timestamp
+                && hot.last_offset >= marks.log_start_offset
+                && hot.last_offset < marks.log_end_offset
+        });
+        candidates.map(|hot| hot.chunks.concat()).find_map(|bytes| {
+            let header = BatchHeader::parse(&bytes).ok()?;
+            self.first_at_or_after(&header, &bytes, timestamp)
+        })
     }
 
     /// The first record in a batch at or after `timestamp` and the log's start.

@@ -1,0 +1,142 @@
+//! What the log says of itself: offsets by time, ends of epochs, how safe a retry is.
+
+mod common;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::{create, id, open, read_values, small_log};
+use highwater_io::sim::{self, DiskOp, Fault, FaultEffect};
+use highwater_log::{Appended, LogConfig, Origin, Partition};
+use highwater_model::batch::{BatchBuilder, NewRecord, ProducerStamp};
+use highwater_model::compression::Compression;
+use highwater_model::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};
+
+use common::scene::{End, Scene};
+
+/// A batch of records with these timestamps.
+fn batch_at(times: &[i64], producer: ProducerStamp) -> Bytes {
+    let mut builder = BatchBuilder::new(Compression::None);
+    for &time in times {
+        builder.push(&NewRecord {
+            timestamp: Timestamp(time),
+            value: Some(b"value"),
+            ..NewRecord::default()
+        });
+    }
+    builder.build(producer).expect("a batch")
+}
+
+async fn append_at(partition: &Partition, times: &[i64]) -> Appended {
+    let epoch = partition.latest_epoch().max(LeaderEpoch(0));
+    partition.begin_epoch(epoch);
+    let appended = partition.append(batch_at(times, ProducerStamp::NONE), epoch, Origin::Client).await;
+    let appended = appended.expect("accepted");
+    appended.acknowledged().await.expect("the disk is sound");
+    appended
+}
+
+async fn offset_at(partition: &Partition, time: i64) -> Option<i64> {
+    let found = partition.offset_for_timestamp(Timestamp(time)).await.expect("readable");
+    found.map(|found| found.offset.0)
+}
+
+#[test]
+fn offset_for_a_time_below_the_start_of_the_log_is_the_start() {
+    for closes in [false, true] {
+        sim::run(3, move |io| async move {
+            let (dir, mut logs, _) = open(&io).await;
+            let mut partition = create(&logs, 0).await;
+            for n in 0..10 {
+                append_at(&partition, &[1_000 + 10 * n, 1_005 + 10 * n]).await;
+            }
+            if closes {
+                // Everything in the segment, nothing in the hot tail.
+                logs.close().await.expect("a clean stop");
+                dir.mark_clean().await.expect("marked");
+                (_, logs, _) = open(&io).await;
+                partition = logs.partition(&id(0)).expect("is there");
+            }
+            assert_eq!(offset_at(&partition, 1_000).await, Some(0));
+            // In the middle of a batch, whose first record stays on disk.
+            partition.delete_records_before(Offset(7)).await.expect("durable");
+            for time in [0, 1_000, 1_030, 1_035] {
+                assert_eq!(offset_at(&partition, time).await, Some(7), "time {time}, closed: {closes}");
+            }
+            assert_eq!(offset_at(&partition, 1_036).await, Some(8), "closed: {closes}");
+            assert_eq!(offset_at(&partition, 2_000).await, None, "closed: {closes}");
+            logs.close().await.expect("a clean stop");
+        });
+    }
+}
+
+/// KIP-101: a leadership is noted when it begins. Without, a consumer that holds the epoch of an idle leadership is told
+/// that its log was cut.
+#[test]
+fn epoch_that_appended_nothing_has_an_end() {
+    for end in [End::PowerCut, End::Kill] {
+        let mut scene = Scene::new(5);
+        scene.live(|io| async move {
+            let (_dir, logs, _) = open(&io).await;
+            let partition = create(&logs, 0).await;
+            append_at(&partition, &[1_000, 1_001]).await;
+            partition.begin_epoch(LeaderEpoch(4));
+            logs.close().await.expect("a clean stop");
+        });
+        scene.end(end);
+        scene.live(|io| async move {
+            let (_dir, logs, _) = open(&io).await;
+            let partition = logs.partition(&id(0)).expect("is there");
+            partition.begin_epoch(LeaderEpoch(6));
+            let end_of = |epoch| partition.end_offset_for_epoch(LeaderEpoch(epoch)).map(|(_, end)| end.0);
+            for epoch in [0, 4, 5, 6] {
+                assert_eq!(end_of(epoch), Some(2), "epoch {epoch}");
+            }
+            assert_eq!(end_of(7), None, "an epoch that is to come");
+            assert_eq!(end_of(-1), None, "no epoch");
+            append_at(&partition, &[1_002]).await;
+            assert_eq!(partition.end_offset_for_epoch(LeaderEpoch(6)), Some((LeaderEpoch(6), Offset(3))));
+            assert_eq!(end_of(4), Some(2));
+        });
+    }
+}
+
+/// Rule 6 where only each second message is flushed: the retry of the one that asked for the flush waits for it.
+#[test]
+fn retry_of_the_append_that_asked_for_a_flush_waits_for_it() {
+    let producer = |sequence| ProducerStamp {
+        producer_id: ProducerId(7),
+        producer_epoch: ProducerEpoch(0),
+        base_sequence: Sequence(sequence),
+    };
+    let mut scene = Scene::new(1);
+    let disk = scene.disk();
+    scene.live(move |io| async move {
+        let (_dir, logs, _) = open(&io).await;
+        let config = LogConfig { flush_messages: 2, ..small_log() };
+        let partition = logs.create_partition(id(0), "topic", config).await.expect("created");
+        partition.begin_epoch(LeaderEpoch(0));
+        let append =
+            |sequence| partition.append(batch_at(&[1], producer(sequence)), LeaderEpoch(0), Origin::Client);
+        append(0).await.expect("accepted").acknowledged().await.expect("written");
+        disk.inject(Fault::new(DiskOp::Flush, FaultEffect::Delay(Duration::from_secs(2))).on("journal-0"));
+        disk.inject(
+            Fault::new(DiskOp::Write, FaultEffect::Delay(Duration::from_secs(2))).on("journal-0").times(1),
+        );
+        let original = append(1).await.expect("accepted");
+        let retry = append(1).await.expect("accepted");
+        assert!(!original.is_duplicate && retry.is_duplicate);
+        retry.acknowledged().await.expect("the disk is sound");
+        assert!(
+            partition.watermarks().get().durable_offset > original.last_offset,
+            "acknowledged before it is durable"
+        );
+        // The next one waits for no flush, and nor does its retry.
+        append(2).await.expect("accepted").acknowledged().await.expect("written");
+        let retry = append(2).await.expect("accepted");
+        assert!(retry.is_duplicate);
+        retry.acknowledged().await.expect("written");
+        assert!(partition.watermarks().get().durable_offset <= retry.last_offset, "nobody asked for a flush");
+        assert_eq!(read_values(&partition).await.len(), 3);
+    });
+}
