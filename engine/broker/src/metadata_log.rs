@@ -1,10 +1,15 @@
 //! The metadata log: one partition on the first shard, read at start and appended to by the controller.
+//!
+//! It is read whole or not at all. Offsets follow each other without a gap from its start to its end, in whole batches of
+//! whole records; anything else is damage, and a broker that went on with what is left would have lost topics, and with
+//! them what was acknowledged in them.
 
-use highwater_cluster::image::ApplyError;
-use highwater_cluster::record::RecordError;
+use std::path::PathBuf;
+
+use bytes::Bytes;
 use highwater_cluster::{METADATA_PARTITION, METADATA_TOPIC, MetadataImage, Record};
 use highwater_log::{AppendError, LogConfig, LogError, Origin, Partition, ReadError, ReadRequest, ShardLogs};
-use highwater_model::batch::{self, BATCH_HEADER_BYTES, BatchBuilder, BatchError, NewRecord, ProducerStamp};
+use highwater_model::batch::{self, BATCH_HEADER_BYTES, BatchBuilder, BatchHeader, NewRecord, ProducerStamp};
 use highwater_model::compression::Compression;
 use highwater_model::record::records;
 use highwater_model::{LeaderEpoch, Offset, Timestamp};
@@ -28,36 +33,30 @@ pub enum MetadataLogError {
     /// It cannot be opened or flushed.
     #[error("metadata log: {0}")]
     Log(#[from] LogError),
-    /// It cannot be read.
-    #[error("metadata log: {0}")]
-    Read(#[from] ReadError),
     /// It refuses a batch.
     #[error("metadata log: {0}")]
     Append(#[from] AppendError),
-    /// A batch in it is damaged.
-    #[error("metadata log at offset {offset}: {error}")]
-    Batch {
-        /// Where.
+    /// A part of it is damaged, missing or not understood.
+    #[error(
+        "{path}: the metadata log is damaged at offset {offset}: {what}; restore the data directory from a copy, or \
+         run `highwater verify {data_dir}` for more"
+    )]
+    Damaged {
+        /// The segment.
+        path: PathBuf,
+        /// The first offset that cannot be read.
         offset: Offset,
         /// What is wrong.
-        error: BatchError,
+        what: String,
+        /// The data directory.
+        data_dir: PathBuf,
     },
-    /// A record in it is not understood.
-    #[error("metadata log at offset {offset}: {error}")]
-    Record {
-        /// Where.
-        offset: Offset,
-        /// What is wrong.
-        error: RecordError,
-    },
-    /// A record in it does not fit those before it.
-    #[error("metadata log at offset {offset}: {error}")]
-    Apply {
-        /// Where.
-        offset: Offset,
-        /// What is wrong.
-        error: ApplyError,
-    },
+}
+
+/// A place in the log, and what is wrong there.
+struct Damage {
+    offset: Offset,
+    what: String,
 }
 
 /// Durable and kept whole, whatever the broker's own settings say.
@@ -97,23 +96,40 @@ impl MetadataLog {
 
     /// The image that its records make.
     pub(crate) async fn replay(&self) -> Result<MetadataImage, MetadataLogError> {
-        let mut image = MetadataImage::default();
         let watermarks = self.partition.watermarks().get();
+        let mut image = MetadataImage::default();
         let mut offset = watermarks.log_start_offset;
         while offset < watermarks.log_end_offset {
-            let request = ReadRequest {
-                offset,
-                max_bytes: READ_BYTES,
-                min_one_batch: true,
-                upper_bound: watermarks.log_end_offset,
-            };
-            let data = self.partition.read(request).await?;
-            apply_batches(&mut image, &data.chunks.concat(), offset)?;
-            assert!(data.next_offset > offset, "a read below the end of the log gives a batch");
-            offset = data.next_offset;
+            let bytes = self.read(offset, watermarks.log_end_offset).await?;
+            offset = apply_batches(&mut image, &bytes, offset).map_err(|Damage { offset, what }| {
+                // What recovery found comes first: this is where it shows.
+                self.damaged(offset, self.partition.fenced().unwrap_or(what))
+            })?;
+        }
+        if let Some(reason) = self.partition.fenced() {
+            return Err(self.damaged(offset, reason));
         }
         image.end_of_log();
         Ok(image)
+    }
+
+    /// Whole batches from `offset` on, which lies before `end`.
+    async fn read(&self, offset: Offset, end: Offset) -> Result<Bytes, MetadataLogError> {
+        let request = ReadRequest { offset, max_bytes: READ_BYTES, min_one_batch: true, upper_bound: end };
+        match self.partition.read(request).await {
+            Ok(data) => Ok(data.chunks.concat().into()),
+            Err(ReadError::Corrupt { position_bytes, what, .. }) => {
+                Err(self.damaged(offset, format!("{what} (from byte {position_bytes} on)")))
+            }
+            Err(error) => Err(self.damaged(offset, error.to_string())),
+        }
+    }
+
+    fn damaged(&self, offset: Offset, what: String) -> MetadataLogError {
+        let path = self.partition.segment_path(offset);
+        // <data directory>/__cluster_metadata-0/<segment>
+        let data_dir = path.ancestors().nth(2).unwrap_or(&path).to_owned();
+        MetadataLogError::Damaged { path, offset, what, data_dir }
     }
 
     /// Appends the records of one decision as one batch, and waits until they are durable.
@@ -161,20 +177,100 @@ impl MetadataLog {
     }
 }
 
-/// Applies every record of `batches`, from `offset` on.
-fn apply_batches(image: &mut MetadataImage, batches: &[u8], offset: Offset) -> Result<(), MetadataLogError> {
+/// Applies every record of `batches`, which must go on at `next`; gives the offset after them.
+fn apply_batches(image: &mut MetadataImage, batches: &[u8], mut next: Offset) -> Result<Offset, Damage> {
+    if batches.is_empty() {
+        return Err(Damage { offset: next, what: "the records from there on are missing".to_owned() });
+    }
     for header in batch::headers(batches) {
-        let (at, header) = header.map_err(|error| MetadataLogError::Batch { offset, error })?;
-        // A snapshot begins a batch, and so does what is left of the log after it.
-        let base_offset = header.base_offset;
-        let body = &batches[at + BATCH_HEADER_BYTES..at + header.size_bytes];
-        for record in records(body) {
-            let record = record.map_err(|error| MetadataLogError::Batch { offset: base_offset, error })?;
-            let offset = Offset(base_offset.0 + i64::from(record.offset_delta));
-            let decoded = Record::decode(record.value.unwrap_or_default())
-                .map_err(|error| MetadataLogError::Record { offset, error })?;
-            image.apply(&decoded).map_err(|error| MetadataLogError::Apply { offset, error })?;
+        let (at, header) = header.map_err(|error| Damage { offset: next, what: error.to_string() })?;
+        if header.base_offset != next {
+            let what = format!("the batch there says that it begins at offset {}", header.base_offset);
+            return Err(Damage { offset: next, what });
         }
+        apply_records(image, &header, &batches[at + BATCH_HEADER_BYTES..at + header.size_bytes])?;
+        next = header.next_offset();
+    }
+    Ok(next)
+}
+
+fn apply_records(image: &mut MetadataImage, header: &BatchHeader, body: &[u8]) -> Result<(), Damage> {
+    let mut offset = header.base_offset;
+    for record in records(body) {
+        let apply = || -> Result<(), String> {
+            let record = record.map_err(|error| error.to_string())?;
+            if i64::from(record.offset_delta) != offset.0 - header.base_offset.0 {
+                return Err(format!("the record there says that it is number {}", record.offset_delta));
+            }
+            let decoded = Record::decode(record.value.unwrap_or_default());
+            image.apply(&decoded.map_err(|error| error.to_string())?).map_err(|error| error.to_string())
+        };
+        apply().map_err(|what| Damage { offset, what })?;
+        offset.0 += 1;
+    }
+    if offset != header.next_offset() {
+        return Err(Damage { offset, what: "the batch ends before its last record".to_owned() });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use highwater_model::TopicId;
+
+    use super::*;
+
+    fn batch_at(base_offset: i64, values: &[Vec<u8>]) -> Vec<u8> {
+        let mut builder = BatchBuilder::new(Compression::None);
+        for value in values {
+            builder.push(&NewRecord { value: Some(value), ..NewRecord::default() });
+        }
+        let mut batch = builder.build(ProducerStamp::NONE).expect("a batch").to_vec();
+        batch::stamp(&mut batch, Offset(base_offset), LeaderEpoch(0));
+        batch
+    }
+
+    fn topic(number: u8) -> Vec<u8> {
+        let topic_id = TopicId::from_bytes([number; 16]);
+        Record::Topic { topic_id, name: format!("topic{number}") }.encode()
+    }
+
+    fn apply(batches: &[Vec<u8>]) -> Result<(usize, Offset), (Offset, String)> {
+        let mut image = MetadataImage::default();
+        apply_batches(&mut image, &batches.concat(), Offset(3))
+            .map(|next| (image.topic_count(), next))
+            .map_err(|damage| (damage.offset, damage.what))
+    }
+
+    #[test]
+    fn batches_that_follow_each_other_make_the_image() {
+        let batches = [batch_at(3, &[topic(1), topic(2)]), batch_at(5, &[topic(3)])];
+        assert_eq!(apply(&batches), Ok((3, Offset(6))));
+    }
+
+    #[test]
+    fn nothing_where_a_record_should_be_is_damage() {
+        assert_eq!(apply(&[]).expect_err("no batch").0, Offset(3));
+        assert_eq!(apply(&[batch_at(4, &[topic(1)])]).expect_err("a gap").0, Offset(3));
+        let gap = [batch_at(3, &[topic(1)]), batch_at(5, &[topic(2)])];
+        assert_eq!(apply(&gap).expect_err("a gap").0, Offset(4));
+        let again = [batch_at(3, &[topic(1)]), batch_at(3, &[topic(2)])];
+        assert_eq!(apply(&again).expect_err("twice").0, Offset(4));
+    }
+
+    #[test]
+    fn record_that_is_not_understood_is_damage_at_its_offset() {
+        let unknown = batch_at(3, &[topic(1), vec![200, 0, 1]]);
+        assert_eq!(apply(&[unknown]).expect_err("no such record").0, Offset(4));
+        let twice = batch_at(3, &[topic(1), topic(1)]);
+        assert_eq!(apply(&[twice]).expect_err("does not fit").0, Offset(4));
+    }
+
+    #[test]
+    fn batch_that_ends_before_its_last_record_is_damage() {
+        let mut batch = batch_at(3, &[topic(1), topic(2)]);
+        // The last offset delta.
+        batch[26] = 2;
+        assert_eq!(apply(&[batch]).expect_err("one is missing").0, Offset(5));
+    }
 }

@@ -103,3 +103,24 @@ fn verify_tells_a_sound_directory_from_a_damaged_one_and_from_one_in_use() {
     assert!(text.contains("DAMAGE: ") && text.contains("00000000000000000000.log: at byte"), "{text}");
     assert!(refusal(&["verify", "/no/such/directory"]).contains("/no/such/directory"));
 }
+
+#[test]
+fn damaged_metadata_log_is_refused_with_a_sentence_and_a_status() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().to_str().expect("is text");
+    let mut process = Process::start(dir.path(), &[]);
+    process.wait_for("ready");
+    process.signal("-TERM");
+    process.wait();
+    let metadata_log = dir.path().join("__cluster_metadata-0/00000000000000000000.log");
+    let mut bytes = std::fs::read(&metadata_log).expect("the metadata log");
+    // The base offset of the first batch.
+    bytes[6] ^= 1;
+    std::fs::write(&metadata_log, bytes).expect("written");
+    let output = run(&["serve", "--data-dir", path, "--listen", "127.0.0.1:0"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let text = String::from_utf8(output.stderr).expect("is text");
+    let sentences = text.lines().filter(|line| line.starts_with("highwater: ")).count();
+    assert!(sentences == 1 && !text.contains("panicked"), "{text}");
+    assert!(text.contains("00000000000000000000.log"), "{text}");
+}

@@ -27,7 +27,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct TestBroker {
     broker: Option<Broker>,
     config: BrokerConfig,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl TestBroker {
@@ -44,7 +44,7 @@ impl TestBroker {
             config.set(name, value).expect("a valid setting");
         }
         let broker = Broker::start(&config).expect("starts");
-        TestBroker { broker: Some(broker), config, _dir: dir }
+        TestBroker { broker: Some(broker), config, dir }
     }
 
     pub(crate) fn broker(&self) -> &Broker {
@@ -66,6 +66,17 @@ impl TestBroker {
     pub(crate) fn restart(&mut self) {
         self.stop();
         self.broker = Some(Broker::start(&self.config).expect("starts again"));
+    }
+
+    pub(crate) fn data_dir(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
+    /// Starts a stopped broker again, or says why it does not start.
+    pub(crate) fn try_restart(&mut self) -> Result<(), String> {
+        assert!(self.broker.is_none(), "it runs");
+        self.broker = Some(Broker::start(&self.config).map_err(|error| error.to_string())?);
+        Ok(())
     }
 
     /// Creates a topic and gives its id.

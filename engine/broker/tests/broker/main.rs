@@ -4,6 +4,7 @@ mod admin;
 mod api_versions;
 mod client;
 mod configs;
+mod damage;
 mod epochs;
 mod fetch;
 mod hostile;

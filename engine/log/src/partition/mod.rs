@@ -31,7 +31,7 @@ mod truncate;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -44,6 +44,7 @@ use crate::config::LogConfig;
 use crate::drain::DrainQueue;
 use crate::error::LogError;
 use crate::journal::group::Span;
+use crate::kafka_files::{LOG_SUFFIX, segment_path};
 use crate::partition::segment::Segment;
 use crate::partition::state::{FenceReason, PartitionState};
 use crate::partition::tail::{HotBatch, Tail};
@@ -331,6 +332,15 @@ impl Partition {
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         self.core.live.borrow().segments.values().map(|segment| segment.size_bytes()).sum()
+    }
+
+    /// The segment file that holds `offset`, or would hold it.
+    #[must_use]
+    pub fn segment_path(&self, offset: Offset) -> PathBuf {
+        let live = self.core.live.borrow();
+        let below = live.segments.range(..=offset).next_back().map(|(base, _)| *base);
+        let base = if live.state.segment_base <= offset { Some(live.state.segment_base) } else { below };
+        segment_path(&self.core.dir, base.unwrap_or(live.state.log_start_offset), LOG_SUFFIX)
     }
 
     /// Why the partition refuses appends, if it does.

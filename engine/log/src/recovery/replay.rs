@@ -5,20 +5,26 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use highwater_io::{FileError, IO_ALIGNMENT, Io, IoBuf, fs};
-use highwater_model::batch;
+use highwater_model::batch::{self, BATCH_HEADER_BYTES, BatchHeader};
 use highwater_model::{LeaderEpoch, Offset, TopicPartition};
 
 use crate::dir::{self, FoundDirs, OpenOptions, PartitionSeed, RecoveryReport};
 use crate::error::OpenError;
 use crate::journal::files::lock_for_writing;
 use crate::journal::format::{Change, Entry};
-use crate::kafka_files::{INDEX_SUFFIX, LOG_SUFFIX, TIME_INDEX_SUFFIX, segment_path};
+use crate::kafka_files::{
+    INDEX_SUFFIX, LOG_SUFFIX, PARTITION_METADATA, TIME_INDEX_SUFFIX, base_offset_of,
+    encode_partition_metadata, partition_dir_name, segment_path,
+};
 use crate::mutants;
 use crate::partition::state::{MAX_OFFSET, MAX_SEGMENT_BYTES, PartitionState};
 use crate::recovery::settle_segments;
 
 /// Bytes of entries that are gathered before they are written.
 const PENDING_BYTES: usize = 32 << 20;
+
+/// Linux's number for an input/output error.
+const EIO: i32 = 5;
 
 /// Bytes that go to one place of one segment.
 struct Piece {
@@ -37,8 +43,10 @@ impl Piece {
 struct Target {
     state: PartitionState,
     dir: PathBuf,
-    /// Whether it has no directory of its own: then either its deletion shows up further on, or it is reported.
+    /// Whether it has no directory of its own: then either its deletion shows up further on, or it is lost.
     is_stray: bool,
+    /// Whether the checkpoint has it, so that its topic's name is known.
+    is_in_checkpoint: bool,
     /// Whether a directory was made for its bytes.
     has_stray_dir: bool,
     deleted: bool,
@@ -86,7 +94,8 @@ impl Replay {
                     self.targets.insert(state.id, Target::new(state, found.path, false));
                 }
                 None => {
-                    let target = Target::stray(state, &self.path);
+                    let stray = Target::stray(state, &self.path);
+                    let target = Target { is_in_checkpoint: true, ..stray };
                     self.targets.insert(target.state.id, target);
                 }
             }
@@ -144,8 +153,7 @@ impl Replay {
                 };
                 if let Err(what) = target.append(&expected, &payload[prefix_bytes as usize..], max_producers)
                 {
-                    tracing::error!(partition = %id, "{what}");
-                    target.state.fenced.get_or_insert(what);
+                    target.fence(what);
                     return Ok(());
                 }
                 self.pending_bytes += payload.len();
@@ -237,7 +245,7 @@ impl Replay {
         // The next append repeats the block; only files behind the cut have to go.
         if self.io.fs().exists(&dir).await? {
             for entry in self.io.fs().read_dir(&dir).await? {
-                let base = crate::kafka_files::base_offset_of(&entry.name, LOG_SUFFIX);
+                let base = base_offset_of(&entry.name, LOG_SUFFIX);
                 if let Some(base) = base.filter(|base| *base > segment_base) {
                     self.open.remove(&(id, base));
                     self.io.fs().remove_file(dir.join(&entry.name)).await?;
@@ -321,6 +329,40 @@ impl Replay {
         Ok(&self.open[&(id, segment_base)])
     }
 
+    /// Makes the directory of a partition that was lost, so that the partition stays known: without its records, if it had
+    /// any, and fenced.
+    async fn make_dir_again(&self, target: Target, report: &mut RecoveryReport) -> Result<Target, OpenError> {
+        let Target { mut state, dir: stray_dir, has_stray_dir, .. } = target;
+        let dir = self.path.join(partition_dir_name(&state.topic_name, state.id.partition.0));
+        let metadata = dir.join(PARTITION_METADATA);
+        if self.io.fs().exists(&dir).await? {
+            return Err(OpenError::Damaged {
+                path: metadata,
+                position_bytes: 0,
+                what: format!(
+                    "this partition has topic id {} in the journal and another or none here; put the file back from a \
+                     copy of the data directory",
+                    state.id.topic_id
+                ),
+            });
+        }
+        if has_stray_dir {
+            report_stray(report, &state, &stray_dir, true);
+        }
+        if state.log_start_offset < state.next_offset {
+            state.fenced = Some(format!(
+                "{}: the directory is missing, and with it records up to offset {}; restore the data directory from a \
+                 copy, or delete the topic",
+                dir.display(),
+                state.next_offset
+            ));
+        }
+        self.io.fs().create_dir_all_durable(&dir).await?;
+        let content = encode_partition_metadata(state.id.topic_id);
+        self.io.fs().replace_file_durable(&metadata, content.into()).await?;
+        Ok(Target::new(state, dir, false))
+    }
+
     async fn make_stray_dir(&mut self, id: TopicPartition) -> Result<(), OpenError> {
         let target = self.target(id);
         target.has_stray_dir = true;
@@ -345,11 +387,18 @@ impl Replay {
         }
         self.open.clear();
         for (id, found) in std::mem::take(&mut self.found) {
-            let target = Target::new(PartitionState::empty(id, &found.topic_name), found.path, false);
+            let mut target = Target::new(PartitionState::empty(id, &found.topic_name), found.path, false);
+            if let Some(path) = first_with_records(&self.io, &target.dir).await? {
+                target.fence(format!(
+                    "{}: holds records, and neither checkpoint nor journal knows of any",
+                    path.display()
+                ));
+            }
             self.targets.insert(id, target);
         }
         let mut seeds = Vec::new();
         for target in std::mem::take(&mut self.targets).into_values() {
+            let target = if target.is_lost() { self.make_dir_again(target, report).await? } else { target };
             let Target { mut state, dir, is_stray, has_stray_dir, deleted, .. } = target;
             if deleted {
                 // A directory of its name may by now be that of a newer topic; this one was found by its id.
@@ -359,13 +408,7 @@ impl Replay {
                 continue;
             }
             if is_stray {
-                let what = if has_stray_dir { "its last records are kept here" } else { "it had none since" };
-                let name = &state.topic_name;
-                report.strays.push(format!(
-                    "the directory of {name} {} is missing; {what}: {}",
-                    state.id,
-                    dir.display()
-                ));
+                report_stray(report, &state, &dir, has_stray_dir);
                 continue;
             }
             if mutants::END_FROM_SCAN.is_on() {
@@ -386,6 +429,31 @@ impl Replay {
         self.io.fs().sync_dir(&self.path).await?;
         Ok(seeds)
     }
+}
+
+fn report_stray(report: &mut RecoveryReport, state: &PartitionState, dir: &Path, has_stray_dir: bool) {
+    let what = if has_stray_dir { "its last records are kept here" } else { "it had none since" };
+    let name = &state.topic_name;
+    report.strays.push(format!("the directory of {name} {} is missing; {what}: {}", state.id, dir.display()));
+}
+
+/// A segment in `dir` that begins with a batch. One that was only made ahead holds zeros.
+async fn first_with_records(io: &Io, dir: &Path) -> Result<Option<PathBuf>, OpenError> {
+    for entry in io.fs().read_dir(dir).await? {
+        if base_offset_of(&entry.name, LOG_SUFFIX).is_none() {
+            continue;
+        }
+        let path = dir.join(&entry.name);
+        let file = io.fs().open(&path, fs::OpenOptions::read_only()).await?;
+        match file.read_at(IoBuf::with_capacity(BATCH_HEADER_BYTES), 0, BATCH_HEADER_BYTES).await {
+            Ok(head) if BatchHeader::parse(&head).is_err() => {}
+            Ok(_) => return Ok(Some(path)),
+            // There is something, or was.
+            Err(error) if error.errno() == Some(EIO) => return Ok(Some(path)),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(None)
 }
 
 /// A lie: whole batches that follow the log's end in its segment become part of it.
@@ -421,6 +489,7 @@ impl Target {
             state,
             dir,
             is_stray,
+            is_in_checkpoint: false,
             has_stray_dir: false,
             deleted: false,
             pending: Vec::new(),
@@ -432,6 +501,16 @@ impl Target {
     fn stray(state: PartitionState, path: &Path) -> Self {
         let dir = path.join(format!("{}.stray", state.id));
         Target::new(state, dir, true)
+    }
+
+    /// Whether its directory is gone and nothing says that it was deleted. Damage in the journal may have taken that.
+    fn is_lost(&self) -> bool {
+        self.is_stray && self.is_in_checkpoint && !self.deleted && self.state.fenced.is_none()
+    }
+
+    fn fence(&mut self, reason: String) {
+        tracing::error!(partition = %self.state.id, "{reason}");
+        self.state.fenced.get_or_insert(reason);
     }
 
     /// Whether a cut there leaves a log, as far as the checkpoint and the entries so far tell.
@@ -451,8 +530,7 @@ impl Target {
     /// Fences the partition because an entry says what cannot be.
     fn misfit(&mut self, entry: &str) {
         let what = format!("{entry} does not fit the log, which ends at {}", self.state.next_offset);
-        tracing::error!(partition = %self.state.id, "{what}");
-        self.state.fenced.get_or_insert(what);
+        self.fence(what);
     }
 
     /// Brings the state forward by the batches of an append, which must follow the log's end.
