@@ -21,7 +21,7 @@ use highwater_model::Offset;
 use crate::checkpoint;
 use crate::dir::{FoundDirs, Generation, OpenOptions, PartitionSeed, RecoveryReport, SegmentFile};
 use crate::error::OpenError;
-use crate::journal::scan::{Access, JournalReader, Next};
+use crate::journal::scan::{Access, Ending, JournalReader, Next};
 use crate::kafka_files::{LOG_SUFFIX, base_offset_of};
 use crate::partition::state::PartitionState;
 use crate::recovery::replay::Replay;
@@ -71,7 +71,9 @@ async fn recover_journal(
         });
     };
     let journal = replay.begin_journal(checkpoint.partitions);
-    let mut reader = JournalReader::open(io, dir, generation.id, &checkpoint.place, Access::Recover).await?;
+    let ending = if report.was_clean { Ending::Clean } else { Ending::Unknown };
+    let place = &checkpoint.place;
+    let mut reader = JournalReader::open(io, dir, generation.id, place, Access::Recover, ending).await?;
     let mut damaged = false;
     loop {
         match reader.next().await? {

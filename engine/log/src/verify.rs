@@ -24,7 +24,7 @@ use crate::checkpoint;
 use crate::dir::{self, Generation};
 use crate::error::OpenError;
 use crate::journal::format::{Change, Entry};
-use crate::journal::scan::{Access, JournalReader, Next};
+use crate::journal::scan::{Access, Ending, JournalReader, Next};
 use crate::kafka_files::{
     EPOCH_CHECKPOINT, LOG_SUFFIX, SNAPSHOT_SUFFIX, base_offset_of, parse_epochs, parse_partition_dir,
     parse_producer_snapshot, segment_path,
@@ -249,8 +249,9 @@ impl<P: FnMut(Progress)> Check<'_, P> {
             self.vouched.insert(vouched.state.id, vouched);
         }
         let mut found = JournalFound { path: dir.to_owned(), ..JournalFound::default() };
+        let (place, access) = (&checkpoint.place, Access::Inspect);
         let mut reader =
-            JournalReader::open(self.io, dir, generation.id, &checkpoint.place, Access::Inspect).await?;
+            JournalReader::open(self.io, dir, generation.id, place, access, Ending::Unknown).await?;
         loop {
             match reader.next().await? {
                 Next::Group(group) => {

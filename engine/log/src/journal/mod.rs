@@ -20,6 +20,7 @@ pub(crate) mod files;
 pub(crate) mod format;
 pub(crate) mod group;
 pub(crate) mod progress;
+pub(crate) mod read_ahead;
 pub(crate) mod scan;
 
 use std::cell::{Cell, RefCell};

@@ -3,26 +3,33 @@
 //! Groups are taken in order of sequence, each naming its predecessor's checksum. Where the expected group is not whole,
 //! a later one of the journal decides: if it says that the missing one was durable, the medium lost what it had promised
 //! to keep (rot); otherwise the missing group was never acknowledged as durable, and the journal ends there.
+//!
+//! A later group may stand anywhere behind the expected one, and damage may be of any size, so that nothing less than the
+//! rest of the journal is searched, zeros and old laps included; but once: what was found serves every damaged group.
+//! Only after a clean stop is there nothing to search for. So a journal is read at most twice, forwards, in large reads.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use highwater_io::{FileError, Io, IoBuf, fs};
+use highwater_io::{FileError, Io, fs};
 
 use crate::journal::JournalPlace;
 use crate::journal::files::lock_for_writing;
 use crate::journal::format::{
-    Entry, FILE_HEADER_BYTES, FileHeader, GroupHeader, MIN_ALIGNMENT, entries_checksum,
+    Change, Entry, FILE_HEADER_BYTES, FileHeader, GROUP_HEADER_BYTES, GroupHeader, MIN_ALIGNMENT,
+    entries_checksum,
 };
+use crate::journal::read_ahead::{CHUNK_BYTES, ReadAhead, read_or_nothing};
 use crate::mutants;
 use crate::partition::append::entry_crc;
 
-/// Bytes read at a time when groups are looked for.
-const SEARCH_BYTES: usize = 1 << 20;
+/// Bytes that are searched at a time.
+const SEARCH_BYTES: usize = CHUNK_BYTES as usize;
 
-/// Linux's number for an input/output error.
-const EIO: i32 = 5;
+/// Bytes between places at which a group may begin.
+const BLOCK_BYTES: usize = MIN_ALIGNMENT as usize;
 
 /// A journal file that has a valid header.
 struct ScannedFile {
@@ -74,15 +81,40 @@ pub(crate) enum Access {
     Inspect,
 }
 
+/// What is known of a journal's end before it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// The process was killed, or the power went: groups may follow the checkpoint, whole, torn or rotten.
+    Unknown,
+    /// The clean stop's marker says that nothing follows the checkpoint. What does all the same is read.
+    Clean,
+}
+
+/// A group's header that was found by searching.
+struct Later {
+    file: usize,
+    position_bytes: u64,
+    header: GroupHeader,
+    /// The highest `durable_through` of this one and all behind it.
+    proven_through: u64,
+}
+
 /// Reads the groups of one journal after a checkpoint.
 pub(crate) struct JournalReader {
+    io: Io,
     files: Vec<ScannedFile>,
+    ending: Ending,
     /// Index of the file in which the next group is looked for.
     at_file: usize,
     position_bytes: u64,
     /// Sequence and header checksum of the group before.
     sequence: u64,
     checksum: u64,
+    /// The current file from `position_bytes` on, and the next one from its beginning, once they are looked at.
+    here: Option<ReadAhead>,
+    there: Option<ReadAhead>,
+    /// Every header behind the first group that was not whole, in order of place, without those that were passed.
+    later: Option<VecDeque<Later>>,
 }
 
 impl JournalReader {
@@ -93,6 +125,7 @@ impl JournalReader {
         generation: [u8; 16],
         place: &JournalPlace,
         access: Access,
+        ending: Ending,
     ) -> Result<Self, FileError> {
         let mut files = Vec::new();
         for entry in io.fs().read_dir(dir).await? {
@@ -101,7 +134,7 @@ impl JournalReader {
             }
             let file = open_file(io, &dir.join(&entry.name), access).await?;
             let len_bytes = file.len().await?;
-            let head = read_or_empty(&file, 0, FILE_HEADER_BYTES as usize).await?;
+            let head = read_or_nothing(&file, 0, FILE_HEADER_BYTES as usize).await?.unwrap_or_default();
             match FileHeader::decode(&head) {
                 Some(header) if header.generation == generation => {
                     files.push(ScannedFile { file: Rc::new(file), header, len_bytes });
@@ -116,11 +149,16 @@ impl JournalReader {
         let is_there = files.first().is_some_and(|file| file.header.file_number == place.file_number);
         let position_bytes = if is_there { place.position_bytes } else { FILE_HEADER_BYTES };
         Ok(JournalReader {
+            io: io.clone(),
             files,
+            ending,
             at_file: 0,
             position_bytes: position_bytes.max(FILE_HEADER_BYTES),
             sequence: place.sequence,
             checksum: place.checksum,
+            here: None,
+            there: None,
+            later: None,
         })
     }
 
@@ -128,39 +166,31 @@ impl JournalReader {
     pub(crate) async fn next(&mut self) -> Result<Next, FileError> {
         // A hostile header may say anything; a real journal never comes so far.
         let expected = self.sequence.saturating_add(1);
-        let here = self.read_at(self.at_file, self.position_bytes).await?;
-        if let Some(group) = self.take_if_expected(&here, expected) {
-            return Ok(Next::Group(self.advance(here, group)));
+        let here = self.look_here().await?;
+        if self.is_expected(&here, expected) {
+            return Ok(Next::Group(self.advance(here)));
         }
         if self.at_file + 1 < self.files.len() {
-            let there = self.read_at(self.at_file + 1, FILE_HEADER_BYTES).await?;
-            if self.take_if_expected(&there, expected).is_some() {
-                self.at_file += 1;
-                self.position_bytes = FILE_HEADER_BYTES;
-                return Ok(Next::Group(self.advance(there, ())));
+            let there = self.look_there().await?;
+            if self.is_expected(&there, expected) {
+                self.go_to(self.at_file + 1, FILE_HEADER_BYTES);
+                return Ok(Next::Group(self.advance(there)));
             }
             // The expected group may be the damaged one there.
             if matches!(&there, Found::Damaged { header, .. } if header.sequence == expected) {
-                self.at_file += 1;
-                self.position_bytes = FILE_HEADER_BYTES;
+                self.go_to(self.at_file + 1, FILE_HEADER_BYTES);
                 return self.judge(there, expected).await;
             }
         }
         self.judge(here, expected).await
     }
 
-    fn take_if_expected(&self, found: &Found, expected: u64) -> Option<()> {
-        match found {
-            Found::Whole { header, .. }
-                if header.sequence == expected && header.previous_checksum == self.checksum =>
-            {
-                Some(())
-            }
-            _ => None,
-        }
+    fn is_expected(&self, found: &Found, expected: u64) -> bool {
+        matches!(found, Found::Whole { header, .. }
+            if header.sequence == expected && header.previous_checksum == self.checksum)
     }
 
-    fn advance(&mut self, found: Found, (): ()) -> WholeGroup {
+    fn advance(&mut self, found: Found) -> WholeGroup {
         let Found::Whole { header, checksum, group } = found else {
             unreachable!("the caller looked");
         };
@@ -170,13 +200,28 @@ impl JournalReader {
         group
     }
 
+    /// Moves on, to another file or forwards in this one.
+    fn go_to(&mut self, file: usize, position_bytes: u64) {
+        if file != self.at_file {
+            self.here = if file == self.at_file + 1 { self.there.take() } else { None };
+            self.there = None;
+        }
+        self.at_file = file;
+        self.position_bytes = position_bytes;
+    }
+
     /// Decides whether the group that is not whole was ever durable.
     async fn judge(&mut self, damaged: Found, expected: u64) -> Result<Next, FileError> {
-        let later = self.find_later(expected).await?;
-        let proven = later.iter().any(|(_, _, header, _)| header.durable_through >= expected);
+        if self.ending == Ending::Clean && matches!(damaged, Found::Nothing) {
+            self.go_to(self.files.len(), 0);
+            return Ok(Next::End { cut_bytes: 0 });
+        }
+        self.find_later(expected).await?;
+        let later = self.later.get_or_insert_default();
+        let proven = later.front().is_some_and(|first| first.proven_through >= expected);
         if !proven || mutants::CUT_AT_ROT.is_on() {
-            let cut_bytes = later.iter().map(|(_, _, header, _)| header.content_bytes()).sum();
-            self.at_file = self.files.len();
+            let cut_bytes = later.iter().map(|later| later.header.content_bytes()).sum();
+            self.go_to(self.files.len(), 0);
             return Ok(Next::End { cut_bytes });
         }
         match damaged {
@@ -188,9 +233,9 @@ impl JournalReader {
             }
             _ => {
                 // Nothing can be read of it: go on at the next group that can.
-                let (file, position, header, _) = later.first().expect("a proof was found");
-                self.at_file = *file;
-                self.position_bytes = *position;
+                let Later { file, position_bytes, header, .. } = later.front().expect("a proof was found");
+                let (file, position_bytes, header) = (*file, *position_bytes, *header);
+                self.go_to(file, position_bytes);
                 self.sequence = header.sequence - 1;
                 self.checksum = header.previous_checksum;
                 Ok(Next::Rotten { sequence: expected, entries: None })
@@ -198,63 +243,99 @@ impl JournalReader {
         }
     }
 
-    /// Headers of groups after `sequence`, in order, from the place where we stand.
-    async fn find_later(&self, sequence: u64) -> Result<Vec<(usize, u64, GroupHeader, u64)>, FileError> {
-        let mut later = Vec::new();
-        for index in self.at_file..self.files.len() {
-            let scanned = &self.files[index];
+    /// Sees to it that `later` begins with the first group after `sequence` from the place where we stand. The journal is
+    /// searched the first time only: what is behind us by now is dropped.
+    async fn find_later(&mut self, sequence: u64) -> Result<(), FileError> {
+        if self.later.is_none() {
+            self.later = Some(self.search(sequence).await?.into());
+        }
+        let here = (self.at_file, self.position_bytes);
+        let later = self.later.get_or_insert_default();
+        while later.front().is_some_and(|first| {
+            (first.file, first.position_bytes) < here || first.header.sequence <= sequence
+        }) {
+            later.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Headers of groups after `sequence`, in order of place, from where we stand.
+    async fn search(&self, sequence: u64) -> Result<Vec<Later>, FileError> {
+        let mut found = Vec::new();
+        for (index, scanned) in self.files.iter().enumerate().skip(self.at_file) {
             let mut position = if index == self.at_file { self.position_bytes } else { FILE_HEADER_BYTES };
+            let mut reading = scanned.read_from(&self.io, position);
             while position < scanned.len_bytes {
-                let window = read_or_empty(&scanned.file, position, SEARCH_BYTES).await?;
+                let window = reading.bytes(position, SEARCH_BYTES).await?;
                 if window.is_empty() {
-                    position += MIN_ALIGNMENT;
-                    continue;
+                    break;
                 }
-                let mut at = 0;
-                while at < window.len() {
-                    let here = position + at as u64;
-                    let found = GroupHeader::decode(&window[at..], scanned.header.incarnation, here);
-                    if let Some((header, checksum)) = found.filter(|(header, _)| header.sequence > sequence) {
-                        later.push((index, here, header, checksum));
+                for (at, block) in (position..).step_by(BLOCK_BYTES).zip(window.chunks(BLOCK_BYTES)) {
+                    let header = GroupHeader::decode(block, scanned.header.incarnation, at);
+                    if let Some((header, _)) = header.filter(|(header, _)| header.sequence > sequence) {
+                        let proven_through = header.durable_through;
+                        found.push(Later { file: index, position_bytes: at, header, proven_through });
                     }
-                    at += usize::try_from(MIN_ALIGNMENT).expect("small");
                 }
                 position += (window.len() as u64).next_multiple_of(MIN_ALIGNMENT);
             }
         }
-        Ok(later)
+        let mut proven_through = 0;
+        for later in found.iter_mut().rev() {
+            proven_through = later.proven_through.max(proven_through);
+            later.proven_through = proven_through;
+        }
+        Ok(found)
     }
 
-    async fn read_at(&self, index: usize, position_bytes: u64) -> Result<Found, FileError> {
-        let Some(scanned) = self.files.get(index) else { return Ok(Found::Nothing) };
-        if position_bytes >= scanned.len_bytes {
+    async fn look_here(&mut self) -> Result<Found, FileError> {
+        let Some(scanned) = self.files.get(self.at_file) else { return Ok(Found::Nothing) };
+        let position = self.position_bytes;
+        let reading = self.here.get_or_insert_with(|| scanned.read_from(&self.io, position));
+        scanned.group_at(reading, position).await
+    }
+
+    /// The first group of the next file.
+    async fn look_there(&mut self) -> Result<Found, FileError> {
+        let Some(scanned) = self.files.get(self.at_file + 1) else { return Ok(Found::Nothing) };
+        let reading = self.there.get_or_insert_with(|| scanned.read_from(&self.io, FILE_HEADER_BYTES));
+        scanned.group_at(reading, FILE_HEADER_BYTES).await
+    }
+}
+
+impl ScannedFile {
+    fn read_from(&self, io: &Io, position_bytes: u64) -> ReadAhead {
+        ReadAhead::new(io, Rc::clone(&self.file), position_bytes, self.len_bytes)
+    }
+
+    async fn group_at(&self, reading: &mut ReadAhead, position_bytes: u64) -> Result<Found, FileError> {
+        if position_bytes >= self.len_bytes {
             return Ok(Found::Nothing);
         }
-        let incarnation = scanned.header.incarnation;
-        let first = read_or_empty(&scanned.file, position_bytes, MIN_ALIGNMENT as usize).await?;
+        let incarnation = self.header.incarnation;
+        let first = reading.bytes(position_bytes, BLOCK_BYTES).await?;
         let Some((header, checksum)) = GroupHeader::decode(&first, incarnation, position_bytes) else {
             return Ok(Found::Nothing);
         };
         let content_bytes = header.content_bytes();
         let size_bytes = content_bytes.next_multiple_of(MIN_ALIGNMENT);
-        if position_bytes + size_bytes > scanned.len_bytes {
-            return Ok(Found::Damaged { header, checksum, entries: None });
+        let unreadable = Found::Damaged { header, checksum, entries: None };
+        if position_bytes + size_bytes > self.len_bytes {
+            return Ok(unreadable);
         }
-        let len = usize::try_from(size_bytes).expect("below the file's length");
-        let bytes = read_or_empty(&scanned.file, position_bytes, len).await?;
-        if (bytes.len() as u64) < content_bytes {
-            return Ok(Found::Damaged { header, checksum, entries: None });
+        let len = usize::try_from(content_bytes).expect("below the file's length");
+        let bytes = reading.bytes(position_bytes, len).await?;
+        if bytes.len() < len {
+            return Ok(unreadable);
         }
-        let payload_end =
-            (crate::journal::format::GROUP_HEADER_BYTES as u64 + u64::from(header.payload_bytes)) as usize;
-        let list = &bytes[payload_end..content_bytes as usize];
+        let payload_end = GROUP_HEADER_BYTES + header.payload_bytes as usize;
+        let list = &bytes[payload_end..];
         let entries = (entries_checksum(incarnation, list) == header.entries_checksum)
             .then(|| Entry::decode_list(list, header.entry_count))
             .flatten();
-        let Some(entries) = entries else {
-            return Ok(Found::Damaged { header, checksum, entries: None });
-        };
-        let payload = bytes.slice(crate::journal::format::GROUP_HEADER_BYTES..payload_end);
+        let Some(entries) = entries else { return Ok(unreadable) };
+        // A copy: what is kept of a group must not keep all that was read with it.
+        let payload = Bytes::copy_from_slice(&bytes[GROUP_HEADER_BYTES..payload_end]);
         match split_payload(&entries, &payload) {
             Some(entries) => Ok(Found::Whole { header, checksum, group: WholeGroup { entries, size_bytes } }),
             None => Ok(Found::Damaged { header, checksum, entries: Some(entries) }),
@@ -297,22 +378,7 @@ fn split_payload(entries: &[Entry], payload: &Bytes) -> Option<Vec<(Entry, Bytes
 
 fn is_intact(entry: &Entry, payload: &[u8]) -> bool {
     match entry.change {
-        crate::journal::format::Change::Append { prefix_bytes, crc, .. } => {
-            entry_crc(payload, prefix_bytes as usize) == Some(crc)
-        }
+        Change::Append { prefix_bytes, crc, .. } => entry_crc(payload, prefix_bytes as usize) == Some(crc),
         _ => true,
-    }
-}
-
-/// Reads, with an unreadable sector counted as nothing there.
-async fn read_or_empty(file: &fs::File, position_bytes: u64, len: usize) -> Result<Bytes, FileError> {
-    let buf = IoBuf::with_capacity(len);
-    match file.read_at(buf, position_bytes, len).await {
-        Ok(buf) => Ok(buf.freeze()),
-        Err(error) if error.errno() == Some(EIO) => {
-            tracing::warn!("{error}: counts as torn");
-            Ok(Bytes::new())
-        }
-        Err(error) => Err(error),
     }
 }

@@ -1,0 +1,119 @@
+//! What recovery reads of the journal, counted: its time is the device's, whatever is in the journal.
+
+mod common;
+
+use std::time::Duration;
+
+use common::scene::{End, Scene};
+use common::{append_one, create, id, open_with, options};
+use highwater_io::Io;
+use highwater_io::sim::{DiskOp, Fault, FaultEffect};
+use highwater_log::{DataDir, OpenOptions, RecoveryReport, ShardConfig, ShardLogs};
+
+const JOURNAL_FILE_BYTES: u64 = 4 << 20;
+
+/// Chunks of a megabyte in a journal file.
+const CHUNKS_IN_FILE: u64 = 4;
+
+/// Bytes of a group with one small record.
+const BLOCK: u64 = 4096;
+
+/// No checkpoint but those that a test asks for.
+async fn open_large(io: &Io) -> (DataDir, ShardLogs, RecoveryReport) {
+    let shard = ShardConfig {
+        journal_file_bytes: JOURNAL_FILE_BYTES,
+        journal_max_files: 3,
+        checkpoint_interval_bytes: 1 << 40,
+        hot_tail_bytes: 8 << 20,
+        ..ShardConfig::default()
+    };
+    open_with(io, OpenOptions { shard, ..options() }).await
+}
+
+async fn append_groups(logs: &ShardLogs, count: u32) {
+    let partition = create(logs, 0).await;
+    for number in 0..count {
+        append_one(&partition, &number.to_be_bytes()).await.acknowledged().await.expect("the disk is sound");
+    }
+}
+
+/// Starts, and gives the report and the number of reads of journal files.
+fn start_counting(scene: &mut Scene) -> (RecoveryReport, u64) {
+    let disk = scene.disk();
+    // A rule that changes nothing counts.
+    let reads = disk.inject(Fault::new(DiskOp::Read, FaultEffect::Delay(Duration::ZERO)).on("/journal-"));
+    let report = scene.live(|io| async move { open_large(&io).await.2 });
+    let count = disk.fired(reads);
+    disk.lift(reads);
+    (report, count)
+}
+
+/// Searching the rest of the journal for each damaged group once took minutes for a journal that had rotted in many places.
+#[test]
+fn journal_with_rot_in_many_places_is_searched_once() {
+    let mut scene = Scene::new(1);
+    scene.live_and(End::Kill, |io| async move {
+        let (_dir, logs, _) = open_large(&io).await;
+        append_groups(&logs, 400).await;
+    });
+    scene.pass(Duration::from_secs(10));
+    let (disk, journal) = (scene.disk(), scene.path_of("shard-0/journal-0"));
+    for group in (10..390).step_by(2) {
+        // In one the payload, in the next the header.
+        let at = group * BLOCK + if group % 4 == 0 { 20 } else { 100 };
+        disk.corrupt(&journal, at..at + 1);
+    }
+    let (report, reads) = start_counting(&mut scene);
+    assert_eq!(report.fenced.len(), 1);
+    assert_eq!(report.fenced[0].0, id(0));
+    // The headers, the groups, the search, the copy that is kept: each of two files once, and what was read ahead.
+    assert!(reads <= 12 * CHUNKS_IN_FILE, "{reads} reads");
+}
+
+/// Groups of a block each were once read with two reads each, one after the other.
+#[test]
+fn journal_of_small_groups_is_read_in_large_pieces_and_searched_once_for_what_follows_its_end() {
+    let mut scene = Scene::new(2);
+    scene.live_and(End::Kill, |io| async move {
+        let (_dir, logs, _) = open_large(&io).await;
+        append_groups(&logs, 900).await;
+    });
+    scene.pass(Duration::from_secs(10));
+    let (report, reads) = start_counting(&mut scene);
+    assert_eq!((report.groups_replayed, report.bytes_cut, report.fenced.len()), (900, 0, 0));
+    // Two files' headers, the groups, and the search of the rest; the next file, which is prepared, is looked at for the
+    // next group and searched.
+    assert!(reads <= 4 * CHUNKS_IN_FILE, "{reads} reads");
+}
+
+/// Most of a journal is behind its checkpoint when the process dies.
+#[test]
+fn journal_before_the_checkpoint_is_not_read() {
+    let mut scene = Scene::new(3);
+    scene.live_and(End::Kill, |io| async move {
+        let (_dir, logs, _) = open_large(&io).await;
+        append_groups(&logs, 900).await;
+        logs.checkpoint().await.expect("the disk is sound");
+        append_groups(&logs, 3).await;
+    });
+    scene.pass(Duration::from_secs(10));
+    let (report, reads) = start_counting(&mut scene);
+    assert_eq!((report.groups_replayed, report.fenced.len()), (3, 0));
+    // Two headers; of the first file the end, twice; of the second, which is prepared, a look and all.
+    assert!(reads <= 2 + 2 + 1 + CHUNKS_IN_FILE, "{reads} reads");
+}
+
+#[test]
+fn journal_of_a_clean_stop_is_not_searched() {
+    let mut scene = Scene::new(4);
+    scene.live_and(End::Kill, |io| async move {
+        let (dir, logs, _) = open_large(&io).await;
+        append_groups(&logs, 3).await;
+        logs.close().await.expect("a clean stop");
+        dir.mark_clean().await.expect("a clean stop");
+    });
+    let (report, reads) = start_counting(&mut scene);
+    assert!(report.was_clean && report.fenced.is_empty());
+    // Two headers, and a look at each of the two places where the next group would be.
+    assert!(reads <= 4, "{reads} reads");
+}
