@@ -4,7 +4,7 @@
 //!   D/  meta.properties          Kafka's, with highwater.journal=1: a journal belongs to it
 //!       .lock                    held while a process uses it
 //!       .highwater_clean         written last at a clean stop, removed first at a start
-//!       journal/current          names the generation that counts
+//!       journal/current          names the generation that counts, and says how many journals it has
 //!       journal/<generation>/shard-<n>/   journal-<k>, checkpoint-0, checkpoint-1
 //!       <topic>-<partition>/     Kafka's files
 //! ```
@@ -25,6 +25,7 @@ use crate::checkpoint;
 use crate::config::{LogConfig, ShardConfig};
 use crate::error::OpenError;
 use crate::journal::JournalPlace;
+use crate::journal::files;
 use crate::kafka_files::{LOG_SUFFIX, PARTITION_METADATA, parse_partition_dir, parse_partition_metadata};
 use crate::mutants;
 use crate::partition::state::PartitionState;
@@ -39,6 +40,9 @@ const JOURNAL_PROPERTY: &str = "highwater.journal";
 
 /// Most bytes of a small text file that are read.
 const SMALL_FILE_BYTES: usize = 1 << 20;
+
+/// More shards than any machine has.
+const MAX_JOURNALS: usize = 1 << 16;
 
 /// How to open a data directory.
 #[derive(Debug, Clone, Default)]
@@ -227,7 +231,7 @@ impl DataDir {
         let mut seeds: Vec<ShardSeed> = (0..shards.max(1))
             .map(|shard| ShardSeed {
                 data_dir: self.path.clone(),
-                journal_dir: generation_dir.join(format!("shard-{shard}")),
+                journal_dir: journal_dir(&generation_dir, shard),
                 generation,
                 config: self.options.shard.clone(),
                 default_log: self.options.default_log.clone(),
@@ -243,10 +247,12 @@ impl DataDir {
             let mut body = Vec::new();
             seed.partitions.iter().for_each(|partition| partition.state.encode(&mut body));
             let bytes = checkpoint::encode(generation, 0, &JournalPlace::default(), &body);
+            files::create_first(&self.io, &seed.journal_dir, generation).await?;
             checkpoint::create_slots(&self.io, &seed.journal_dir, bytes).await?;
         }
         let current = journal_root.join(CURRENT_FILE);
-        self.io.fs().replace_file_durable(current, hex(&generation).into()).await?;
+        let content = format!("{} {}\n", hex(&generation), seeds.len());
+        self.io.fs().replace_file_durable(current, content.into()).await?;
         // Only now may meta.properties say that there is a journal: the other way round, a crash in between would look
         // like a journal that got lost.
         write_meta(&self.io, &self.path, &self.meta).await?;
@@ -398,6 +404,29 @@ async fn write_meta(io: &Io, path: &Path, meta: &MetaProperties) -> Result<(), F
 pub(crate) struct Generation {
     pub(crate) dir: PathBuf,
     pub(crate) id: [u8; 16],
+    /// Number of its journals, one a shard; `None` if it is older than that is told.
+    journals: Option<usize>,
+}
+
+impl Generation {
+    /// The first directory of a journal that is not there, although it counts.
+    pub(crate) async fn missing_dir(&self, io: &Io) -> Result<Option<PathBuf>, FileError> {
+        if !io.fs().exists(&self.dir).await? {
+            return Ok(Some(self.dir.clone()));
+        }
+        for shard in 0..self.journals.unwrap_or(0) {
+            let dir = journal_dir(&self.dir, shard);
+            if !io.fs().exists(&dir).await? {
+                return Ok(Some(dir));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Directory of one shard's journal in that of its generation.
+fn journal_dir(generation: &Path, shard: usize) -> PathBuf {
+    generation.join(format!("shard-{shard}"))
 }
 
 pub(crate) async fn current_generation(io: &Io, path: &Path) -> Result<Option<Generation>, OpenError> {
@@ -412,9 +441,13 @@ pub(crate) async fn current_generation(io: &Io, path: &Path) -> Result<Option<Ge
         position_bytes: 0,
         what: "does not name a generation of the journal".to_owned(),
     };
-    let name = std::str::from_utf8(&bytes).map_err(|_| damaged())?.trim();
+    let text = std::str::from_utf8(&bytes).map_err(|_| damaged())?;
+    let mut words = text.split_ascii_whitespace();
+    let name = words.next().ok_or_else(damaged)?;
     let id = parse_hex(name).ok_or_else(damaged)?;
-    Ok(Some(Generation { dir: root.join(name), id }))
+    let journals = words.next().map(|count| count.parse().ok().filter(|count| *count <= MAX_JOURNALS));
+    let journals = journals.map(|count| count.ok_or_else(damaged)).transpose()?;
+    Ok(Some(Generation { dir: root.join(name), id, journals }))
 }
 
 /// All generations in the directory.
@@ -488,6 +521,15 @@ async fn discover(io: &Io, path: &Path, report: &mut RecoveryReport) -> Result<F
                 found.insert(id, FoundDir { path: dir, topic_name: topic_name.to_owned() });
             }
             None => {
+                let metadata = dir.join(PARTITION_METADATA);
+                if io.fs().exists(&metadata).await? {
+                    return Err(OpenError::Damaged {
+                        path: metadata,
+                        position_bytes: 0,
+                        what: "does not tell the topic's id; put the file back from a copy of the data directory"
+                            .to_owned(),
+                    });
+                }
                 let entries = io.fs().read_dir(&dir).await?;
                 if entries.iter().any(|entry| entry.name.ends_with(LOG_SUFFIX)) {
                     report.strays.push(format!("{}: no topic id, ignored", dir.display()));

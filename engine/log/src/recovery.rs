@@ -13,7 +13,8 @@
 mod kafka;
 mod replay;
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use highwater_io::{Io, fs};
 use highwater_model::Offset;
@@ -21,8 +22,8 @@ use highwater_model::Offset;
 use crate::checkpoint;
 use crate::dir::{FoundDirs, Generation, OpenOptions, PartitionSeed, RecoveryReport, SegmentFile};
 use crate::error::OpenError;
-use crate::journal::scan::{Access, Ending, JournalReader, Next};
-use crate::kafka_files::{LOG_SUFFIX, base_offset_of};
+use crate::journal::scan::{Access, Ending, Gap, JournalReader, Next};
+use crate::kafka_files::{INDEX_SUFFIX, LOG_SUFFIX, TIME_INDEX_SUFFIX, base_offset_of, segment_path};
 use crate::partition::state::PartitionState;
 use crate::recovery::replay::Replay;
 
@@ -37,6 +38,9 @@ pub(crate) async fn recover(
     found: FoundDirs,
     report: &mut RecoveryReport,
 ) -> Result<Vec<PartitionSeed>, OpenError> {
+    if let Some(path) = generation.missing_dir(io).await? {
+        return Err(missing(path));
+    }
     let mut replay = Replay::new(io, path, options, found);
     let mut damaged = false;
     for entry in io.fs().read_dir(&generation.dir).await? {
@@ -51,6 +55,14 @@ pub(crate) async fn recover(
         keep_damaged(io, generation, report).await?;
     }
     Ok(seeds)
+}
+
+fn missing(path: PathBuf) -> OpenError {
+    OpenError::NotOurs {
+        path,
+        why: "missing, and with it records that were acknowledged; put it back, or restore the data directory from a copy"
+            .to_owned(),
+    }
 }
 
 /// Applies one journal; tells whether rot was found in it.
@@ -74,6 +86,19 @@ async fn recover_journal(
     let ending = if report.was_clean { Ending::Clean } else { Ending::Unknown };
     let place = &checkpoint.place;
     let mut reader = JournalReader::open(io, dir, generation.id, place, Access::Recover, ending).await?;
+    match reader.gap() {
+        Some(Gap::Missing(path)) => return Err(missing(path.clone())),
+        Some(Gap::Cut { path, len_bytes }) => {
+            return Err(OpenError::Damaged {
+                path: path.clone(),
+                position_bytes: *len_bytes,
+                what: "the journal file ends here, and was longer; put back a whole one, or restore the data directory \
+                       from a copy"
+                    .to_owned(),
+            });
+        }
+        None => {}
+    }
     let mut damaged = false;
     loop {
         match reader.next().await? {
@@ -90,6 +115,12 @@ async fn recover_journal(
                     format!("journal {} is damaged at group {sequence}, which was durable", dir.display());
                 tracing::error!("{reason}");
                 replay.fence(&journal, entries.as_deref(), &reason);
+            }
+            Next::Unknown { path } => {
+                damaged = true;
+                let reason = format!("{}: the header of this journal file is damaged", path.display());
+                tracing::error!("{reason}");
+                replay.fence(&journal, None, &reason);
             }
             Next::End { cut_bytes } => {
                 report.bytes_cut += cut_bytes;
@@ -141,31 +172,33 @@ async fn copy_file(io: &Io, from: &Path, to: &Path) -> Result<(), OpenError> {
 }
 
 /// Lists a partition's segments as they belong to `state`, and removes those that do not: made ahead for a roll that was
-/// never recorded, or passed by the log's start.
+/// never recorded, or passed by the log's start. One that is not there, although the log needs it, fences the partition;
+/// of a fenced one nothing is removed.
 pub(crate) async fn settle_segments(
     io: &Io,
     dir: &Path,
     state: &mut PartitionState,
 ) -> Result<Vec<SegmentFile>, OpenError> {
-    let mut bases: Vec<Offset> = Vec::new();
-    for entry in io.fs().read_dir(dir).await? {
-        if let Some(base) = base_offset_of(&entry.name, LOG_SUFFIX) {
-            bases.push(base);
-        } else if entry.name.ends_with(".tmp") {
-            io.fs().remove_file(dir.join(&entry.name)).await?;
-        }
-    }
-    bases.sort_unstable();
     let mut segments = Vec::new();
-    for (index, &base) in bases.iter().enumerate() {
-        let path = crate::kafka_files::segment_path(dir, base, LOG_SUFFIX);
-        let passed = bases
-            .get(index + 1)
-            .is_some_and(|next| *next <= state.log_start_offset && *next <= state.segment_base);
+    let named = segment_names(io, dir).await?;
+    if state.fenced.is_none()
+        && let Some(base) = missing_segment(&named, state)
+    {
+        let path = segment_path(dir, base, LOG_SUFFIX);
+        fence(state, &format!("{}: missing, and with it records from offset {base} on", path.display()));
+    }
+    for (&base, &has_data) in &named {
+        let passed = next_base(&named, base).is_some_and(|next| state.is_passed(next));
         if base > state.segment_base || passed {
-            io.fs().remove_file(&path).await?;
+            if state.fenced.is_none() {
+                remove_segment(io, dir, base).await?;
+            }
             continue;
         }
+        if !has_data {
+            continue;
+        }
+        let path = segment_path(dir, base, LOG_SUFFIX);
         let len_bytes = io.fs().metadata(&path).await?.len_bytes;
         let size_bytes = if base == state.segment_base { state.position_bytes } else { len_bytes };
         if len_bytes < size_bytes {
@@ -173,11 +206,61 @@ pub(crate) async fn settle_segments(
         }
         segments.push(SegmentFile { base_offset: base, size_bytes: size_bytes.min(len_bytes) });
     }
-    let has_active = segments.last().is_some_and(|segment| segment.base_offset == state.segment_base);
-    if !has_active && state.position_bytes > 0 {
-        fence(state, &format!("{}: segment {} is missing", dir.display(), state.segment_base));
-    }
     Ok(segments)
+}
+
+/// Base offsets of segments of which there is a data or an index file, and whether there is the data.
+type SegmentNames = BTreeMap<Offset, bool>;
+
+async fn segment_names(io: &Io, dir: &Path) -> Result<SegmentNames, OpenError> {
+    let mut named = SegmentNames::new();
+    for entry in io.fs().read_dir(dir).await? {
+        if entry.name.ends_with(".tmp") {
+            io.fs().remove_file(dir.join(&entry.name)).await?;
+            continue;
+        }
+        if let Some(base) = base_offset_of(&entry.name, LOG_SUFFIX) {
+            named.insert(base, true);
+        }
+        for suffix in [INDEX_SUFFIX, TIME_INDEX_SUFFIX] {
+            if let Some(base) = base_offset_of(&entry.name, suffix) {
+                named.entry(base).or_insert(false);
+            }
+        }
+    }
+    Ok(named)
+}
+
+fn next_base(named: &SegmentNames, base: Offset) -> Option<Offset> {
+    let after = (std::ops::Bound::Excluded(base), std::ops::Bound::Unbounded);
+    named.range(after).next().map(|(next, _)| *next)
+}
+
+/// A segment that the log needs and that has no data file. Index files are written beside a segment that is complete, and go
+/// after it, so that one alone tells of a segment that went by itself.
+fn missing_segment(named: &SegmentNames, state: &PartitionState) -> Option<Offset> {
+    let has_data = |base: &Offset| named.get(base).copied().unwrap_or(false);
+    let first = named.iter().find(|(_, has_data)| **has_data).map_or(state.segment_base, |(base, _)| *base);
+    if first > state.log_start_offset {
+        return Some(state.log_start_offset);
+    }
+    let is_needed = |base: &Offset| {
+        let next = next_base(named, *base).unwrap_or(state.segment_base);
+        *base < state.segment_base && !state.is_passed(next)
+    };
+    let active = (state.position_bytes > 0).then_some(state.segment_base);
+    let mut needed = named.keys().copied().filter(is_needed).chain(active);
+    needed.find(|base| !has_data(base))
+}
+
+async fn remove_segment(io: &Io, dir: &Path, base: Offset) -> Result<(), OpenError> {
+    for suffix in [LOG_SUFFIX, INDEX_SUFFIX, TIME_INDEX_SUFFIX] {
+        match io.fs().remove_file(segment_path(dir, base, suffix)).await {
+            Err(error) if !error.is_not_found() => return Err(error.into()),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn fence(state: &mut PartitionState, reason: &str) {

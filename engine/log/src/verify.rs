@@ -24,7 +24,7 @@ use crate::checkpoint;
 use crate::dir::{self, Generation};
 use crate::error::OpenError;
 use crate::journal::format::{Change, Entry};
-use crate::journal::scan::{Access, Ending, JournalReader, Next};
+use crate::journal::scan::{Access, Ending, Gap, JournalReader, Next};
 use crate::kafka_files::{
     EPOCH_CHECKPOINT, LOG_SUFFIX, SNAPSHOT_SUFFIX, base_offset_of, parse_epochs, parse_partition_dir,
     parse_producer_snapshot, segment_path,
@@ -223,9 +223,11 @@ impl<P: FnMut(Progress)> Check<'_, P> {
     }
 
     async fn journals(&mut self, generation: &Generation) -> Result<(), FileError> {
-        if !self.io.fs().exists(&generation.dir).await? {
-            self.problem(&generation.dir, None, "this generation of the journal counts, and is missing");
-            return Ok(());
+        if let Some(missing) = generation.missing_dir(self.io).await? {
+            self.problem(&missing, None, "missing, and with it records that were acknowledged");
+            if missing == generation.dir {
+                return Ok(());
+            }
         }
         for entry in self.io.fs().read_dir(&generation.dir).await? {
             if entry.kind == fs::FileKind::Directory {
@@ -252,6 +254,15 @@ impl<P: FnMut(Progress)> Check<'_, P> {
         let (place, access) = (&checkpoint.place, Access::Inspect);
         let mut reader =
             JournalReader::open(self.io, dir, generation.id, place, access, Ending::Unknown).await?;
+        match reader.gap() {
+            Some(Gap::Missing(path)) => {
+                self.problem(path, None, "missing, and with it records that were acknowledged");
+            }
+            Some(Gap::Cut { path, len_bytes }) => {
+                self.problem(path, Some(*len_bytes), "the file ends here, and was longer");
+            }
+            None => {}
+        }
         loop {
             match reader.next().await? {
                 Next::Group(group) => {
@@ -272,6 +283,9 @@ impl<P: FnMut(Progress)> Check<'_, P> {
                         None,
                         format!("group {sequence} was durable and is damaged; it concerns {whom}"),
                     );
+                }
+                Next::Unknown { path } => {
+                    self.problem(&path, Some(0), "the header of this journal file is damaged");
                 }
                 Next::End { cut_bytes } => {
                     found.torn_bytes = cut_bytes;

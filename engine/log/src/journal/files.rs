@@ -161,6 +161,7 @@ impl Files {
             incarnation: Incarnation(incarnation),
             generation: self.generation,
             file_number: number,
+            len_bytes: self.file_bytes,
         };
         let prepared = JournalFile {
             file,
@@ -172,6 +173,8 @@ impl Files {
         };
         if reused.is_none() {
             prepared.file.allocate(0, self.file_bytes).await?;
+            // The header tells the length.
+            prepared.file.sync_all().await?;
         }
         let mut block = IoBuf::with_capacity(FILE_HEADER_BYTES as usize);
         block.extend_from_slice(&header.encode());
@@ -219,6 +222,19 @@ impl Files {
         }
         released
     }
+}
+
+/// Makes the first file of a journal that begins with the next start's first append, so that a journal without any file is
+/// one that lost them. Its name is durable once `dir` is flushed.
+pub(crate) async fn create_first(io: &Io, dir: &Path, generation: [u8; 16]) -> Result<(), FileError> {
+    let options = fs::OpenOptions::read_write().create();
+    let file = io.fs().open(dir.join("journal-0"), options).await?;
+    lock_for_writing(io, &file).await?;
+    // No group ever belongs to this incarnation.
+    let header =
+        FileHeader { incarnation: Incarnation(generation), generation, file_number: 0, len_bytes: 0 };
+    file.write_at(vec![header.encode().into()], 0, fs::Durability::Plain).await?;
+    file.sync_all().await
 }
 
 #[derive(PartialEq, Eq)]

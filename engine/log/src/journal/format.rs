@@ -10,8 +10,8 @@
 //!   24  16  generation                    6   2  zero
 //!   40   8  file number                   8   8  sequence
 //!   48   8  xxh3-64 of the above         16   8  durable_through
-//!                                        24   8  header checksum of the previous group
-//!                                        32   4  payload length
+//!   56   8  length of the file           24   8  header checksum of the previous group
+//!   64   8  xxh3-64 of the above         32   4  payload length
 //!                                        36   4  entry list length
 //!                                        40   4  entry count
 //!                                        44   4  zero
@@ -20,6 +20,8 @@
 //!                                        64   8  checksum of the above
 //!                                        72      payload, entry list, zeros up to the alignment
 //! ```
+//!
+//! Length and second checksum are zeros where a file header is older than they are, or the length is not settled yet.
 //!
 //! The checksums of header and entry list are seeded by the file's incarnation, and the header's covers the group's
 //! place: neither an old lap nor a payload that happens to hold a group can pass for one. Header and entry list have
@@ -121,6 +123,8 @@ pub(crate) struct FileHeader {
     pub(crate) generation: [u8; 16],
     /// Place in the sequence of files of this journal: the n-th use of a file is number n.
     pub(crate) file_number: u64,
+    /// Length of the file in bytes, durable before the header that tells it: a shorter file was cut. 0 if it is not told.
+    pub(crate) len_bytes: u64,
 }
 
 impl FileHeader {
@@ -132,6 +136,11 @@ impl FileHeader {
         out.extend_from_slice(&self.file_number.to_be_bytes());
         let checksum = XxHash3_64::oneshot(&out);
         out.extend_from_slice(&checksum.to_be_bytes());
+        if self.len_bytes > 0 {
+            out.extend_from_slice(&self.len_bytes.to_be_bytes());
+            let checksum = XxHash3_64::oneshot(&out);
+            out.extend_from_slice(&checksum.to_be_bytes());
+        }
         out.resize(FILE_HEADER_BYTES as usize, 0);
         out
     }
@@ -146,11 +155,15 @@ impl FileHeader {
         let incarnation = Incarnation(fields.array()?);
         let generation = fields.array()?;
         let file_number = fields.u64()?;
-        (fields.u64()? == XxHash3_64::oneshot(covered)).then_some(FileHeader {
-            incarnation,
-            generation,
-            file_number,
-        })
+        if fields.u64()? != XxHash3_64::oneshot(covered) {
+            return None;
+        }
+        let len_bytes = match (fields.u64()?, fields.u64()?) {
+            (0, 0) => 0,
+            (len_bytes, checksum) if checksum == XxHash3_64::oneshot(bytes.get(..64)?) => len_bytes,
+            _ => return None,
+        };
+        Some(FileHeader { incarnation, generation, file_number, len_bytes })
     }
 }
 
@@ -222,6 +235,16 @@ impl GroupHeader {
             entries_checksum,
         };
         Some((header, checksum))
+    }
+
+    /// The sequence of what looks like a group at its place, in a file that does not tell its incarnation.
+    pub(crate) fn sequence_unchecked(bytes: &[u8], position_bytes: u64) -> Option<u64> {
+        let mut fields = Fields(bytes.get(..GROUP_HEADER_BYTES)?);
+        let is_group = fields.array::<4>()? == *GROUP_MAGIC && fields.u16()? == GROUP_VERSION;
+        let _zero = fields.u16()?;
+        let sequence = fields.u64()?;
+        let position = Fields(bytes.get(48..)?).u64()?;
+        (is_group && position == position_bytes).then_some(sequence)
     }
 
     /// Bytes of header, payload and entry list, without padding.
@@ -438,15 +461,23 @@ mod tests {
 
     #[test]
     fn file_header_survives_the_round_trip_and_refuses_damage() {
-        let header = FileHeader { incarnation: Incarnation([9; 16]), generation: [4; 16], file_number: 12 };
+        let header = FileHeader {
+            incarnation: Incarnation([9; 16]),
+            generation: [4; 16],
+            file_number: 12,
+            len_bytes: 1 << 26,
+        };
         let bytes = header.encode();
         assert_eq!(bytes.len() as u64, FILE_HEADER_BYTES);
-        crate::golden::check("journal-file-header.bin", &bytes[..64]);
+        crate::golden::check("journal-file-header.bin", &bytes[..80]);
         assert_eq!(FileHeader::decode(&bytes), Some(header));
-        for at in 0..56 {
+        for at in 0..72 {
             let mut damaged = bytes.clone();
             damaged[at] ^= 1;
             assert_eq!(FileHeader::decode(&damaged), None, "byte {at}");
         }
+        let untold = FileHeader { len_bytes: 0, ..header };
+        assert_eq!(untold.encode()[..56], bytes[..56], "as it was before lengths were told");
+        assert_eq!(FileHeader::decode(&untold.encode()), Some(untold));
     }
 }

@@ -8,8 +8,8 @@
 //! rest of the journal is searched, zeros and old laps included; but once: what was found serves every damaged group.
 //! Only after a clean stop is there nothing to search for. So a journal is read at most twice, forwards, in large reads.
 
-use std::collections::VecDeque;
-use std::path::Path;
+use std::collections::{BTreeSet, VecDeque};
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -33,6 +33,7 @@ const BLOCK_BYTES: usize = MIN_ALIGNMENT as usize;
 
 /// A journal file that has a valid header.
 struct ScannedFile {
+    path: PathBuf,
     file: Rc<fs::File>,
     header: FileHeader,
     len_bytes: u64,
@@ -52,6 +53,9 @@ pub(crate) enum Next {
     /// A group that was durable and is damaged. The entries name whom it concerns; `None` if they cannot be read, which
     /// concerns everyone. Reading goes on behind it.
     Rotten { sequence: u64, entries: Option<Vec<Entry>> },
+    /// The header of a file that holds groups is damaged, so that they cannot be told from those of an old lap: what they
+    /// say is lost, which concerns everyone.
+    Unknown { path: PathBuf },
     /// The journal ends. `cut_bytes` of never acknowledged groups follow.
     End { cut_bytes: u64 },
 }
@@ -79,6 +83,15 @@ pub(crate) enum Access {
     Recover,
     /// Nothing is changed: for looking at a directory that nobody uses.
     Inspect,
+}
+
+/// Files that the others, or its own header, say should be there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Gap {
+    /// This file is not there.
+    Missing(PathBuf),
+    /// This file is shorter than it was.
+    Cut { path: PathBuf, len_bytes: u64 },
 }
 
 /// What is known of a journal's end before it is read.
@@ -115,6 +128,9 @@ pub(crate) struct JournalReader {
     there: Option<ReadAhead>,
     /// Every header behind the first group that was not whole, in order of place, without those that were passed.
     later: Option<VecDeque<Later>>,
+    gap: Option<Gap>,
+    /// A file without a header, with groups that may be of this journal.
+    unknown: Option<PathBuf>,
 }
 
 impl JournalReader {
@@ -127,24 +143,14 @@ impl JournalReader {
         access: Access,
         ending: Ending,
     ) -> Result<Self, FileError> {
-        let mut files = Vec::new();
-        for entry in io.fs().read_dir(dir).await? {
-            if !entry.name.starts_with("journal-") {
-                continue;
-            }
-            let file = open_file(io, &dir.join(&entry.name), access).await?;
-            let len_bytes = file.len().await?;
-            let head = read_or_nothing(&file, 0, FILE_HEADER_BYTES as usize).await?.unwrap_or_default();
-            match FileHeader::decode(&head) {
-                Some(header) if header.generation == generation => {
-                    files.push(ScannedFile { file: Rc::new(file), header, len_bytes });
-                }
-                // Torn in preparation, before the first group: there is nothing in it.
-                _ => tracing::debug!(file = %entry.name, "journal file without a valid header"),
-            }
-        }
+        let Listing { mut files, headless, slots } = list(io, dir, generation, access).await?;
         files.sort_unstable_by_key(|file| file.header.file_number);
         files.retain(|file| file.header.file_number >= place.file_number);
+        let (mut gap, mut unknown) = (None, None);
+        if ending == Ending::Unknown {
+            gap = find_gap(dir, &files, &headless, &slots, place);
+            unknown = find_unknown(io, headless, place).await?;
+        }
         // The place's own file may be in use again: then the next group begins the file after it.
         let is_there = files.first().is_some_and(|file| file.header.file_number == place.file_number);
         let position_bytes = if is_there { place.position_bytes } else { FILE_HEADER_BYTES };
@@ -159,11 +165,27 @@ impl JournalReader {
             here: None,
             there: None,
             later: None,
+            gap,
+            unknown,
         })
+    }
+
+    /// The first file that is missing or was cut. There is nothing to be said of where the journal ends, then.
+    pub(crate) fn gap(&self) -> Option<&Gap> {
+        self.gap.as_ref()
     }
 
     /// What stands next. After [`Next::End`] there is no more.
     pub(crate) async fn next(&mut self) -> Result<Next, FileError> {
+        let next = self.next_known().await?;
+        match next {
+            // Once all that can be read is read.
+            Next::End { .. } => Ok(self.unknown.take().map_or(next, |path| Next::Unknown { path })),
+            _ => Ok(next),
+        }
+    }
+
+    async fn next_known(&mut self) -> Result<Next, FileError> {
         // A hostile header may say anything; a real journal never comes so far.
         let expected = self.sequence.saturating_add(1);
         let here = self.look_here().await?;
@@ -341,6 +363,99 @@ impl ScannedFile {
             None => Ok(Found::Damaged { header, checksum, entries: Some(entries) }),
         }
     }
+}
+
+/// The files of a journal.
+#[derive(Default)]
+struct Listing {
+    files: Vec<ScannedFile>,
+    /// Those without a valid header: torn in preparation, before the first group, or damaged.
+    headless: Vec<Headless>,
+    /// The numbers in their names.
+    slots: BTreeSet<usize>,
+}
+
+struct Headless {
+    path: PathBuf,
+    slot: usize,
+    file: Rc<fs::File>,
+    len_bytes: u64,
+}
+
+async fn list(io: &Io, dir: &Path, generation: [u8; 16], access: Access) -> Result<Listing, FileError> {
+    let mut listing = Listing::default();
+    for entry in io.fs().read_dir(dir).await? {
+        let Some(slot) = entry.name.strip_prefix("journal-").and_then(|slot| slot.parse().ok()) else {
+            continue;
+        };
+        let path = dir.join(&entry.name);
+        let file = Rc::new(open_file(io, &path, access).await?);
+        let len_bytes = file.len().await?;
+        let head = read_or_nothing(&file, 0, FILE_HEADER_BYTES as usize).await?.unwrap_or_default();
+        listing.slots.insert(slot);
+        match FileHeader::decode(&head) {
+            Some(header) if header.generation == generation => {
+                listing.files.push(ScannedFile { path, file, header, len_bytes });
+            }
+            _ => listing.headless.push(Headless { path, slot, file, len_bytes }),
+        }
+    }
+    Ok(listing)
+}
+
+/// Looks for files that must have been there. Names are given out in order, and so are file numbers; the file in which the
+/// next group is looked for, or the one after it, is there from before the checkpoint on.
+fn find_gap(
+    dir: &Path,
+    files: &[ScannedFile],
+    headless: &[Headless],
+    slots: &BTreeSet<usize>,
+    place: &JournalPlace,
+) -> Option<Gap> {
+    let slot = (0..).find(|slot| !slots.contains(slot)).unwrap_or_default();
+    if slots.is_empty() || slot < slots.len() {
+        return Some(Gap::Missing(dir.join(format!("journal-{slot}"))));
+    }
+    if let Some(cut) = files.iter().find(|file| file.len_bytes < file.header.len_bytes) {
+        return Some(Gap::Cut { path: cut.path.clone(), len_bytes: cut.len_bytes });
+    }
+    let numbers = files.iter().map(|file| file.header.file_number);
+    let follow_each_other = numbers.clone().zip(numbers.clone().skip(1)).all(|(one, next)| one + 1 == next);
+    let begins = numbers.min().is_some_and(|first| first <= place.file_number.saturating_add(1));
+    let is_complete = follow_each_other && begins;
+    // A file without a header may be the one that the others miss. The first one has a block from the beginning.
+    let is_cut = |file: &&Headless| file.len_bytes < FILE_HEADER_BYTES && (file.slot == 0 || !is_complete);
+    if let Some(cut) = headless.iter().find(is_cut) {
+        return Some(Gap::Cut { path: cut.path.clone(), len_bytes: cut.len_bytes });
+    }
+    (!is_complete && headless.is_empty()).then(|| Gap::Missing(dir.join("journal-*")))
+}
+
+/// The first file without a header that holds what looks like a group after the checkpoint.
+async fn find_unknown(
+    io: &Io,
+    headless: Vec<Headless>,
+    place: &JournalPlace,
+) -> Result<Option<PathBuf>, FileError> {
+    for Headless { path, file, len_bytes, .. } in headless {
+        let mut position = FILE_HEADER_BYTES;
+        let mut reading = ReadAhead::new(io, file, position, len_bytes);
+        while position < len_bytes {
+            let window = reading.bytes(position, SEARCH_BYTES).await?;
+            let mut blocks = (position..).step_by(BLOCK_BYTES).zip(window.chunks(BLOCK_BYTES));
+            if blocks.any(|(at, block)| {
+                GroupHeader::sequence_unchecked(block, at).is_some_and(|sequence| sequence > place.sequence)
+            }) {
+                return Ok(Some(path));
+            }
+            if window.is_empty() {
+                break;
+            }
+            position += (window.len() as u64).next_multiple_of(MIN_ALIGNMENT);
+        }
+        tracing::debug!(path = %path.display(), "journal file that was torn in preparation");
+    }
+    Ok(None)
 }
 
 async fn open_file(io: &Io, path: &Path, access: Access) -> Result<fs::File, FileError> {

@@ -155,6 +155,7 @@ impl Partition {
         let mut offset = request.offset;
         loop {
             let Some(stretch) = self.stretch_with(offset) else {
+                self.check_for_hole(offset)?;
                 return Ok(ReadData { next_offset: request.offset, ..ReadData::default() });
             };
             let data = match self.read_stretch(&stretch, offset, request).await {
@@ -169,11 +170,23 @@ impl Partition {
                 return Ok(data);
             }
             // The rest of this segment holds nothing at or after the offset: go on with the next.
+            self.check_for_hole(offset)?;
             offset = data.next_offset;
             if let Some(data) = self.read_hot(&ReadRequest { offset, ..*request }) {
                 return Ok(data);
             }
         }
+    }
+
+    /// Where recovery missed a part of the log, no read passes over what is not there. Elsewhere compaction may have left
+    /// offsets out.
+    fn check_for_hole(&self, offset: Offset) -> Result<(), ReadError> {
+        let Some(reason) = self.core.fenced.borrow().clone() else { return Ok(()) };
+        Err(ReadError::Corrupt {
+            path: self.segment_path(offset).display().to_string().into(),
+            position_bytes: 0,
+            what: format!("nothing at offset {offset}: {reason}").into(),
+        })
     }
 
     /// The segment that holds `offset`, as far as it is in the file.

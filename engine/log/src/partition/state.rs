@@ -81,6 +81,11 @@ impl PartitionState {
         self.segment_first_append_ms = None;
     }
 
+    /// Whether a segment that ends where one begins at `next_base` is before the log's start.
+    pub(crate) fn is_passed(&self, next_base: Offset) -> bool {
+        next_base <= self.log_start_offset && next_base <= self.segment_base
+    }
+
     /// Notes that the log now starts later.
     pub(crate) fn move_start(&mut self, log_start_offset: Offset) {
         self.log_start_offset = self.log_start_offset.max(log_start_offset);

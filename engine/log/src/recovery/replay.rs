@@ -68,6 +68,8 @@ pub(super) struct Replay {
     open: BTreeMap<(TopicPartition, Offset), fs::File>,
     pending_bytes: usize,
     changed_dirs: BTreeSet<PathBuf>,
+    /// Damage that concerns whoever a journal knew.
+    nameless_damage: Option<String>,
 }
 
 impl Replay {
@@ -82,6 +84,7 @@ impl Replay {
             open: BTreeMap::new(),
             pending_bytes: 0,
             changed_dirs: BTreeSet::new(),
+            nameless_damage: None,
         }
     }
 
@@ -107,7 +110,11 @@ impl Replay {
     pub(super) fn fence(&mut self, journal: &JournalPartitions, entries: Option<&[Entry]>, reason: &str) {
         let concerned: BTreeSet<TopicPartition> = match entries {
             Some(entries) => entries.iter().map(|entry| entry.id).collect(),
-            None => journal.0.iter().copied().chain(self.targets.keys().copied()).collect(),
+            None => {
+                // Those of which only the damaged part knows, too.
+                self.nameless_damage.get_or_insert_with(|| reason.to_owned());
+                journal.0.iter().copied().chain(self.targets.keys().copied()).collect()
+            }
         };
         for id in concerned {
             let target = self.target(id);
@@ -388,7 +395,9 @@ impl Replay {
         self.open.clear();
         for (id, found) in std::mem::take(&mut self.found) {
             let mut target = Target::new(PartitionState::empty(id, &found.topic_name), found.path, false);
-            if let Some(path) = first_with_records(&self.io, &target.dir).await? {
+            if let Some(reason) = &self.nameless_damage {
+                target.fence(reason.clone());
+            } else if let Some(path) = first_with_records(&self.io, &target.dir).await? {
                 target.fence(format!(
                     "{}: holds records, and neither checkpoint nor journal knows of any",
                     path.display()

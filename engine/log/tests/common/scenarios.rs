@@ -215,12 +215,13 @@ fn late_write_of_a_dead_process(seed: u64) -> Verdict {
 pub(crate) fn failed_flush_is_the_end_of_its_journal() -> Verdict {
     for seed in 0..30 {
         let mut scene = Scene::new(seed);
-        scene.disk().inject(Fault::eio(DiskOp::Flush).on("journal-0").skip(1).times(1));
+        let disk = scene.disk();
         let acknowledged = scene.live_and(End::PowerCut, |io| async move {
             let (_dir, logs, _) = open(&io).await;
             let partition = create(&logs, 0).await;
             partition.set_config(unflushed());
             append_acked(&partition, 0..4, 500).await;
+            disk.inject(Fault::eio(DiskOp::Flush).on("journal-0").times(1));
             let flushed = partition.flush().await.is_ok();
             assert_eq!(flushed, logs.failure().is_none());
             flushed

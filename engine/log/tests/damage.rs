@@ -1,0 +1,256 @@
+//! Files of a data directory that are damaged, cut or gone when it is opened: what was acknowledged is there, or its
+//! partition is fenced, or the directory is refused with a sentence. Never less without a word.
+
+mod common;
+
+use std::path::Path;
+use std::time::Duration;
+
+use common::scene::{End, Scene};
+use common::{DIR, append_one, create, id, open_with, options, read_values, small_shard};
+use highwater_io::Io;
+use highwater_log::{DataDir, OpenOptions, ReadError, ReadRequest, RecoveryReport, ShardConfig, ShardLogs};
+use highwater_model::Offset;
+
+const RECORDS: u32 = 120;
+
+/// No checkpoint but those that a test asks for.
+fn no_checkpoints() -> OpenOptions {
+    let shard = ShardConfig {
+        journal_file_bytes: 512 << 10,
+        checkpoint_interval_bytes: 1 << 40,
+        hot_tail_bytes: 8 << 20,
+        ..small_shard()
+    };
+    OpenOptions { shard, ..options() }
+}
+
+async fn open(io: &Io) -> (DataDir, ShardLogs, RecoveryReport) {
+    open_with(io, no_checkpoints()).await
+}
+
+/// Records in two partitions, and how the process ends.
+fn scene_with_records(checkpoint: bool) -> Scene {
+    let mut scene = Scene::new(1);
+    scene.live_and(End::Kill, move |io| async move {
+        let (_dir, logs, _) = open(&io).await;
+        for number in 0..2 {
+            let partition = create(&logs, number).await;
+            for n in 0..RECORDS {
+                let value = [u8::try_from(n).expect("small"); 600];
+                append_one(&partition, &value).await.acknowledged().await.expect("the disk is sound");
+            }
+            if checkpoint {
+                logs.checkpoint().await.expect("the disk is sound");
+            }
+        }
+    });
+    scene.pass(Duration::from_secs(10));
+    scene
+}
+
+async fn try_open(io: &Io) -> Result<RecoveryReport, String> {
+    let opened = DataDir::open(io, Path::new(DIR), no_checkpoints()).await;
+    opened.map(|(_, report)| report).map_err(|error| error.to_string())
+}
+
+/// Opens the directory, which must be refused with a sentence about `file`.
+fn assert_refused(scene: &mut Scene, file: &str) {
+    let refusal = scene.live_and(End::Kill, |io| async move { try_open(&io).await });
+    let refusal = refusal.expect_err("records are lost");
+    assert!(refusal.contains(file) && refusal.lines().count() == 1, "{refusal}");
+}
+
+fn assert_whole(scene: &mut Scene) {
+    scene.live_and(End::Kill, |io| async move {
+        let (_dir, logs, report) = open(&io).await;
+        assert_eq!((report.fenced, report.strays), (Vec::new(), Vec::new()));
+        for number in 0..2 {
+            let partition = logs.partition(&id(number)).expect("is there");
+            assert_eq!(read_values(&partition).await.len(), RECORDS as usize);
+        }
+    });
+}
+
+fn journal_path(scene: &Scene, file: &str) -> String {
+    scene.path_of(&format!("shard-0/{file}"))
+}
+
+fn journal_files(scene: &Scene) -> Vec<String> {
+    let files = scene.disk().file_lengths().into_keys();
+    files.filter(|path| path.contains("shard-0/journal-")).collect()
+}
+
+/// Its groups were once taken for those of a file that was torn in preparation, and ignored.
+#[test]
+fn journal_file_whose_header_rots_fences_what_it_may_have_held() {
+    for which in 0..3 {
+        let mut scene = scene_with_records(false);
+        scene.disk().corrupt(&journal_files(&scene)[which], 30..31);
+        // The first file has groups of one partition, the second of both; the third is only prepared.
+        let wanted: &[_] = if which < 2 { &[id(0), id(1)] } else { &[] };
+        for start in 0..2 {
+            let report = scene.live_and(End::Kill, |io| async move { open(&io).await.2 });
+            let fenced: Vec<_> = report.fenced.iter().map(|(id, _)| *id).collect();
+            assert_eq!(fenced, wanted, "file {which}, start {start}");
+        }
+    }
+}
+
+#[test]
+fn journal_file_whose_groups_are_all_in_segments_may_rot() {
+    let mut scene = scene_with_records(true);
+    for path in journal_files(&scene) {
+        scene.disk().corrupt(&path, 30..31);
+    }
+    assert_whole(&mut scene);
+}
+
+#[test]
+fn missing_journal_file_is_a_refusal_until_it_is_put_back() {
+    let mut scene = scene_with_records(false);
+    let journals = journal_files(&scene);
+    // The third is only prepared, and without it nothing is missing.
+    assert_eq!(journals.len(), 3);
+    for path in &journals[..2] {
+        let away = format!("{DIR}/away");
+        let (from, to) = (path.clone(), away.clone());
+        scene.live_and(End::Kill, |io| async move { io.fs().rename(from, to).await.expect("moved") });
+        assert_refused(&mut scene, "shard-0/journal-");
+        let to = path.clone();
+        scene.live_and(End::Kill, |io| async move { io.fs().rename(away, to).await.expect("moved") });
+    }
+    assert_whole(&mut scene);
+}
+
+#[test]
+fn journal_file_that_was_cut_is_a_refusal() {
+    for len_bytes in [0, 4096, 3 * 4096] {
+        let mut scene = scene_with_records(false);
+        let path = journal_path(&scene, "journal-0");
+        scene.live_and(End::Kill, move |io| async move {
+            let options = highwater_io::fs::OpenOptions::read_write();
+            let file = io.fs().open(path, options).await.expect("opens");
+            file.set_len(len_bytes).await.expect("is cut");
+        });
+        assert_refused(&mut scene, "journal-0");
+    }
+}
+
+#[test]
+fn missing_directory_of_a_journal_is_a_refusal_until_it_is_put_back() {
+    for is_shard in [true, false] {
+        let mut scene = scene_with_records(false);
+        let journal = journal_path(&scene, "journal-0");
+        let shard = Path::new(&journal).parent().expect("has one");
+        let dir = if is_shard { shard } else { shard.parent().expect("has one") }.to_owned();
+        let name = dir.file_name().expect("has one").to_string_lossy().into_owned();
+        let away = Path::new(DIR).join("away");
+        let (from, to) = (dir.clone(), away.clone());
+        scene.live_and(End::Kill, |io| async move { io.fs().rename(from, to).await.expect("moved") });
+        assert_refused(&mut scene, &name);
+        scene.live_and(End::Kill, |io| async move { io.fs().rename(away, dir).await.expect("moved") });
+        assert_whole(&mut scene);
+    }
+}
+
+#[test]
+fn newest_checkpoint_may_rot() {
+    let mut scene = Scene::new(1);
+    scene.live_and(End::Kill, |io| async move {
+        let (_dir, logs, _) = open(&io).await;
+        let partition = create(&logs, 0).await;
+        for _ in 0..10 {
+            append_one(&partition, b"kept").await.acknowledged().await.expect("the disk is sound");
+        }
+        logs.checkpoint().await.expect("the disk is sound");
+    });
+    scene.pass(Duration::from_secs(10));
+    scene.disk().corrupt(journal_path(&scene, "checkpoint-1"), 100..101);
+    scene.live(|io| async move {
+        let (_dir, logs, report) = open(&io).await;
+        assert_eq!(report.fenced, []);
+        assert_eq!(read_values(&logs.partition(&id(0)).expect("is there")).await.len(), 10);
+    });
+}
+
+fn partition_file(number: i32, file: &str) -> String {
+    format!("{DIR}/topic-{number}/{file}")
+}
+
+fn segments(scene: &Scene) -> Vec<String> {
+    let files = scene.disk().file_lengths().into_keys();
+    files.filter(|path| path.contains("topic-0/") && path.ends_with(".log")).collect()
+}
+
+/// Reads went on with the next segment once, as if the records between had never been.
+#[test]
+fn missing_segment_fences_its_partition_and_no_read_passes_over_it() {
+    for which in 0..3 {
+        let mut scene = scene_with_records(true);
+        let all = segments(&scene);
+        assert!(all.len() >= 3, "{all:?}");
+        let path = all[[0, 1, all.len() - 1][which]].clone();
+        let name = Path::new(&path).file_stem().expect("has one").to_string_lossy().into_owned();
+        let first_missing: i64 = name.parse().expect("a base offset");
+        scene.live_and(End::Kill, |io| async move { io.fs().remove_file(path).await.expect("is there") });
+        for _ in 0..2 {
+            scene.live_and(End::Kill, move |io| async move {
+                let (_dir, logs, report) = open(&io).await;
+                assert_eq!(report.fenced.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [id(0)]);
+                let partition = logs.partition(&id(0)).expect("is there");
+                let upper_bound = partition.watermarks().get().log_end_offset;
+                assert_eq!(upper_bound, Offset(i64::from(RECORDS)));
+                let mut offset = Offset(0);
+                let error = loop {
+                    let request =
+                        ReadRequest { offset, max_bytes: 1 << 20, min_one_batch: true, upper_bound };
+                    match partition.read(request).await {
+                        Ok(data) => {
+                            assert!(data.next_offset > offset, "stuck at {offset}");
+                            offset = data.next_offset;
+                        }
+                        Err(error) => break error,
+                    }
+                };
+                assert!(matches!(error, ReadError::Corrupt { .. }), "{error}");
+                assert_eq!(offset, Offset(first_missing));
+            });
+        }
+    }
+}
+
+#[test]
+fn missing_directory_of_a_partition_fences_it() {
+    let mut scene = scene_with_records(true);
+    scene.live_and(End::Kill, |io| async move {
+        io.fs().rename(format!("{DIR}/topic-0"), format!("{DIR}/away")).await.expect("moved");
+    });
+    for _ in 0..2 {
+        let report = scene.live_and(End::Kill, |io| async move { open(&io).await.2 });
+        assert_eq!(report.fenced.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [id(0)]);
+        assert!(report.fenced[0].1.contains("topic-0"), "{}", report.fenced[0].1);
+    }
+}
+
+/// Records under a topic id that nothing knows were once removed as what is left of a creation.
+#[test]
+fn rotten_partition_metadata_is_a_refusal_until_it_is_mended() {
+    let mut scene = scene_with_records(true);
+    let path = partition_file(0, "partition.metadata");
+    for (from, to) in [("version", "versiom"), ("topic_id: A", "topic_id: B")] {
+        let rot = move |path: String, from: &'static str, to: &'static str| {
+            move |io: Io| async move {
+                let bytes = io.fs().read_file(&path, 1 << 12).await.expect("is there");
+                let text = std::str::from_utf8(&bytes).expect("is text");
+                assert!(text.contains(from), "{text}");
+                let changed = text.replace(from, to).into_bytes();
+                io.fs().replace_file_durable(&path, changed.into()).await.expect("written");
+            }
+        };
+        scene.live_and(End::Kill, rot(path.clone(), from, to));
+        assert_refused(&mut scene, "partition.metadata");
+        scene.live_and(End::Kill, rot(path.clone(), to, from));
+    }
+    assert_whole(&mut scene);
+}
