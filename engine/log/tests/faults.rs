@@ -9,9 +9,9 @@ use common::scene::{End, Scene};
 use common::{append_one, batch_of, create, id, open, read_values};
 use highwater_io::Io;
 use highwater_io::sim::{DiskOp, Fault, FaultEffect};
-use highwater_log::{AppendError, LogError, Origin, Partition, ShardLogs};
+use highwater_log::{AppendError, LogError, Origin, Partition, ReadRequest, ShardLogs};
 use highwater_model::batch::ProducerStamp;
-use highwater_model::{LeaderEpoch, ProducerEpoch, ProducerId, Sequence};
+use highwater_model::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence};
 
 fn holds(verdict: Verdict) {
     if let Err(seen) = verdict {
@@ -62,6 +62,45 @@ fn only_durable_groups_are_written_behind() {
 #[test]
 fn recovery_flushes_groups_before_it_applies_them() {
     holds(scenarios::groups_are_flushed_before_they_are_applied());
+}
+
+/// An index has no checksum. One that points behind the wanted batch once made a read pass over records without a word.
+#[test]
+fn rotten_index_neither_hides_records_nor_stops_reads() {
+    for rotten_entry in 0..8 {
+        let mut scene = Scene::new(rotten_entry as u64);
+        scene.live_and(End::Kill, |io| async move {
+            let (dir, logs, _) = open(&io).await;
+            let partition = create(&logs, 0).await;
+            for _ in 0..100 {
+                try_append(&partition, &[b'x'; 300]).await.expect("the disk is sound");
+            }
+            logs.close().await.expect("a clean stop");
+            dir.mark_clean().await.expect("a clean stop");
+        });
+        let index = scene.path_of("00000000000000000000.index");
+        scene.live(move |io| async move {
+            // The entry's offset is one lower: its place comes earlier than the entry says.
+            let mut bytes = io.fs().read_file(&index, 1 << 20).await.expect("is there").to_vec();
+            let entry = bytes.as_chunks_mut::<8>().0.get_mut(rotten_entry).expect("has so many");
+            let offset = u32::from_be_bytes([entry[0], entry[1], entry[2], entry[3]]) - 1;
+            entry[..4].copy_from_slice(&offset.to_be_bytes());
+            io.fs().replace_file_durable(&index, bytes.into()).await.expect("the disk is sound");
+            let (_dir, logs, _) = open(&io).await;
+            let partition = logs.partition(&id(0)).expect("is there");
+            for offset in (0..100).rev() {
+                let upper_bound = partition.watermarks().get().log_end_offset;
+                let request =
+                    ReadRequest { offset: Offset(offset), max_bytes: 1, min_one_batch: true, upper_bound };
+                let data = partition.read(request).await.expect("the segment is sound");
+                assert_eq!(
+                    data.next_offset,
+                    Offset(offset + 1),
+                    "rot in entry {rotten_entry}: read at {offset}"
+                );
+            }
+        });
+    }
 }
 
 async fn try_append(partition: &Partition, value: &[u8]) -> Result<(), AppendError> {
@@ -275,4 +314,43 @@ fn retry_shares_the_failure_of_its_original() {
             Err(error) => assert_eq!(error.to_string(), failure),
         }
     });
+}
+
+/// Linux's numbers.
+const EIO: i32 = 5;
+const ENOSPC: i32 = 28;
+
+/// Tasks that keep house meet errors of every kind, again and again, while nobody appends: none goes round in a circle.
+#[test]
+fn unreadable_disk_keeps_no_task_busy() {
+    for op in [DiskOp::Read, DiskOp::Write, DiskOp::Flush, DiskOp::Allocate, DiskOp::Any] {
+        for errno in [EIO, ENOSPC] {
+            let mut scene = Scene::new(1);
+            let disk = scene.disk();
+            let calls = scene.live(move |io| async move {
+                let (_dir, logs, _) = open(&io).await;
+                let partition = create(&logs, 0).await;
+                // Enough for rolls and checkpoints that are due.
+                for _ in 0..60 {
+                    try_append(&partition, &[b'x'; 900]).await.expect("the disk is sound");
+                }
+                let failing = disk.inject(Fault::new(op, FaultEffect::Errno(errno)));
+                for _ in 0..40 {
+                    let append = try_append(&partition, &[b'x'; 900]);
+                    if !matches!(io.timeout(Duration::from_secs(1), append).await, Ok(Ok(()))) {
+                        break;
+                    }
+                }
+                let settled = disk.fired(failing);
+                let begin = io.now();
+                io.sleep(Duration::from_secs(60)).await;
+                assert!(io.now() - begin >= Duration::from_secs(60));
+                let calls = disk.fired(failing) - settled;
+                drop((logs, partition));
+                calls
+            });
+            // What waits for space looks now and then.
+            assert!(calls <= 60 * 2 * 4, "{op:?} fails with {errno}: {calls} more calls in a minute");
+        }
+    }
 }
