@@ -202,7 +202,11 @@ impl ShardCore {
             self.note_dirty(core, &segment);
             file.write_at(vec![buf.freeze()], start_bytes, fs::Durability::Plain)
                 .await
-                .map_err(|error| self.fence(&error))
+                .map_err(|error| self.fence(&error))?;
+            // Again: a checkpoint that flushed meanwhile did not cover this write, and a truncation may see to it that
+            // none comes after it.
+            self.note_dirty(core, &segment);
+            Ok::<(), LogError>(())
         };
         outcome.await?;
         let drained = {
@@ -239,7 +243,7 @@ impl ShardCore {
         next_base: Offset,
     ) -> Result<(), LogError> {
         let producers = self.rolled_producers(core, segment.base_offset);
-        self.complete_segment(core, segment).await.map_err(|error| self.fence(&error))?;
+        self.complete_segment(core, segment).await?;
         self.write_kafka_files(core, segment, next_base, producers)
             .await
             .map_err(|error| self.fence(&error))?;
@@ -250,11 +254,11 @@ impl ShardCore {
         Ok(())
     }
 
-    async fn complete_segment(&self, core: &Rc<PartitionCore>, segment: &Segment) -> Result<(), FileError> {
-        let file = segment.file(&self.io, self.direct).await?;
-        file.set_len(segment.size_bytes()).await?;
+    async fn complete_segment(&self, core: &Rc<PartitionCore>, segment: &Segment) -> Result<(), LogError> {
+        let file = segment.file(&self.io, self.direct).await.map_err(|error| self.fence(&error))?;
+        file.set_len(segment.size_bytes()).await.map_err(|error| self.fence(&error))?;
         segment.reserved_bytes.set(segment.size_bytes());
-        file.sync_all().await?;
+        file.sync_all().await.map_err(|error| self.fence_device(&error))?;
         self.flush_dir_if_new(core).await
     }
 

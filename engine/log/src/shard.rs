@@ -32,10 +32,12 @@ use crate::kafka_files::{
 use crate::mutants;
 use crate::partition::segment::Segment;
 use crate::partition::state::PartitionState;
-use crate::partition::{Effect, Partition, PartitionCore};
+use crate::partition::{Effect, Live, Partition, PartitionCore};
 
 /// Bytes of slab in which the hot tail is kept.
 const SLAB_BYTES: usize = 256 << 10;
+/// Longest name of a file or directory: `NAME_MAX`.
+const MAX_NAME_BYTES: usize = 255;
 
 /// Space reserved for a segment at first, doubled each time up to the largest step.
 const FIRST_RESERVE_BYTES: u64 = 64 << 10;
@@ -68,7 +70,7 @@ pub(crate) struct ShardCore {
     new_names: RefCell<BTreeSet<TopicPartition>>,
     /// Closed segments with an open descriptor, oldest first.
     open_segments: RefCell<VecDeque<Weak<Segment>>>,
-    flush_deadlines: RefCell<BTreeMap<MonoTime, Vec<Rc<PartitionCore>>>>,
+    flush_deadlines: RefCell<BTreeMap<MonoTime, Vec<Weak<PartitionCore>>>>,
     flush_deadlines_changed: Watch<u64>,
     checkpoint_number: Cell<u64>,
     checkpoint_turn: Semaphore,
@@ -229,7 +231,7 @@ impl ShardLogs {
         }
         shard.journal.progress().wait(Mark::Durable, sequence).await?;
         shard.forget_partition(id);
-        let doomed = shard.retire_dir(&partition).await.map_err(|error| shard.fence(&error))?;
+        let doomed = shard.retire_dir(&partition).await?;
         // Until now nothing else could take its name.
         shard.partitions.borrow_mut().remove(id);
         dir::remove_partition_dir(&shard.io, &doomed).await.map_err(|error| shard.fence(&error))
@@ -307,13 +309,15 @@ impl ShardCore {
     }
 
     /// Takes a deleted partition's directory out of the way, durably, under Kafka's kind of name.
-    async fn retire_dir(&self, partition: &PartitionCore) -> Result<PathBuf, FileError> {
+    async fn retire_dir(&self, partition: &PartitionCore) -> Result<PathBuf, LogError> {
         let fs = self.io.fs();
         let unique = self.io.random_uuid().simple();
-        let name = partition_dir_name(&partition.topic_name, partition.id.partition.0);
-        let doomed = self.data_dir.join(format!("{name}.{unique}-delete"));
-        fs.rename(&partition.dir, &doomed).await?;
-        fs.sync_dir(&self.data_dir).await?;
+        let tail = format!("-{}.{unique}-delete", partition.id.partition.0);
+        // As in Kafka, a long name is cut: file systems take no more.
+        let topic = partition.topic_name.get(..MAX_NAME_BYTES - tail.len()).unwrap_or(&partition.topic_name);
+        let doomed = self.data_dir.join(format!("{topic}{tail}"));
+        fs.rename(&partition.dir, &doomed).await.map_err(|error| self.fence(&error))?;
+        fs.sync_dir(&self.data_dir).await.map_err(|error| self.fence_device(&error))?;
         Ok(doomed)
     }
 
@@ -389,11 +393,16 @@ impl ShardCore {
         self.dirty.borrow_mut().remove(&(core.id, segment.base_offset));
     }
 
-    pub(crate) async fn flush_dir_if_new(&self, core: &PartitionCore) -> Result<(), FileError> {
+    pub(crate) async fn flush_dir_if_new(&self, core: &PartitionCore) -> Result<(), LogError> {
         if self.new_names.borrow_mut().remove(&core.id) {
-            self.io.fs().sync_dir(&core.dir).await?;
+            self.io.fs().sync_dir(&core.dir).await.map_err(|error| self.fence_device(&error))?;
         }
         Ok(())
+    }
+
+    /// Largest append in bytes that finds room in the hot tail, whatever else is in it.
+    pub(crate) fn max_hot_append_bytes(&self) -> usize {
+        self.hot_pool.limit() * SLAB_BYTES / 2
     }
 
     /// Keeps the number of open descriptors of closed segments bounded.
@@ -433,18 +442,24 @@ impl ShardCore {
                 }
             }
         }
-        self.io.fs().sync_dir(&core.dir).await.map_err(|error| self.fence(&error))
+        self.io.fs().sync_dir(&core.dir).await.map_err(|error| self.fence_device(&error))
     }
 
-    /// Makes everything accepted so far durable.
-    pub(crate) async fn flush_journal(&self) -> Result<(), StorageFailure> {
+    /// Makes everything accepted so far durable; the sequence of its last group.
+    pub(crate) async fn flush_journal(&self) -> Result<u64, StorageFailure> {
         let sequence = self.journal.request_flush();
-        self.journal.progress().wait(Mark::Durable, sequence).await
+        self.journal.progress().wait(Mark::Durable, sequence).await?;
+        Ok(sequence)
     }
 
-    /// Asks for a flush at `deadline` if nothing flushes the partition before.
-    pub(crate) fn flush_by(&self, deadline: MonoTime, core: &Rc<PartitionCore>) {
-        self.flush_deadlines.borrow_mut().entry(deadline).or_default().push(Rc::clone(core));
+    /// Asks for a flush at `deadline` if nothing flushes the partition before. A partition whose turn comes earlier
+    /// anyway is asked again then: it stands in the list once, however often its deadline moves.
+    pub(crate) fn flush_by(&self, deadline: MonoTime, core: &Rc<PartitionCore>, live: &mut Live) {
+        if live.flush_queued.is_some_and(|queued| queued <= deadline) {
+            return;
+        }
+        live.flush_queued = Some(deadline);
+        self.flush_deadlines.borrow_mut().entry(deadline).or_default().push(Rc::downgrade(core));
         self.flush_deadlines_changed.update(|changes| *changes += 1);
     }
 
@@ -474,11 +489,21 @@ impl ShardCore {
         let later = self.flush_deadlines.borrow_mut().split_off(&(now + std::time::Duration::from_nanos(1)));
         let due = std::mem::replace(&mut *self.flush_deadlines.borrow_mut(), later);
         let mut wanted = false;
-        for core in due.into_values().flatten() {
+        let due = due.into_iter().flat_map(|(at, cores)| cores.into_iter().map(move |core| (at, core)));
+        for (at, core) in due.filter_map(|(at, core)| Some((at, core.upgrade()?))) {
             let mut live = core.live.borrow_mut();
-            if live.flush_deadline.take_if(|deadline| *deadline <= now).is_some() {
-                live.unflushed_messages = 0;
-                wanted = true;
+            if live.flush_queued != Some(at) {
+                continue;
+            }
+            live.flush_queued = None;
+            match live.flush_deadline {
+                Some(deadline) if deadline > now => self.flush_by(deadline, &core, &mut live),
+                Some(_) => {
+                    live.flush_deadline = None;
+                    live.unflushed_messages = 0;
+                    wanted = true;
+                }
+                None => {}
             }
         }
         if wanted {
@@ -527,6 +552,11 @@ impl ShardCore {
     /// before it be used again.
     pub(crate) async fn checkpoint(&self) -> Result<(), LogError> {
         let _turn = self.checkpoint_turn.acquire(1).await;
+        self.checkpoint_in_turn().await
+    }
+
+    /// [`checkpoint`](Self::checkpoint), for whoever has the turn.
+    async fn checkpoint_in_turn(&self) -> Result<(), LogError> {
         self.evict();
         let bytes_before = self.journal.bytes_since_checkpoint().get();
         // From here to the end of the capture nothing is accepted: there is no await.
@@ -634,6 +664,7 @@ impl ShardCore {
             core.live.borrow_mut().closed = true;
         }
         self.closing.set(true);
+        self.journal.begin_close();
         self.flush_deadlines_changed.update(|changes| *changes += 1);
         self.journal.bytes_since_checkpoint().update(|_| ());
         let drained = self.drain_and_complete().await;
@@ -644,33 +675,37 @@ impl ShardCore {
     }
 
     /// The clean stop: as a roll for every partition, then a checkpoint over an empty journal.
+    ///
+    /// In portions, as large as the journal takes: each partition's end goes through it once more, and only a checkpoint
+    /// makes room. A checkpoint settles ends again, so that it comes between portions only, when all of one are complete.
     async fn drain_and_complete(self: &Rc<Self>) -> Result<(), LogError> {
-        let _turn = loop {
-            let turn = self.checkpoint_turn.acquire(1).await;
-            let settled = self.settled_ends();
-            if settled.is_empty() {
-                break turn;
-            }
-            // A full journal waits for a checkpoint.
-            drop(turn);
-            for partition in settled {
+        // Whoever changes a log at this moment comes to an end; nobody begins any more. Before the checkpoint's turn, for
+        // which a deletion waits while it keeps its partition.
+        let cores: Vec<Rc<PartitionCore>> = self.partitions.borrow().values().cloned().collect();
+        for core in &cores {
+            drop(core.append_turn.acquire(1).await);
+        }
+        let _turn = self.checkpoint_turn.acquire(1).await;
+        let cores: Vec<Rc<PartitionCore>> = self.partitions.borrow().values().cloned().collect();
+        let mut portion = Vec::new();
+        for core in &cores {
+            let partition = Partition { core: Rc::clone(core), shard: Rc::clone(self) };
+            partition.drop_unused_segment(None).await?;
+            if core.has_settled_end() {
+                if self.journal.is_full_for(IO_ALIGNMENT, 1) {
+                    self.complete_all(&mut portion).await?;
+                    self.checkpoint_in_turn().await?;
+                }
                 partition.repeat_end_block().await?;
             }
-        };
+            portion.push(Rc::clone(core));
+        }
+        self.complete_all(&mut portion).await?;
         let boundary = self.journal.draw_boundary();
         self.journal.progress().wait(Mark::Durable, boundary).await?;
-        let cores: Vec<Rc<PartitionCore>> = self.partitions.borrow().values().cloned().collect();
         let mut body = Vec::new();
         for core in &cores {
-            self.drain_through(core, boundary).await?;
-            let (segment, next_offset) = {
-                let live = core.live.borrow();
-                live.state.encode(&mut body);
-                (live.segments.get(&live.state.segment_base).cloned(), live.state.next_offset)
-            };
-            if let Some(segment) = segment.filter(|segment| !segment.is_closed()) {
-                self.close_segment(core, &segment, next_offset).await?;
-            }
+            core.live.borrow().state.encode(&mut body);
         }
         self.flush_segments().await?;
         let number = self.checkpoint_number.get() + 1;
@@ -682,14 +717,30 @@ impl ShardCore {
 }
 
 impl ShardCore {
-    /// Partitions whose last block is only in their segment, where a trim would write it again.
-    fn settled_ends(self: &Rc<Self>) -> Vec<Partition> {
-        let partitions = self.partitions.borrow();
-        let settled = partitions.values().filter(|core| {
-            let live = core.live.borrow();
-            live.repeat_end_block && !live.deleted && core.fenced.borrow().is_none()
-        });
-        settled.map(|core| Partition { core: Rc::clone(core), shard: Rc::clone(self) }).collect()
+    /// Brings partitions that take no appends any more into their segments, and completes those. A fenced one is left
+    /// as it is: its last block is not in the journal, and what it holds is all there is.
+    async fn complete_all(&self, portion: &mut Vec<Rc<PartitionCore>>) -> Result<(), LogError> {
+        let sequence = self.flush_journal().await?;
+        for core in portion.drain(..) {
+            self.drain_through(&core, sequence).await?;
+            let (segment, next_offset) = {
+                let live = core.live.borrow();
+                (live.segments.get(&live.state.segment_base).cloned(), live.state.next_offset)
+            };
+            let is_fenced = core.fenced.borrow().is_some();
+            if let Some(segment) = segment.filter(|segment| !segment.is_closed() && !is_fenced) {
+                self.close_segment(&core, &segment, next_offset).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl PartitionCore {
+    /// Whether the last block is only in the segment, where a trim would write it again.
+    fn has_settled_end(&self) -> bool {
+        let live = self.live.borrow();
+        live.repeat_end_block && !live.deleted && self.fenced.borrow().is_none()
     }
 }
 

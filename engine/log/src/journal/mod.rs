@@ -28,11 +28,12 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::rc::Rc;
 
+use highwater_io::race::{Either, first};
 use highwater_io::sync::Watch;
 use highwater_io::{BufPool, FileError, Io, fs};
 
 use crate::config::ShardConfig;
-use crate::error::StorageFailure;
+use crate::error::{LogError, StorageFailure};
 use crate::journal::files::{Files, JournalFile};
 use crate::journal::format::FILE_HEADER_BYTES;
 use crate::journal::group::{Group, Placement, Sealed};
@@ -120,6 +121,8 @@ pub(crate) struct Journal {
     /// What appends wait for; cleared by whoever relieves it.
     pressure: Watch<Pressure>,
     counters: Cell<JournalCounters>,
+    /// Whether the log closes: nobody may wait for room any more, except the close itself.
+    closing: Cell<bool>,
     stopped: Watch<bool>,
 }
 
@@ -162,6 +165,7 @@ impl Journal {
             bytes_since_checkpoint: Watch::new(0),
             pressure: Watch::new(Pressure::default()),
             counters: Cell::default(),
+            closing: Cell::new(false),
             stopped: Watch::new(false),
         }))
     }
@@ -189,22 +193,42 @@ impl Journal {
 
     /// Waits until the forming group has room for `payload_bytes` in `entries` entries. The room is there until the
     /// caller yields.
-    pub(crate) async fn admit(&self, payload_bytes: usize, entries: usize) -> Result<(), StorageFailure> {
+    ///
+    /// # Errors
+    /// [`LogError::Storage`] once the journal failed; [`LogError::Closed`] where the log closes and there is no room.
+    pub(crate) async fn admit(&self, payload_bytes: usize, entries: usize) -> Result<(), LogError> {
+        self.admit_if(payload_bytes, entries, || !self.closing.get()).await
+    }
+
+    /// As [`admit`](Self::admit), for the close, which makes room by itself.
+    pub(crate) async fn admit_last(&self, payload_bytes: usize, entries: usize) -> Result<(), LogError> {
+        self.admit_if(payload_bytes, entries, || true).await
+    }
+
+    async fn admit_if(
+        &self,
+        payload_bytes: usize,
+        entries: usize,
+        may_wait: impl Fn() -> bool,
+    ) -> Result<(), LogError> {
         let needed = group::bytes_needed(payload_bytes, entries);
         loop {
             if let Some(failure) = self.progress.failure() {
-                return Err(failure);
+                return Err(failure.into());
             }
             let changes = self.changes.get();
             match self.obstacle(needed) {
                 None => return Ok(()),
+                Some(_) if !may_wait() => return Err(LogError::Closed),
                 Some(Obstacle::Memory) => {
-                    let slab = match self.pool.try_take() {
-                        Some(slab) => slab,
-                        None => {
-                            self.pressure.update(|pressure| pressure.memory = true);
-                            self.pool.take().await
+                    let Some(slab) = self.pool.try_take() else {
+                        self.pressure.update(|pressure| pressure.memory = true);
+                        // A failed journal writes nothing behind any more: no memory comes back.
+                        let changed = self.changes.wait_for(|now| (*now != changes).then_some(()));
+                        if let Either::Left(slab) = first(self.pool.take(), changed).await {
+                            self.forming.borrow_mut().add_slab(slab);
                         }
+                        continue;
                     };
                     self.forming.borrow_mut().add_slab(slab);
                 }
@@ -221,6 +245,18 @@ impl Journal {
     /// Whether a change without bytes is [admitted](Self::admit) without a wait. A failed journal admits it, to say so.
     pub(crate) fn admits_change(&self) -> bool {
         self.progress.failure().is_some() || self.obstacle(group::bytes_needed(0, 1)).is_none()
+    }
+
+    /// Whether only a checkpoint makes room for `payload_bytes` in `entries` entries, or only the preparation of a file.
+    pub(crate) fn is_full_for(&self, payload_bytes: usize, entries: usize) -> bool {
+        let obstacle = self.obstacle(group::bytes_needed(payload_bytes, entries));
+        matches!(obstacle, Some(Obstacle::File | Obstacle::Memory))
+    }
+
+    /// The log closes: sends away whoever waits for room, since nobody makes any.
+    pub(crate) fn begin_close(&self) {
+        self.closing.set(true);
+        self.changed();
     }
 
     /// What stands in the way of an append that needs so many bytes. Everything accepted can be written without a

@@ -129,7 +129,7 @@ impl Partition {
         self.know_end_block().await?;
         let roll = self.needs_roll(batches.len() as u64, &config);
         self.reserve_space(roll, batches.len() as u64).await?;
-        self.shard.journal.admit(batches.len() + IO_ALIGNMENT, 3).await.map_err(LogError::from)?;
+        self.shard.journal.admit(batches.len() + IO_ALIGNMENT, 3).await?;
         self.core.check_writable()?;
         // Only now: a checkpoint may have drawn its line while we waited.
         let prefix = self.end_block_to_repeat();
@@ -148,6 +148,8 @@ impl Partition {
         // An entry carries the repeated block as well.
         let limit_bytes = self.shard.journal.max_append_bytes() - IO_ALIGNMENT;
         let limit_bytes = limit_bytes.min(usize::try_from(config.segment_bytes).unwrap_or(usize::MAX));
+        // What does not fit into the memory of the hot tail would wait for it for ever.
+        let limit_bytes = limit_bytes.min(self.shard.max_hot_append_bytes());
         if size_bytes > limit_bytes {
             return Err(AppendError::TooLarge { size_bytes, limit_bytes });
         }
@@ -234,7 +236,7 @@ impl Partition {
     /// Brings the end block into the journal, by itself: its segment is about to be trimmed.
     pub(crate) async fn repeat_end_block(&self) -> Result<(), LogError> {
         self.know_end_block().await?;
-        self.shard.journal.admit(IO_ALIGNMENT, 1).await?;
+        self.shard.journal.admit_last(IO_ALIGNMENT, 1).await?;
         let prefix = self.end_block_to_repeat();
         let mut live = self.core.live.borrow_mut();
         live.repeat_end_block = false;
@@ -311,20 +313,37 @@ impl Partition {
 
     /// Makes sure that the segment's file has room on the medium, before anything is accepted (rule 8).
     async fn reserve_space(&self, roll: bool, add_bytes: u64) -> Result<(), AppendError> {
+        let next_base = roll.then(|| self.core.live.borrow().state.next_offset);
+        self.drop_unused_segment(next_base).await?;
+        if let Some(next_base) = next_base {
+            let segment = {
+                let mut live = self.core.live.borrow_mut();
+                let segment = live.next_segment.get_or_insert_with(|| self.core.next_segment(next_base));
+                Rc::clone(segment)
+            };
+            return Ok(self.shard.reserve(&self.core, &segment, add_bytes).await?);
+        }
         let (segment, end_bytes) = {
-            let live = self.core.live.borrow();
-            if roll {
-                // The new segment is made when the first byte is written behind; its space is reserved then, too.
-                (self.core.next_segment(live.state.next_offset), add_bytes)
-            } else {
-                let base = live.state.segment_base;
-                let segment = live.segments.get(&base).cloned();
-                let segment = segment.unwrap_or_else(|| self.core.next_segment(base));
-                (segment, live.state.position_bytes + add_bytes)
-            }
+            let mut live = self.core.live.borrow_mut();
+            let (base, position_bytes) = (live.state.segment_base, live.state.position_bytes);
+            let segment = live.segments.entry(base).or_insert_with(|| self.core.next_segment(base));
+            (Rc::clone(segment), position_bytes + add_bytes)
         };
-        self.shard.reserve(&self.core, &segment, end_bytes).await?;
-        self.core.live.borrow_mut().segments.insert(segment.base_offset, segment);
+        Ok(self.shard.reserve(&self.core, &segment, end_bytes).await?)
+    }
+
+    /// Removes the file that was made for a roll which never came, unless it would begin at `wanted`: the batch did not
+    /// fit on the medium, or its producer went away, and what comes now still goes into the segment before. Durable
+    /// before that is accepted: a restart would take the file for a segment, and hide what it seems to hold.
+    pub(crate) async fn drop_unused_segment(&self, wanted: Option<Offset>) -> Result<(), LogError> {
+        let unused = {
+            let live = self.core.live.borrow();
+            live.next_segment.clone().filter(|next| Some(next.base_offset) != wanted)
+        };
+        if let Some(unused) = unused {
+            self.shard.remove_segments(&self.core, &[unused]).await?;
+            self.core.live.borrow_mut().next_segment = None;
+        }
         Ok(())
     }
 
@@ -402,7 +421,7 @@ impl Partition {
         } else if let (Some(limit), None) = (config.flush_ms, live.flush_deadline) {
             let deadline = self.shard.io.now() + limit;
             live.flush_deadline = Some(deadline);
-            self.shard.flush_by(deadline, &self.core);
+            self.shard.flush_by(deadline, &self.core, &mut live);
         }
         let log_start_offset = live.state.log_start_offset;
         drop(live);
@@ -430,6 +449,12 @@ impl Partition {
         group.push(Entry { id: self.core.id, change }, Effect::none(Rc::clone(&self.core)));
         self.shard.note_roll(&self.core, live.state.segment_base, &live.state);
         live.state.roll(next_base);
+        let segment = live.next_segment.take().expect("its space was reserved");
+        debug_assert_eq!(
+            segment.base_offset, next_base,
+            "the segment that was reserved is the one that begins"
+        );
+        live.segments.insert(next_base, segment);
         live.end_block = EndBlock::Known(Vec::new());
         live.repeat_end_block = false;
     }

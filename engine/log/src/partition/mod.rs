@@ -97,6 +97,8 @@ pub(crate) enum EndBlock {
 pub(crate) struct Live {
     pub(crate) state: PartitionState,
     pub(crate) segments: BTreeMap<Offset, Rc<Segment>>,
+    /// Made ahead for a roll; a segment of the log once that is accepted.
+    pub(crate) next_segment: Option<Rc<Segment>>,
     pub(crate) tail: Tail,
     pub(crate) drain: DrainPoint,
     pub(crate) end_block: EndBlock,
@@ -108,6 +110,8 @@ pub(crate) struct Live {
     pub(crate) unflushed_messages: u64,
     /// When the oldest of them has to be flushed.
     pub(crate) flush_deadline: Option<MonoTime>,
+    /// The earliest deadline under which the shard looks after this partition.
+    pub(crate) flush_queued: Option<MonoTime>,
     /// Sequence of the journal group that holds the last append.
     pub(crate) last_sequence: u64,
     /// Journal sequence of the last append that asked for a flush.
@@ -164,9 +168,11 @@ impl PartitionCore {
             repeat_end_block: !end_is_aligned,
             leader_epoch: state.epochs.latest().map_or(NO_PARTITION_LEADER_EPOCH, |latest| latest.epoch),
             segments,
+            next_segment: None,
             tail: Tail::default(),
             unflushed_messages: 0,
             flush_deadline: None,
+            flush_queued: None,
             last_sequence: 0,
             last_flushing_sequence: 0,
             touched: false,
@@ -316,8 +322,10 @@ impl Partition {
             stricter
         };
         // What waited under the old settings is not left to wait longer than the new ones allow.
-        if flush_now && self.core.live.borrow().unflushed_messages > 0 {
-            self.core.live.borrow_mut().unflushed_messages = 0;
+        let mut live = self.core.live.borrow_mut();
+        if flush_now && live.unflushed_messages > 0 {
+            live.unflushed_messages = 0;
+            live.flush_deadline = None;
             self.shard.journal.request_flush();
         }
     }

@@ -118,8 +118,9 @@ impl Segment {
             return Ok(file);
         }
         let closed = self.closed.get();
-        let options =
-            if closed { fs::OpenOptions::read_only() } else { fs::OpenOptions::read_write().create() };
+        let options = if closed { fs::OpenOptions::read_only() } else { fs::OpenOptions::read_write() };
+        // One that was removed does not come back.
+        let options = if closed || self.is_removed() { options } else { options.create() };
         let options = if direct { options.direct() } else { options };
         let file = io.fs().open(self.log_path(), options).await?;
         if !closed {

@@ -36,6 +36,7 @@ impl Partition {
         let last_sequence = self.core.live.borrow().last_sequence;
         self.shard.journal.progress().wait(Mark::Written, last_sequence).await?;
         loop {
+            self.drop_unused_segment(None).await?;
             let drain_turn = self.core.drain_turn.acquire(1).await;
             if offset >= self.core.live.borrow().state.next_offset {
                 return Ok(());

@@ -17,6 +17,9 @@ use crate::sim::kernel::{Kernel, ProcessId};
 /// Granularity in bytes at which reads see parts of a write in flight, and failed writes stop.
 const PART: usize = 512;
 
+/// Longest name in a directory, in bytes, as on Linux's file systems.
+const NAME_MAX: usize = 255;
+
 impl DiskState {
     pub(super) fn execute(&mut self, kernel: &mut Kernel, request: &mut Request) -> Result<Reply, Errno> {
         let effect = self.hit(kernel, request.action.op(), &Rc::clone(&request.path), Phase::End);
@@ -106,6 +109,9 @@ impl DiskState {
     /// The directory of the last name, and that name.
     fn resolve_parent(&self, names: &NamePath) -> Result<Name, Errno> {
         let (last, parents) = names.split_last().ok_or(libc::EBUSY)?;
+        if last.len() > NAME_MAX {
+            return Err(libc::ENAMETOOLONG);
+        }
         let parent = self.resolve(parents)?;
         self.expect_directory(parent)?;
         Ok((parent, Rc::clone(last)))
