@@ -171,20 +171,24 @@ async fn read_requests(shard: &Rc<Shard>, connection: &Connection) -> End {
             Ok(Err(error)) => return end_of(shard, connection, &error),
             Err(end) => return end,
         };
-        let size_bytes = frame.bytes.len();
+        let Frame { bytes, mut memory } = frame;
+        let size_bytes = bytes.len();
         shard.counters().requests.add(1);
         shard.counters().request_bytes.add(size_bytes as u64);
-        match decode_request(frame.bytes) {
+        match decode_request(bytes) {
             Ok(request) => {
-                let turn =
-                    match or_stop(shard, connection, whole_turn(shard, connection, &request, turn)).await {
-                        Ok(turn) => turn,
-                        Err(end) => return end,
-                    };
+                let admitted = async {
+                    memory.grow(handlers::state_bytes(shard, &request)).await;
+                    whole_turn(shard, connection, &request, turn).await
+                };
+                let turn = match or_stop(shard, connection, admitted).await {
+                    Ok(turn) => turn,
+                    Err(end) => return end,
+                };
                 // From here on the request is accepted, and is not cut off by a stop.
                 let api_key = request.header.api_key;
                 let outcome = handlers::begin(shard, request).await;
-                connection.queue.push(AtWork { api_key, outcome, turn, memory: frame.memory });
+                connection.queue.push(AtWork { api_key, outcome, turn, memory });
             }
             Err(DecodeError::UnsupportedVersion { api_key: ApiKey::ApiVersions, correlation_id, .. }) => {
                 let outcome = async move { handlers::api_versions::unsupported(correlation_id) };
@@ -192,7 +196,7 @@ async fn read_requests(shard: &Rc<Shard>, connection: &Connection) -> End {
                     api_key: ApiKey::ApiVersions,
                     outcome: shard.io.spawn(outcome),
                     turn,
-                    memory: frame.memory,
+                    memory,
                 });
             }
             Err(error) => {

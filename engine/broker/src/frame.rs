@@ -10,7 +10,7 @@ use bytes::Bytes;
 use highwater_io::net::TcpStream;
 use highwater_io::{BufPool, Io, IoBuf};
 
-use crate::memory::{RequestBudget, RequestMemory};
+use crate::memory::{RequestBudget, RequestMemory, SHORT_MEMORY_PATIENCE};
 use highwater_io::race::{Either, first};
 
 /// Bytes of a frame's size.
@@ -26,10 +26,6 @@ const LARGE_BYTES: usize = 1 << 20;
 const KEEP_SMALL: usize = 256;
 const KEEP_MEDIUM: usize = 32;
 const KEEP_LARGE: usize = 16;
-
-/// While others wait for memory, a frame's next piece may take this long. A crowd of peers that begin requests and never
-/// end them could otherwise keep everybody waiting for `socket.request.read.timeout.ms`.
-const SHORT_MEMORY_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why no frame came.
 #[derive(Debug, thiserror::Error)]

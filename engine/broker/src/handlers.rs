@@ -58,6 +58,14 @@ pub(crate) fn is_admin(api: ApiKey) -> bool {
     }
 }
 
+/// The memory that a request takes until its reply is sent, besides its frame.
+pub(crate) fn state_bytes(shard: &Shard, request: &Request) -> usize {
+    match &request.body {
+        RequestBody::Fetch(body) => fetch::state_bytes(shard, &request.header, body),
+        _ => 0,
+    }
+}
+
 /// Begins with a request: when this returns, its work has been sent to the shards in the order of requests, and the
 /// task gives the outcome.
 pub(crate) async fn begin(shard: &Rc<Shard>, request: Request) -> Task<Outcome> {

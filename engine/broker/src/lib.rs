@@ -37,6 +37,7 @@ mod listener;
 mod memory;
 mod metadata_log;
 mod node;
+mod pace;
 mod partition;
 mod producer_ids;
 mod reply;

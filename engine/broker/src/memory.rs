@@ -18,6 +18,10 @@ use std::time::Duration;
 use highwater_io::Io;
 use highwater_io::sync::{Permit, Semaphore, Watch};
 
+/// While others wait for memory, whoever holds some and makes no use of it may keep it this long: a frame whose next piece
+/// does not come, a fetch that waits for records. A crowd of them could otherwise keep everybody waiting for hours.
+pub(crate) const SHORT_MEMORY_PATIENCE: Duration = Duration::from_secs(1);
+
 /// The budget of a shard's requests.
 #[derive(Debug, Clone)]
 pub(crate) struct RequestBudget {
@@ -70,7 +74,7 @@ pub(crate) struct RequestMemory {
 impl RequestMemory {
     /// Waits until `bytes` more may be taken.
     pub(crate) async fn grow(&mut self, bytes: usize) {
-        if self.last_resort.is_some() {
+        if bytes == 0 || self.last_resort.is_some() {
             return;
         }
         if let Some(permit) = self.budget.units.try_acquire(bytes) {

@@ -14,6 +14,7 @@ use highwater_protocol::fetch_response::{EpochEndOffset, FetchedPartition, Leade
 
 use super::session::PartitionFetch;
 use crate::errors;
+use crate::pace::Pace;
 use crate::partition::{IsolationLevel, ShardPartition};
 use crate::shard::Shard;
 
@@ -46,7 +47,9 @@ pub(crate) struct ReadPartition {
 /// Reads `targets` on this shard.
 pub(crate) async fn read(shard: Rc<Shard>, targets: Vec<Target>, mut limits: Limits) -> Vec<ReadPartition> {
     let mut read = Vec::with_capacity(targets.len());
+    let mut pace = Pace::new(&shard.io);
     for target in targets {
+        pace.step().await;
         let index = target.id.partition.0;
         let Some(partition) = shard.partition(&target.id) else {
             let data = FetchedPartition::failed(index, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);

@@ -18,6 +18,7 @@
 //! one.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,6 +54,30 @@ pub(crate) struct PartitionFetch {
 
 /// Partitions with what is asked of each, in the order in which they are read.
 pub(crate) type FetchList = Vec<(PartitionKey, PartitionFetch)>;
+
+/// Gathers a [`FetchList`]. A partition that is named more than once counts once, in the place of the first and with what
+/// the last one asks, as in Kafka: a request could otherwise ask for one partition a quarter of a million times.
+#[derive(Debug, Default)]
+pub(crate) struct Gathered {
+    places: BTreeMap<PartitionKey, usize>,
+    list: FetchList,
+}
+
+impl Gathered {
+    pub(crate) fn add(&mut self, key: PartitionKey, fetch: PartitionFetch) {
+        match self.places.entry(key) {
+            Entry::Occupied(place) => self.list[*place.get()].1 = fetch,
+            Entry::Vacant(place) => {
+                self.list.push((place.key().clone(), fetch));
+                place.insert(self.list.len() - 1);
+            }
+        }
+    }
+
+    pub(crate) fn into_list(self) -> FetchList {
+        self.list
+    }
+}
 
 /// What was last told of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -191,6 +216,11 @@ impl FetchSessions {
     /// Number of sessions, and how many ever made room for others.
     pub(crate) fn counts(&self) -> (usize, u64) {
         (self.sessions.len(), self.evicted)
+    }
+
+    /// How many partitions the session that `request` goes on with has.
+    pub(crate) fn partition_count(&self, request: SessionRequest) -> usize {
+        self.sessions.get(&request.id).map_or(0, Session::len)
     }
 
     /// Begins with a request that asks for `list` and forgets `forgotten`: what it is, and everything that it reads.

@@ -1,7 +1,8 @@
 //! Parked fetches: waits until one of many partitions has more to read.
 //!
 //! Each shard watches its own partitions. A shard that sees a change replies, and the fetch looks again; it withdraws
-//! from the other shards by dropping its end of their withdrawal mailboxes. Nothing of what was read is held meanwhile.
+//! from the other shards by dropping its end of their withdrawal mailboxes. Nothing of what was read is held meanwhile;
+//! what a fetch asks for is, and when memory for requests is short, all waits end early.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -12,9 +13,11 @@ use std::time::Duration;
 use highwater_io::mailbox;
 use highwater_model::{Offset, TopicPartition};
 
+use crate::memory::SHORT_MEMORY_PATIENCE;
+use crate::pace::Pace;
 use crate::partition::IsolationLevel;
 use crate::shard::{Call, Shard};
-use highwater_io::race::first;
+use highwater_io::race::{Either, first};
 
 /// A partition, and the end of what a fetch has seen of it.
 pub(crate) type Seen = (TopicPartition, Offset);
@@ -34,6 +37,8 @@ pub(crate) enum Woken {
     Changed,
     /// The time is up, or the broker stops.
     Over,
+    /// Others wait for the memory that requests hold, and a fetch that waits makes no use of its own.
+    MemoryShort,
 }
 
 /// Waits for the first change.
@@ -51,11 +56,13 @@ pub(crate) async fn wait(shard: &Rc<Shard>, wait: Wait) -> Woken {
     }
     let changed = first_of(calls);
     let stopping = shard.stopping.wait_for(|&stopping| stopping.then_some(()));
-    let woken = shard.io.timeout(wait.timeout, first(changed, stopping)).await;
+    let short = shard.request_budget.is_short_for(&shard.io, SHORT_MEMORY_PATIENCE);
+    let woken = shard.io.timeout(wait.timeout, first(short, first(changed, stopping))).await;
     drop::<Vec<mailbox::Sender<()>>>(withdrawals);
     match woken {
         Ok(_) if shard.is_stopping() => Woken::Over,
-        Ok(_) => Woken::Changed,
+        Ok(Either::Left(())) => Woken::MemoryShort,
+        Ok(Either::Right(_)) => Woken::Changed,
         Err(_) => Woken::Over,
     }
 }
@@ -76,7 +83,9 @@ async fn watch(
     mut withdrawn: mailbox::Receiver<()>,
 ) {
     let mut watched = Vec::with_capacity(seen.len());
+    let mut pace = Pace::new(&shard.io);
     for (id, end) in seen {
+        pace.step().await;
         match shard.partition(&id) {
             Some(partition) => watched.push((id, partition, end)),
             None => return,

@@ -10,28 +10,34 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use highwater_cluster::MetadataImage;
 use highwater_io::MonoTime;
 use highwater_model::{Offset, TopicId};
 use highwater_protocol::codec::StrBytes;
 use highwater_protocol::fetch_response::{FetchResponse, FetchedPartition, FetchedTopic};
 use highwater_protocol::messages::FetchRequest;
-use highwater_protocol::messages::fetch_request::FetchTopic;
 use highwater_protocol::{ErrorCode, RequestHeader};
 
 use super::{find_by_name, find_partition};
 use crate::fetch::read::{Limits, ReadPartition, Target, detach, read};
 use crate::fetch::session::{
-    FetchContext, FetchList, PartitionFetch, PartitionKey, SessionRequest, TopicKey,
+    FetchContext, FetchList, Gathered, PartitionFetch, PartitionKey, SessionRequest, TopicKey,
 };
 use crate::fetch::wait::{Wait, Woken, wait};
 use crate::memory::ResponseMemory;
+use crate::pace::Pace;
 use crate::partition::IsolationLevel;
 use crate::reply::{Held, Outcome, Pinned, Reply};
 use crate::shard::Shard;
 
-/// A fetch that wants more than a byte looks again at most this often.
+/// A fetch that wants more than a byte looks again at most this often, and no sooner than after as long as a look takes:
+/// half of its time goes to others.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(5);
+
+/// What a partition of a fetch takes of memory until the reply is sent: what is asked, found, waited for and told.
+const PARTITION_BYTES: usize = 512;
+
+/// So many partitions are covered by the memory that the smallest request holds.
+const FREE_PARTITIONS: usize = 32;
 
 /// Of the memory for recent appends, this fraction may be kept from being used again by replies that are being sent.
 const PINNED_FRACTION: usize = 8;
@@ -60,11 +66,7 @@ struct Answers {
 
 pub(super) async fn handle(shard: &Rc<Shard>, header: RequestHeader, request: FetchRequest) -> Outcome {
     let version = header.api_version;
-    let session = SessionRequest {
-        id: request.session_id,
-        epoch: request.session_epoch,
-        uses_topic_ids: version >= 13,
-    };
+    let session = session_of(version, &request);
     let replica_id = if version >= 15 { request.replica_state.replica_id } else { request.replica_id };
     let Some(isolation) = IsolationLevel::from_code(request.isolation_level) else {
         return refuse(&header, ErrorCode::INVALID_REQUEST);
@@ -77,7 +79,7 @@ pub(super) async fn handle(shard: &Rc<Shard>, header: RequestHeader, request: Fe
         min_bytes: usize::try_from(request.min_bytes).unwrap_or(0).min(max_bytes),
         deadline: shard.io.now() + max_wait,
     };
-    let (list, forgotten) = partitions_of(request, session.uses_topic_ids);
+    let (list, forgotten) = partitions_of(shard, request, session.uses_topic_ids).await;
     let begun = shard.fetch_sessions.borrow_mut().begin(session, list, &forgotten, shard.io.now());
     let (context, list) = match begun {
         Ok(begun) => begun,
@@ -85,9 +87,22 @@ pub(super) async fn handle(shard: &Rc<Shard>, header: RequestHeader, request: Fe
     };
     // Followers fetch once there is a second broker to be one.
     let is_follower = replica_id.0 >= 0;
-    let asked = locate(&shard.image(), list, is_follower);
+    let asked = locate(shard, list, is_follower).await;
     let answers = read_until_enough(shard, &asked, &params).await;
     respond(shard, &header, session, &context, asked, answers)
+}
+
+fn session_of(version: i16, request: &FetchRequest) -> SessionRequest {
+    SessionRequest { id: request.session_id, epoch: request.session_epoch, uses_topic_ids: version >= 13 }
+}
+
+/// The memory that a fetch takes besides its frame. It may hold it for days, and a small request may go on with a large
+/// session.
+pub(super) fn state_bytes(shard: &Shard, header: &RequestHeader, request: &FetchRequest) -> usize {
+    let session = session_of(header.api_version, request);
+    let asked: usize = request.topics.iter().map(|topic| topic.partitions.len()).sum();
+    let partitions = asked + shard.fetch_sessions.borrow().partition_count(session);
+    partitions.saturating_sub(FREE_PARTITIONS) * PARTITION_BYTES
 }
 
 fn refuse(header: &RequestHeader, error: ErrorCode) -> Outcome {
@@ -105,13 +120,16 @@ fn encode(header: &RequestHeader, response: FetchResponse, held: Held) -> Outcom
 }
 
 /// What a request asks for and what it forgets. Names are copied: a session outlives the request's memory.
-fn partitions_of(request: FetchRequest, by_id: bool) -> (FetchList, Vec<PartitionKey>) {
+async fn partitions_of(shard: &Shard, request: FetchRequest, by_id: bool) -> (FetchList, Vec<PartitionKey>) {
     let key = |name: &StrBytes, id: uuid::Uuid| {
         if by_id { TopicKey::Id(TopicId(id)) } else { TopicKey::Name(name.as_str().into()) }
     };
-    let of_topic = |topic: FetchTopic| {
+    let mut pace = Pace::new(&shard.io);
+    let mut gathered = Gathered::default();
+    for topic in request.topics {
         let topic_key = key(&topic.topic, topic.topic_id);
-        topic.partitions.into_iter().map(move |partition| {
+        for partition in topic.partitions {
+            pace.step().await;
             let key = PartitionKey { topic: topic_key.clone(), partition: partition.partition };
             let fetch = PartitionFetch {
                 fetch_offset: partition.fetch_offset,
@@ -119,45 +137,49 @@ fn partitions_of(request: FetchRequest, by_id: bool) -> (FetchList, Vec<Partitio
                 last_fetched_epoch: partition.last_fetched_epoch,
                 max_bytes: partition.partition_max_bytes,
             };
-            (key, fetch)
-        })
-    };
-    let list = request.topics.into_iter().flat_map(of_topic).collect();
+            gathered.add(key, fetch);
+        }
+    }
     let forgotten = request.forgotten_topics_data.iter().flat_map(|topic| {
         let topic_key = key(&topic.topic, topic.topic_id);
         topic.partitions.iter().map(move |&partition| PartitionKey { topic: topic_key.clone(), partition })
     });
-    (list, forgotten.collect())
+    (gathered.into_list(), forgotten.collect())
 }
 
-fn locate(image: &MetadataImage, list: FetchList, is_follower: bool) -> Vec<Asked> {
-    list.into_iter()
-        .enumerate()
-        .map(|(place, (key, fetch))| {
-            let found = match &key.topic {
-                _ if is_follower => Err(ErrorCode::NOT_LEADER_OR_FOLLOWER),
-                TopicKey::Name(name) => find_by_name(image, name, key.partition),
-                TopicKey::Id(id) => match image.topic_by_id(id) {
-                    None => Err(ErrorCode::UNKNOWN_TOPIC_ID),
-                    topic => find_partition(topic, key.partition),
-                },
-            };
-            let target = found.map(|id| Target { place, id, fetch });
-            Asked { key, fetch, target }
-        })
-        .collect()
+async fn locate(shard: &Shard, list: FetchList, is_follower: bool) -> Vec<Asked> {
+    let image = shard.image();
+    let mut pace = Pace::new(&shard.io);
+    let mut located = Vec::with_capacity(list.len());
+    for (place, (key, fetch)) in list.into_iter().enumerate() {
+        pace.step().await;
+        let found = match &key.topic {
+            _ if is_follower => Err(ErrorCode::NOT_LEADER_OR_FOLLOWER),
+            TopicKey::Name(name) => find_by_name(&image, name, key.partition),
+            TopicKey::Id(id) => match image.topic_by_id(id) {
+                None => Err(ErrorCode::UNKNOWN_TOPIC_ID),
+                topic => find_partition(topic, key.partition),
+            },
+        };
+        let target = found.map(|id| Target { place, id, fetch });
+        located.push(Asked { key, fetch, target });
+    }
+    located
 }
 
 async fn read_until_enough(shard: &Rc<Shard>, asked: &[Asked], params: &Params) -> Answers {
     let mut is_parked = false;
+    let mut gives_way = false;
     loop {
+        let begin = shard.io.now();
         let answers = read_all(shard, asked, params).await;
+        let look_duration = shard.io.now() - begin;
         let has_news = answers
             .partitions
             .iter()
             .any(|(data, _)| !data.error_code.is_none() || data.diverging_epoch.is_some());
         let left = params.deadline - shard.io.now();
-        let is_over = left.is_zero() || shard.is_stopping() || asked.is_empty();
+        let is_over = left.is_zero() || gives_way || shard.is_stopping() || asked.is_empty();
         if answers.size_bytes >= params.min_bytes || has_news || is_over {
             return answers;
         }
@@ -167,9 +189,10 @@ async fn read_until_enough(shard: &Rc<Shard>, asked: &[Asked], params: &Params) 
             shard.counters().fetches_parked.add(1);
         }
         let woken = wait(shard, Wait { seen, isolation: params.isolation, timeout: left }).await;
+        gives_way = woken == Woken::MemoryShort;
         if woken == Woken::Changed && params.min_bytes > 1 {
             let left = params.deadline - shard.io.now();
-            shard.io.sleep(left.min(LOOK_AGAIN_AFTER)).await;
+            shard.io.sleep(left.min(look_duration.max(LOOK_AGAIN_AFTER))).await;
         }
     }
 }

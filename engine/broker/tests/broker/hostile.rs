@@ -202,6 +202,35 @@ fn flood_of_fetches_that_never_end_does_not_hold_up_others() {
     assert_serves(&broker);
 }
 
+/// Each append once read such a partition again for every time that it was named, for as long as the peer had asked.
+#[test]
+fn partition_named_a_hundred_thousand_times_is_read_once() {
+    let broker = start(&[]);
+    let mut asked = fetch_request(&[("good", 0, 0)]);
+    let partition = asked.topics[0].partitions[0].clone().with_partition_max_bytes(0);
+    asked.topics[0].partitions = vec![partition; 100_000];
+    let answer = broker.connect().call(11, &asked);
+    assert_eq!(answer.responses[0].partitions.len(), 1);
+    let mut parked = broker.connect();
+    parked.send(11, &asked.with_max_wait_ms(i32::MAX).with_min_bytes(i32::MAX));
+    for _ in 0..20 {
+        assert_serves(&broker);
+    }
+}
+
+/// A crowd of fetches that wait for days could hold all the memory for requests.
+#[test]
+fn parked_fetches_give_way_when_memory_is_short() {
+    let broker = start(&[("queued.max.request.bytes", "2097152")]);
+    let mut parked: Vec<_> = (0..300).map(|_| broker.connect()).collect();
+    for client in &mut parked {
+        client.send(11, &fetch_request(&[("good", 0, 0)]).with_max_wait_ms(i32::MAX));
+    }
+    let answer = parked[0].receive::<highwater_protocol::messages::FetchRequest>(11, 1);
+    assert_eq!(answer.responses[0].partitions[0].error_code, 0);
+    assert_serves(&broker);
+}
+
 #[test]
 fn request_that_arrives_byte_by_byte_is_served() {
     let broker = start(&[]);

@@ -72,6 +72,15 @@ fn incremental(
 }
 
 #[test]
+fn partition_named_twice_counts_once_with_what_was_asked_last() {
+    let mut gathered = Gathered::default();
+    for (partition, offset) in [(1, 10), (0, 5), (1, 11), (1, 12)] {
+        gathered.add(key(partition), fetch(offset));
+    }
+    assert_eq!(gathered.into_list(), [(key(1), fetch(12)), (key(0), fetch(5))]);
+}
+
+#[test]
 fn only_what_changed_is_told() {
     let mut sessions = sessions(10);
     let id = begin_session(&mut sessions, &[0, 1, 2], 0);
