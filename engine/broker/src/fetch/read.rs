@@ -42,6 +42,8 @@ pub(crate) struct ReadPartition {
     pub(crate) data: FetchedPartition,
     /// The end of what could be read: a waiting fetch waits until it moves.
     pub(crate) visible_end: Offset,
+    /// Whether records were read and more follow, which the limits left out.
+    pub(crate) is_cut: bool,
 }
 
 /// Reads `targets` on this shard.
@@ -53,28 +55,30 @@ pub(crate) async fn read(shard: Rc<Shard>, targets: Vec<Target>, mut limits: Lim
         let index = target.id.partition.0;
         let Some(partition) = shard.partition(&target.id) else {
             let data = FetchedPartition::failed(index, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
-            read.push(ReadPartition { place: target.place, data, visible_end: Offset(0) });
+            read.push(ReadPartition { place: target.place, data, visible_end: Offset(0), is_cut: false });
             continue;
         };
         let visible_end = partition.visible_end(limits.isolation);
-        let data = match read_one(&partition, &target, limits, visible_end).await {
-            Ok(data) => data,
-            Err(error) => failed(&shard, &partition, index, error),
+        let (data, next_offset) = match read_one(&partition, &target, limits, visible_end).await {
+            Ok(read) => read,
+            Err(error) => (failed(&shard, &partition, index, error), visible_end),
         };
         let size_bytes = data.records_size_bytes();
         limits.max_bytes = limits.max_bytes.saturating_sub(size_bytes);
         limits.min_one_batch &= size_bytes == 0;
-        read.push(ReadPartition { place: target.place, data, visible_end });
+        let is_cut = size_bytes > 0 && next_offset < visible_end;
+        read.push(ReadPartition { place: target.place, data, visible_end, is_cut });
     }
     read
 }
 
+/// What is read of one partition, and the offset after it.
 async fn read_one(
     partition: &ShardPartition,
     target: &Target,
     limits: Limits,
     visible_end: Offset,
-) -> Result<FetchedPartition, ErrorCode> {
+) -> Result<(FetchedPartition, Offset), ErrorCode> {
     let PartitionFetch { fetch_offset, current_leader_epoch, last_fetched_epoch, max_bytes } = target.fetch;
     partition.check_epoch(current_leader_epoch)?;
     let mut data = FetchedPartition {
@@ -88,7 +92,7 @@ async fn read_one(
     }
     if let Some(diverging) = divergence(partition, fetch_offset, last_fetched_epoch)? {
         data.diverging_epoch = Some(diverging);
-        return Ok(data);
+        return Ok((data, Offset(fetch_offset)));
     }
     let watermarks = partition.log.watermarks().get();
     if fetch_offset < watermarks.log_start_offset.0 || fetch_offset > watermarks.log_end_offset.0 {
@@ -96,7 +100,7 @@ async fn read_one(
     }
     let max_bytes = usize::try_from(max_bytes).unwrap_or(0).min(limits.max_bytes);
     if fetch_offset >= visible_end.0 || (max_bytes == 0 && !limits.min_one_batch) {
-        return Ok(data);
+        return Ok((data, Offset(fetch_offset)));
     }
     let request = ReadRequest {
         offset: Offset(fetch_offset),
@@ -111,7 +115,7 @@ async fn read_one(
         errors::of_read(&error)
     })?;
     data.records = read.chunks;
-    Ok(data)
+    Ok((data, read.next_offset))
 }
 
 /// Where a follower's log, whose last batch before `fetch_offset` has `last_fetched_epoch`, stops being ours (KIP-595).

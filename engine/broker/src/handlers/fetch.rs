@@ -61,7 +61,19 @@ struct Params {
 struct Answers {
     partitions: Vec<(FetchedPartition, Offset)>,
     size_bytes: usize,
+    /// What of `max_bytes` was granted.
+    granted_bytes: usize,
+    /// Whether the limits left out records that are there.
+    is_cut: bool,
     memory: ResponseMemory,
+}
+
+impl Answers {
+    /// Whether there is nothing to wait for. More than was granted cannot be read, however long a fetch waits; and of
+    /// what is granted, whole batches may leave a rest.
+    fn is_enough(&self, min_bytes: usize) -> bool {
+        self.is_cut || self.size_bytes >= min_bytes.min(self.granted_bytes)
+    }
 }
 
 pub(super) async fn handle(shard: &Rc<Shard>, header: RequestHeader, request: FetchRequest) -> Outcome {
@@ -180,7 +192,7 @@ async fn read_until_enough(shard: &Rc<Shard>, asked: &[Asked], params: &Params) 
             .any(|(data, _)| !data.error_code.is_none() || data.diverging_epoch.is_some());
         let left = params.deadline - shard.io.now();
         let is_over = left.is_zero() || gives_way || shard.is_stopping() || asked.is_empty();
-        if answers.size_bytes >= params.min_bytes || has_news || is_over {
+        if answers.is_enough(params.min_bytes) || has_news || is_over {
             return answers;
         }
         let seen = seen_by_owner(shard, asked, &answers);
@@ -221,21 +233,24 @@ async fn read_all(shard: &Rc<Shard>, asked: &[Asked], params: &Params) -> Answer
             (FetchedPartition::failed(asked.key.partition, error), Offset(0))
         })
         .collect();
-    let mut limits = Limits { max_bytes: memory.bytes(), min_one_batch: true, isolation: params.isolation };
+    let granted_bytes = memory.bytes();
+    let mut is_cut = false;
+    let mut limits = Limits { max_bytes: granted_bytes, min_one_batch: true, isolation: params.isolation };
     let mut size_bytes = 0;
     for (owner, targets) in by_owner(shard, asked) {
         let call = shard.on(owner, move |shard| read(shard, targets, limits)).await;
         // Without an answer the shard has ended, and the partitions stay as they are above.
-        for ReadPartition { place, data, visible_end } in call.await.unwrap_or_default() {
+        for ReadPartition { place, data, visible_end, is_cut: cut } in call.await.unwrap_or_default() {
             let read_bytes = data.records_size_bytes();
             size_bytes += read_bytes;
+            is_cut |= cut;
             limits.max_bytes = limits.max_bytes.saturating_sub(read_bytes);
             limits.min_one_batch &= read_bytes == 0;
             partitions[place] = (data, visible_end);
         }
     }
     memory.shrink_to(size_bytes);
-    Answers { partitions, size_bytes, memory }
+    Answers { partitions, size_bytes, granted_bytes, is_cut, memory }
 }
 
 /// The targets of each shard, the shard of the first partition first: who is first in the request is first to read.

@@ -170,6 +170,21 @@ fn limits_are_kept_and_one_batch_always_moves() {
     assert_eq!(first + second, 1);
 }
 
+/// Such a fetch once waited for its whole `max.wait.ms`, each time.
+#[test]
+fn fetch_that_wants_more_than_it_is_granted_does_not_wait_for_it() {
+    let broker = TestBroker::start(&[("queued.max.response.bytes", "1048576")]);
+    broker.create_topic("t", 1, &[]);
+    let mut client = broker.connect();
+    let value = "x".repeat(50_000);
+    for _ in 0..20 {
+        client.produce("t", 0, -1, batch(&[&value]));
+    }
+    let request = fetch_request(&[("t", 0, 0)]).with_max_wait_ms(600_000).with_min_bytes(900_000);
+    let response = client.call(11, &request);
+    assert!(!values(&response, "t", 0).is_empty());
+}
+
 #[test]
 fn request_behind_a_parked_fetch_waits_for_it() {
     let broker = TestBroker::start(&[]);
