@@ -6,7 +6,10 @@
 //! to the end. The bound is the budget plus one largest request.
 //!
 //! **Responses.** A fetch takes what it wants or a share of what is left, never all of it; the response is then shorter,
-//! which is always allowed. When hardly anything is left, fetches wait in turn.
+//! which is always allowed. When hardly anything is left, fetches wait in turn. One batch is returned however large, so
+//! that a response may become larger than its grant: it then takes what it really has, the budget is *overdrawn*, and
+//! nobody is granted anything until it is not. Of those that want less than a usual batch only a few read at once. The
+//! bound is the budget plus a largest batch for each of these few.
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -116,49 +119,62 @@ impl Drop for Waiting {
 /// Below this many bytes left, fetches wait in turn.
 const MIN_GRANT_BYTES: usize = 64 << 10;
 
+/// Who wants less than this may well get more: a usual largest batch (Kafka's default of `message.max.bytes`, and more).
+const USUAL_BATCH_BYTES: usize = 2 << 20;
+
+/// So many who want less than a usual batch are granted that at once; each keeps its place until it is settled.
+const SMALL_GRANTS: usize = 8;
+
 /// No fetch is granted more than this fraction of what is left.
 const LARGEST_SHARE: usize = 4;
 
 /// The budget of a shard's fetch responses.
 #[derive(Debug)]
 pub(crate) struct ResponseBudget {
-    available: Cell<usize>,
-    limit: usize,
+    /// Below zero while overdrawn.
+    available: Cell<isize>,
     given_back: Watch<u64>,
     turn: Semaphore,
+    small_grants: Semaphore,
 }
 
 impl ResponseBudget {
     pub(crate) fn new(limit_bytes: usize) -> Rc<Self> {
         let limit = limit_bytes.max(LARGEST_SHARE * MIN_GRANT_BYTES);
         Rc::new(ResponseBudget {
-            available: Cell::new(limit),
-            limit,
+            available: Cell::new(signed(limit)),
             given_back: Watch::new(0),
             turn: Semaphore::new(1),
+            small_grants: Semaphore::new(SMALL_GRANTS),
         })
     }
 
-    /// Grants `wanted` bytes or fewer, and waits if next to nothing is left.
+    /// Grants `wanted` bytes or fewer, and waits if next to nothing is left. To be settled as soon as it is known what the
+    /// response has.
     pub(crate) async fn grant(self: &Rc<Self>, wanted: usize) -> ResponseMemory {
+        let place = if wanted < USUAL_BATCH_BYTES { Some(self.small_grants.acquire(1).await) } else { None };
         let _turn = self.turn.acquire(1).await;
         let bytes = self
             .given_back
             .wait_for(|_| {
-                let share = self.available.get() / LARGEST_SHARE;
-                (share >= MIN_GRANT_BYTES || self.available.get() == self.limit).then(|| wanted.min(share))
+                let share = usize::try_from(self.available.get()).unwrap_or(0) / LARGEST_SHARE;
+                (share >= MIN_GRANT_BYTES).then(|| wanted.min(share))
             })
             .await;
-        self.available.set(self.available.get() - bytes);
-        ResponseMemory { budget: Rc::clone(self), bytes }
+        self.available.set(self.available.get() - signed(bytes));
+        ResponseMemory { budget: Rc::clone(self), bytes, place }
     }
 
     fn give_back(&self, bytes: usize) {
         if bytes > 0 {
-            self.available.set(self.available.get() + bytes);
+            self.available.set(self.available.get() + signed(bytes));
             self.given_back.update(|count| *count += 1);
         }
     }
+}
+
+fn signed(bytes: usize) -> isize {
+    isize::try_from(bytes).unwrap_or(isize::MAX)
 }
 
 /// What one response holds of the budget; dropping it gives everything back.
@@ -166,6 +182,8 @@ impl ResponseBudget {
 pub(crate) struct ResponseMemory {
     budget: Rc<ResponseBudget>,
     bytes: usize,
+    /// Among the small grants, until it is settled.
+    place: Option<Permit>,
 }
 
 impl ResponseMemory {
@@ -174,11 +192,14 @@ impl ResponseMemory {
         self.bytes
     }
 
-    /// Keeps only what the response really has.
-    pub(crate) fn shrink_to(&mut self, bytes: usize) {
+    /// Holds from now on what the response really has, be it less than was granted or more.
+    pub(crate) fn settle(&mut self, bytes: usize) {
         let surplus = self.bytes.saturating_sub(bytes);
-        self.bytes -= surplus;
+        let overdraft = bytes.saturating_sub(self.bytes);
+        self.bytes = bytes;
+        self.budget.available.set(self.budget.available.get() - signed(overdraft));
         self.budget.give_back(surplus);
+        self.place = None;
     }
 }
 
@@ -223,10 +244,37 @@ mod tests {
         assert_eq!(first.bytes(), (1 << 20) / LARGEST_SHARE);
         let Poll::Ready(mut second) = poll_once(budget.grant(100)) else { panic!("granted at once") };
         assert_eq!(second.bytes(), 100);
-        second.shrink_to(10);
+        second.settle(10);
         assert_eq!(second.bytes(), 10);
         drop((first, second));
         assert_eq!(budget.available.get(), 1 << 20);
+    }
+
+    /// Ten thousand fetches of one byte once took one byte each of the budget, and a batch each of the memory.
+    #[test]
+    fn response_above_its_grant_is_counted_and_holds_up_the_next() {
+        let budget = ResponseBudget::new(1 << 20);
+        let Poll::Ready(mut first) = poll_once(budget.grant(1)) else { panic!("granted at once") };
+        first.settle(2 << 20);
+        let mut second = pin!(budget.grant(1));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(second.as_mut().poll(&mut cx).is_pending(), "overdrawn");
+        drop(first);
+        assert!(second.as_mut().poll(&mut cx).is_ready());
+    }
+
+    #[test]
+    fn few_that_may_get_more_than_they_want_are_at_work_at_once() {
+        let budget = ResponseBudget::new(100 << 20);
+        let small = |_| match poll_once(budget.grant(1)) {
+            Poll::Ready(memory) => memory,
+            Poll::Pending => panic!("granted at once"),
+        };
+        let mut granted: Vec<ResponseMemory> = (0..SMALL_GRANTS).map(small).collect();
+        assert!(poll_once(budget.grant(1)).is_pending());
+        assert!(poll_once(budget.grant(USUAL_BATCH_BYTES)).is_ready(), "is not held up by them");
+        granted[0].settle(1 << 20);
+        assert!(poll_once(budget.grant(1)).is_ready());
     }
 
     #[test]

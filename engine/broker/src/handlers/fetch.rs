@@ -249,7 +249,7 @@ async fn read_all(shard: &Rc<Shard>, asked: &[Asked], params: &Params) -> Answer
             partitions[place] = (data, visible_end);
         }
     }
-    memory.shrink_to(size_bytes);
+    memory.settle(size_bytes);
     Answers { partitions, size_bytes, granted_bytes, is_cut, memory }
 }
 
