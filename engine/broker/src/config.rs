@@ -132,6 +132,8 @@ pub struct FetchConfig {
     pub response_memory_bytes: usize,
     /// `max.incremental.fetch.session.cache.slots`, this shard's share.
     pub session_slots: usize,
+    /// `max.incremental.fetch.session.cache.partitions`, this shard's share.
+    pub session_partitions: usize,
     /// `min.incremental.fetch.session.eviction.ms`.
     pub session_eviction: Duration,
     /// `fetch.session.max.partitions`.
@@ -250,6 +252,7 @@ fn fetch_config(read: &Reader<'_>, num_shards: usize) -> FetchConfig {
         max_bytes: read.size("fetch.max.bytes"),
         response_memory_bytes: read.size("queued.max.response.bytes") / num_shards,
         session_slots: read.size("max.incremental.fetch.session.cache.slots").div_ceil(num_shards),
+        session_partitions: read.size("max.incremental.fetch.session.cache.partitions").div_ceil(num_shards),
         session_eviction: read.millis("min.incremental.fetch.session.eviction.ms"),
         session_max_partitions: read.size("fetch.session.max.partitions"),
     }

@@ -12,10 +12,10 @@
 //! for on another shard is not found there, upon which the client begins anew. Either a session is remembered whole, or
 //! the client is told session 0, which is none.
 //!
-//! Bounded: sessions by `max.incremental.fetch.session.cache.slots`, partitions of each by
-//! `fetch.session.max.partitions`. When there is no free slot, Kafka's rules decide who makes room: a session that was
-//! idle for `min.incremental.fetch.session.eviction.ms`, else one that is that old and has fewer partitions than the new
-//! one.
+//! Bounded: sessions by `max.incremental.fetch.session.cache.slots`, partitions of all of them by
+//! `max.incremental.fetch.session.cache.partitions`, and of each by `fetch.session.max.partitions`. When there is no free
+//! slot or no room for its partitions, Kafka's rules decide who makes room: a session that was idle for
+//! `min.incremental.fetch.session.eviction.ms`, else one that is that old and has fewer partitions than the new one.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -41,6 +41,19 @@ pub(crate) enum TopicKey {
 pub(crate) struct PartitionKey {
     pub(crate) topic: TopicKey,
     pub(crate) partition: i32,
+}
+
+/// No topic's name is longer.
+const LONGEST_NAME_BYTES: usize = 249;
+
+impl PartitionKey {
+    /// As how many partitions it counts: unknown topics are remembered too, and their names may be of any length.
+    fn weight(&self) -> usize {
+        match &self.topic {
+            TopicKey::Name(name) => 1 + name.len() / (LONGEST_NAME_BYTES + 1),
+            TopicKey::Id(_) => 1,
+        }
+    }
 }
 
 /// What a fetch asks of one partition.
@@ -104,6 +117,8 @@ struct Session {
     order: BTreeMap<u64, CachedPartition>,
     places: BTreeMap<PartitionKey, u64>,
     next_place: u64,
+    /// Of all partitions.
+    weight: usize,
 }
 
 impl Session {
@@ -116,6 +131,7 @@ impl Session {
             order: BTreeMap::new(),
             places: BTreeMap::new(),
             next_place: 0,
+            weight: 0,
         }
     }
 
@@ -126,7 +142,10 @@ impl Session {
     fn set(&mut self, key: PartitionKey, fetch: PartitionFetch) {
         match self.places.get(&key).and_then(|place| self.order.get_mut(place)) {
             Some(cached) => cached.fetch = fetch,
-            None => self.push(CachedPartition { key, fetch, told: None }),
+            None => {
+                self.weight += key.weight();
+                self.push(CachedPartition { key, fetch, told: None });
+            }
         }
     }
 
@@ -139,6 +158,7 @@ impl Session {
     fn remove(&mut self, key: &PartitionKey) {
         if let Some(place) = self.places.remove(key) {
             self.order.remove(&place);
+            self.weight -= key.weight();
         }
     }
 
@@ -169,9 +189,12 @@ pub(crate) struct FetchSessions {
     slots: usize,
     eviction: Duration,
     max_partitions: usize,
+    max_weight: usize,
     shard: i32,
     shards: i32,
     sessions: BTreeMap<i32, Session>,
+    /// Of all sessions.
+    weight: usize,
     evicted: u64,
 }
 
@@ -206,9 +229,11 @@ impl FetchSessions {
             slots: config.session_slots,
             eviction: config.session_eviction,
             max_partitions: config.session_max_partitions,
+            max_weight: config.session_partitions,
             shard: i32::try_from(shard).unwrap_or(0),
             shards: i32::try_from(shards).unwrap_or(1).max(1),
             sessions: BTreeMap::new(),
+            weight: 0,
             evicted: 0,
         }
     }
@@ -232,7 +257,7 @@ impl FetchSessions {
         now: MonoTime,
     ) -> Result<(FetchContext, FetchList), ErrorCode> {
         if request.epoch == FINAL_EPOCH || request.epoch == INITIAL_EPOCH {
-            self.sessions.remove(&request.id);
+            self.end(request.id);
             let context =
                 if request.epoch == FINAL_EPOCH { FetchContext::Sessionless } else { FetchContext::Full };
             return Ok((context, list));
@@ -244,17 +269,19 @@ impl FetchSessions {
         if session.uses_topic_ids != request.uses_topic_ids {
             return Err(ErrorCode::FETCH_SESSION_TOPIC_ID_ERROR);
         }
+        let before = session.weight;
         for (key, fetch) in list {
             session.set(key, fetch);
         }
         forgotten.iter().for_each(|key| session.remove(key));
-        if session.len() > self.max_partitions {
-            self.sessions.remove(&request.id);
+        self.weight = self.weight - before + session.weight;
+        if session.len() > self.max_partitions || self.weight > self.max_weight {
+            self.end(request.id);
             return Err(ErrorCode::FETCH_SESSION_ID_NOT_FOUND);
         }
         let list = session.list();
         if list.is_empty() {
-            self.sessions.remove(&request.id);
+            self.end(request.id);
             return Ok((FetchContext::Sessionless, list));
         }
         session.epoch = next_epoch(session.epoch);
@@ -281,7 +308,8 @@ impl FetchSessions {
             },
             FetchContext::Full => {
                 let is_worth_it = !read.is_empty() && read.len() <= self.max_partitions;
-                if !is_worth_it || !self.make_room(read.len(), now) {
+                let weight = read.iter().map(|(key, ..)| key.weight()).sum();
+                if !is_worth_it || !self.make_room(read.len(), weight, now) {
                     return (0, all());
                 }
                 let mut session = Session::new(request.uses_topic_ids, now);
@@ -290,6 +318,7 @@ impl FetchSessions {
                     session.tell(key, data);
                 }
                 let id = self.new_id(random);
+                self.weight += session.weight;
                 self.sessions.insert(id, session);
                 (id, all())
             }
@@ -307,10 +336,27 @@ impl FetchSessions {
         }
     }
 
-    fn make_room(&mut self, partitions: usize, now: MonoTime) -> bool {
-        if self.sessions.len() < self.slots {
-            return true;
+    fn end(&mut self, id: i32) {
+        if let Some(session) = self.sessions.remove(&id) {
+            self.weight -= session.weight;
         }
+    }
+
+    /// Ends sessions until there is room for one of so many `partitions` with this `weight`; whether there is.
+    fn make_room(&mut self, partitions: usize, weight: usize, now: MonoTime) -> bool {
+        if weight > self.max_weight {
+            return false;
+        }
+        while self.sessions.len() >= self.slots || self.weight + weight > self.max_weight {
+            if !self.evict(partitions, now) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Ends the session that has to make room for one of so many `partitions`, if there is one.
+    fn evict(&mut self, partitions: usize, now: MonoTime) -> bool {
         let idle = |session: &Session| now - session.last_used;
         let stalest = self.sessions.iter().max_by_key(|(_, session)| idle(session));
         let evicted = match stalest {
@@ -326,7 +372,7 @@ impl FetchSessions {
             }
         };
         let Some(id) = evicted else { return false };
-        self.sessions.remove(&id);
+        self.end(id);
         self.evicted += 1;
         true
     }

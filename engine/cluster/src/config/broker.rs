@@ -232,6 +232,14 @@ pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
          answered. Not in Kafka, which works on one.",
     ),
     fixed(
+        "max.incremental.fetch.session.cache.partitions",
+        Int,
+        Some("500000"),
+        AtLeast(0),
+        "The most partitions that all incremental fetch sessions together remember, each in some 250 bytes; without room \
+         a client is served without a session. A name longer than any topic's counts for several. Not in Kafka.",
+    ),
+    fixed(
         "max.incremental.fetch.session.cache.slots",
         Int,
         Some("1000"),

@@ -6,6 +6,7 @@ fn sessions(slots: usize) -> FetchSessions {
         max_bytes: 1 << 20,
         response_memory_bytes: 1 << 20,
         session_slots: slots,
+        session_partitions: 15,
         session_eviction: Duration::from_secs(120),
         session_max_partitions: 10,
     };
@@ -166,6 +167,33 @@ fn session_is_never_half_remembered() {
         Err(ErrorCode::FETCH_SESSION_ID_NOT_FOUND)
     );
     assert_eq!(sessions.counts().0, 0);
+}
+
+/// A thousand sessions of a hundred thousand partitions each once were within every bound.
+#[test]
+fn partitions_of_all_sessions_together_are_bounded() {
+    let mut sessions = sessions(10);
+    let nine: Vec<i32> = (0..9).collect();
+    let first = begin_session(&mut sessions, &nine, 0);
+    assert_eq!(begin_session(&mut sessions, &nine, 0), 0, "no room for nine more");
+    let second = begin_session(&mut sessions, &nine[..6], 0);
+    assert!(second > 0);
+    assert_eq!(
+        sessions.begin(request(second, 1), list(&[99]), &[], at(1)).map(drop),
+        Err(ErrorCode::FETCH_SESSION_ID_NOT_FOUND),
+        "nor may it grow"
+    );
+    assert!(begin_session(&mut sessions, &nine[..6], 1) > 0, "what it had is free again");
+    sessions.begin(request(first, 1), vec![], &[key(0), key(1)], at(1)).expect("known");
+    assert!(begin_session(&mut sessions, &nine[..2], 1) > 0, "and what was forgotten");
+    assert!(begin_session(&mut sessions, &nine, 200) > 0, "the idle ones go");
+}
+
+#[test]
+fn names_longer_than_any_topics_count_for_more() {
+    let weight = |name: &str| PartitionKey { topic: TopicKey::Name(name.into()), partition: 0 }.weight();
+    assert_eq!(weight(&"t".repeat(LONGEST_NAME_BYTES)), 1);
+    assert!(weight(&"t".repeat(32_000)) > 100);
 }
 
 #[test]
