@@ -21,11 +21,12 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use highwater_io::Task;
 use highwater_io::net::TcpStream;
 use highwater_io::sync::{Permit, Semaphore, Watch};
+use highwater_io::{Task, TimedOut};
 use highwater_protocol::{ApiKey, DecodeError, Request, decode_request};
 
 use crate::frame::{Frame, FrameError, FrameReader};
@@ -38,6 +39,9 @@ use highwater_io::race::{Either, first};
 
 /// A send takes at most this many bytes, so that its time limit is about progress, not about size.
 const SEND_BYTES: usize = 1 << 20;
+
+/// While others wait for the memory of replies, a client may take this long for a part.
+const SLOW_READER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Replies that are ready leave together up to this size.
 const GATHER_BYTES: usize = 64 << 10;
@@ -179,7 +183,7 @@ async fn read_requests(shard: &Rc<Shard>, connection: &Connection) -> End {
             Ok(request) => {
                 let admitted = async {
                     memory.grow(handlers::state_bytes(shard, &request)).await;
-                    whole_turn(shard, connection, &request, turn).await
+                    whole_turn(connection, &request, turn).await
                 };
                 let turn = match or_stop(shard, connection, admitted).await {
                     Ok(turn) => turn,
@@ -230,21 +234,12 @@ async fn read_frame(
     Ok((frame, turn))
 }
 
-/// What `request` needs before it is begun: of the in-flight permits one for a produce, all for every other; and a place
-/// in the lane of administrators if it is one of theirs.
-async fn whole_turn(
-    shard: &Shard,
-    connection: &Connection,
-    request: &Request,
-    mut turn: Vec<Permit>,
-) -> Vec<Permit> {
+/// What `request` needs before it is begun: of the in-flight permits one for a produce, all for every other.
+async fn whole_turn(connection: &Connection, request: &Request, mut turn: Vec<Permit>) -> Vec<Permit> {
     let api = request.header.api_key;
     let others = connection.in_flight.limit() - 1;
     if api != ApiKey::Produce && others > 0 {
         turn.push(connection.in_flight.acquire(others).await);
-    }
-    if handlers::is_admin(api) {
-        turn.push(shard.admin_lane.acquire(1).await);
     }
     turn
 }
@@ -295,7 +290,9 @@ async fn write_replies(shard: Rc<Shard>, connection: Rc<Connection>) {
         }
         let closes = batch.closes;
         shard.counters().response_bytes.add(batch.size_bytes as u64);
-        let sent = send(&shard, &connection.stream, std::mem::take(&mut batch.pieces)).await;
+        let holds_memory = batch.held.iter().any(|(.., held)| held.memory.is_some());
+        let pieces = std::mem::take(&mut batch.pieces);
+        let sent = send(&shard, &connection.stream, pieces, holds_memory).await;
         if closes || !sent {
             connection.queue.break_off(&shard);
             connection.stream.shutdown();
@@ -332,11 +329,22 @@ impl Batch {
     }
 }
 
-/// Sends all pieces, as long as the peer takes some of them within each time limit.
-async fn send(shard: &Shard, stream: &TcpStream, pieces: Vec<Bytes>) -> bool {
+/// Sends all pieces, as long as the peer takes some of them within each time limit. Who takes his time is cut off while
+/// others wait for the memory that his reply holds.
+async fn send(shard: &Shard, stream: &TcpStream, pieces: Vec<Bytes>, holds_memory: bool) -> bool {
     let limit = shard.broker.config.network.response_write_timeout;
     for part in parts(pieces) {
-        match shard.io.timeout(limit, stream.send(part)).await {
+        let short = async {
+            if !holds_memory {
+                std::future::pending::<()>().await;
+            }
+            shard.response_budget.is_short_for(&shard.io, SLOW_READER_PATIENCE).await;
+        };
+        let sent = match first(shard.io.timeout(limit, stream.send(part)), short).await {
+            Either::Left(sent) => sent,
+            Either::Right(()) => Err(TimedOut),
+        };
+        match sent {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::trace!(peer = %stream.peer_addr(), %error, "reply not sent");

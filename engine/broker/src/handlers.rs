@@ -29,15 +29,15 @@ use highwater_model::{PartitionIndex, TopicPartition};
 use highwater_protocol::codec::{Encodable, StrBytes};
 use highwater_protocol::{ApiKey, ErrorCode, Request, RequestBody, RequestHeader, encode_response};
 
+use crate::memory::USUAL_BATCH_BYTES;
 use crate::reply::{Outcome, Reply};
 use crate::shard::Shard;
 
-/// Administrative requests that a shard works on at once, each until its reply is sent: their replies can be a thousand
-/// times as large as they are.
+/// Administrative requests that a shard works on at once: their replies can be a thousand times as large as they are.
 pub(crate) const ADMIN_AT_ONCE: usize = 8;
 
 /// Whether a request is one of an administrator's, that waits for others of the kind.
-pub(crate) fn is_admin(api: ApiKey) -> bool {
+fn is_admin(api: ApiKey) -> bool {
     match api {
         ApiKey::Produce
         | ApiKey::Fetch
@@ -69,6 +69,28 @@ pub(crate) fn state_bytes(shard: &Shard, request: &Request) -> usize {
 /// Begins with a request: when this returns, its work has been sent to the shards in the order of requests, and the
 /// task gives the outcome.
 pub(crate) async fn begin(shard: &Rc<Shard>, request: Request) -> Task<Outcome> {
+    if is_admin(request.header.api_key) {
+        let shard = Rc::clone(shard);
+        let io = shard.io.clone();
+        return io.spawn(async move { administer(&shard, request).await });
+    }
+    dispatch(shard, request).await
+}
+
+/// An administrator's request: waits for its place in the lane and until there is memory for replies, and holds what its
+/// reply takes of that until it is sent. The lane is free again before: a client that reads slowly holds up nobody.
+async fn administer(shard: &Rc<Shard>, request: Request) -> Outcome {
+    let _lane = shard.admin_lane.acquire(1).await;
+    let mut memory = shard.response_budget.grant(USUAL_BATCH_BYTES).await;
+    let mut outcome = dispatch(shard, request).await.await;
+    if let Outcome::Reply(reply) = &mut outcome {
+        memory.settle(reply.size_bytes());
+        reply.held.memory = Some(memory);
+    }
+    outcome
+}
+
+async fn dispatch(shard: &Rc<Shard>, request: Request) -> Task<Outcome> {
     let Request { header, body } = request;
     tracing::trace!(%header, "request");
     let shard = Rc::clone(shard);
@@ -103,7 +125,7 @@ pub(crate) async fn begin(shard: &Rc<Shard>, request: Request) -> Task<Outcome> 
             io.spawn(async move { epochs::handle(&shard, &header, body).await })
         }
         RequestBody::DescribeConfigs(body) => {
-            io.spawn(async move { configs::describe(&shard, &header, body) })
+            io.spawn(async move { configs::describe(&shard, &header, body).await })
         }
         RequestBody::IncrementalAlterConfigs(body) => {
             io.spawn(async move { configs::alter(&shard, &header, body).await })

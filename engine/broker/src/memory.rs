@@ -30,8 +30,7 @@ pub(crate) const SHORT_MEMORY_PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) struct RequestBudget {
     units: Semaphore,
     last_resort: Semaphore,
-    /// Frames that wait for memory.
-    waiting: Rc<Watch<usize>>,
+    shortage: Shortage,
 }
 
 impl RequestBudget {
@@ -39,20 +38,14 @@ impl RequestBudget {
         RequestBudget {
             units: Semaphore::new(limit_bytes),
             last_resort: Semaphore::new(1),
-            waiting: Rc::new(Watch::new(0)),
+            shortage: Shortage::default(),
         }
     }
 
     /// Resolves when somebody waits for memory, and still does after `patience`: who holds some and makes no use of it
     /// should give way.
     pub(crate) async fn is_short_for(&self, io: &Io, patience: Duration) {
-        loop {
-            self.waiting.wait_for(|&waiting| (waiting > 0).then_some(())).await;
-            let relieved = self.waiting.wait_for(|&waiting| (waiting == 0).then_some(()));
-            if io.timeout(patience, relieved).await.is_err() {
-                return;
-            }
-        }
+        self.shortage.lasts(io, patience).await;
     }
 
     /// A holding of nothing, for a new frame.
@@ -84,7 +77,7 @@ impl RequestMemory {
             self.permits.push(permit);
             return;
         }
-        let _waiting = Waiting::begin(&self.budget.waiting);
+        let _waiting = self.budget.shortage.begin();
         let mut units = pin!(self.budget.units.acquire(bytes));
         let mut last_resort = pin!(self.budget.last_resort.acquire(1));
         let either = poll_fn(|cx| {
@@ -100,15 +93,36 @@ impl RequestMemory {
     }
 }
 
-/// Somebody waits for memory, until it is dropped.
-struct Waiting(Rc<Watch<usize>>);
+/// How many wait for memory of one budget.
+#[derive(Debug, Clone)]
+struct Shortage(Rc<Watch<usize>>);
 
-impl Waiting {
-    fn begin(count: &Rc<Watch<usize>>) -> Self {
-        count.update(|count| *count += 1);
-        Waiting(Rc::clone(count))
+impl Default for Shortage {
+    fn default() -> Self {
+        Shortage(Rc::new(Watch::new(0)))
     }
 }
+
+impl Shortage {
+    fn begin(&self) -> Waiting {
+        self.0.update(|count| *count += 1);
+        Waiting(Rc::clone(&self.0))
+    }
+
+    /// Resolves when there was always somebody who waits for as long as `patience`.
+    async fn lasts(&self, io: &Io, patience: Duration) {
+        loop {
+            self.0.wait_for(|&waiting| (waiting > 0).then_some(())).await;
+            let relieved = self.0.wait_for(|&waiting| (waiting == 0).then_some(()));
+            if io.timeout(patience, relieved).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Somebody waits for memory, until it is dropped.
+struct Waiting(Rc<Watch<usize>>);
 
 impl Drop for Waiting {
     fn drop(&mut self) {
@@ -120,7 +134,7 @@ impl Drop for Waiting {
 const MIN_GRANT_BYTES: usize = 64 << 10;
 
 /// Who wants less than this may well get more: a usual largest batch (Kafka's default of `message.max.bytes`, and more).
-const USUAL_BATCH_BYTES: usize = 2 << 20;
+pub(crate) const USUAL_BATCH_BYTES: usize = 2 << 20;
 
 /// So many who want less than a usual batch are granted that at once; each keeps its place until it is settled.
 const SMALL_GRANTS: usize = 8;
@@ -136,6 +150,7 @@ pub(crate) struct ResponseBudget {
     given_back: Watch<u64>,
     turn: Semaphore,
     small_grants: Semaphore,
+    shortage: Shortage,
 }
 
 impl ResponseBudget {
@@ -146,23 +161,38 @@ impl ResponseBudget {
             given_back: Watch::new(0),
             turn: Semaphore::new(1),
             small_grants: Semaphore::new(SMALL_GRANTS),
+            shortage: Shortage::default(),
         })
+    }
+
+    /// Resolves when somebody waits for memory, and still does after `patience`.
+    pub(crate) async fn is_short_for(&self, io: &Io, patience: Duration) {
+        self.shortage.lasts(io, patience).await;
     }
 
     /// Grants `wanted` bytes or fewer, and waits if next to nothing is left. To be settled as soon as it is known what the
     /// response has.
     pub(crate) async fn grant(self: &Rc<Self>, wanted: usize) -> ResponseMemory {
         let place = if wanted < USUAL_BATCH_BYTES { Some(self.small_grants.acquire(1).await) } else { None };
-        let _turn = self.turn.acquire(1).await;
-        let bytes = self
-            .given_back
-            .wait_for(|_| {
-                let share = usize::try_from(self.available.get()).unwrap_or(0) / LARGEST_SHARE;
-                (share >= MIN_GRANT_BYTES).then(|| wanted.min(share))
-            })
-            .await;
+        let mut share = pin!(self.share(wanted));
+        let bytes = match poll_fn(|cx| Poll::Ready(share.as_mut().poll(cx))).await {
+            Poll::Ready(bytes) => bytes,
+            Poll::Pending => {
+                let _waiting = self.shortage.begin();
+                share.await
+            }
+        };
         self.available.set(self.available.get() - signed(bytes));
         ResponseMemory { budget: Rc::clone(self), bytes, place }
+    }
+
+    async fn share(&self, wanted: usize) -> usize {
+        let _turn = self.turn.acquire(1).await;
+        let share = |_: &u64| {
+            let share = usize::try_from(self.available.get()).unwrap_or(0) / LARGEST_SHARE;
+            (share >= MIN_GRANT_BYTES).then(|| wanted.min(share))
+        };
+        self.given_back.wait_for(share).await
     }
 
     fn give_back(&self, bytes: usize) {

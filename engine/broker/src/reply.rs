@@ -26,15 +26,19 @@ pub(crate) struct Reply {
 
 /// What a response holds until it is sent; dropping it gives it back.
 #[derive(Debug, Default)]
-#[expect(dead_code, reason = "held, not looked at")]
 pub(crate) struct Held {
     /// What the response takes of the budget.
     pub(crate) memory: Option<ResponseMemory>,
     /// What its records keep from being used again of the log's memory.
+    #[expect(dead_code, reason = "held, not looked at")]
     pub(crate) pinned: Option<Pinned>,
 }
 
 impl Reply {
+    pub(crate) fn size_bytes(&self) -> usize {
+        self.pieces.iter().map(Bytes::len).sum()
+    }
+
     /// A response in one piece.
     pub(crate) fn of(frame: Bytes) -> Self {
         Reply { pieces: vec![frame], held: Held::default() }

@@ -1,6 +1,7 @@
 //! DescribeConfigs and IncrementalAlterConfigs.
 
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use highwater_cluster::MetadataError;
@@ -25,6 +26,7 @@ use highwater_protocol::{ErrorCode, RequestHeader};
 
 use super::{message, reply};
 use crate::errors;
+use crate::pace::Pace;
 use crate::reply::Outcome;
 use crate::shard::{CONTROLLER_SHARD, Shard};
 
@@ -33,6 +35,10 @@ const RESOURCE_BROKER: i8 = 4;
 
 /// Most resources that one request may describe: what is told of each is much more than what is asked.
 const MAX_RESOURCES: usize = 10_000;
+
+/// About the most bytes of settings in one reply, and the last resource may go beyond: the settings of ten thousand topics
+/// without their documentation.
+const MAX_DESCRIBED_BYTES: usize = 32 << 20;
 
 /// An error code and the text that goes with it.
 type Refusal = (ErrorCode, StrBytes);
@@ -74,31 +80,69 @@ fn resource(shard: &Shard, kind: i8, name: &str) -> Result<ConfigResource, Refus
     }
 }
 
-pub(super) fn describe(shard: &Shard, header: &RequestHeader, request: DescribeConfigsRequest) -> Outcome {
-    let is_excessive = request.resources.len() > MAX_RESOURCES;
+pub(super) async fn describe(
+    shard: &Shard,
+    header: &RequestHeader,
+    request: DescribeConfigsRequest,
+) -> Outcome {
     let options = Options {
         synonyms: request.include_synonyms,
         documentation: request.include_documentation && header.api_version >= 3,
     };
-    let result = |asked: DescribeConfigsResource| {
+    let resources = distinct(request.resources);
+    let is_excessive = resources.len() > MAX_RESOURCES;
+    let mut left_bytes = MAX_DESCRIBED_BYTES;
+    let mut pace = Pace::new(&shard.io);
+    let mut results = Vec::with_capacity(resources.len());
+    for asked in resources {
+        pace.step().await;
         let answer = DescribeConfigsResult::default()
             .with_resource_type(asked.resource_type)
             .with_resource_name(asked.resource_name.clone());
-        let described = if is_excessive {
-            Err(refuse(
-                ErrorCode::INVALID_REQUEST,
-                format!("More than {MAX_RESOURCES} resources are described."),
-            ))
+        let described = if is_excessive || left_bytes == 0 {
+            Err(refuse(ErrorCode::INVALID_REQUEST, "Too much is described at once; ask for fewer resources."))
         } else {
             describe_resource(shard, &asked, options)
         };
-        match described {
-            Ok(configs) => answer.with_configs(configs).with_error_message(None),
+        results.push(match described {
+            Ok(configs) => {
+                left_bytes = left_bytes.saturating_sub(configs.iter().map(size_bytes).sum());
+                answer.with_configs(configs).with_error_message(None)
+            }
             Err((error, text)) => answer.with_error_code(error.0).with_error_message(Some(text)),
-        }
-    };
-    let results = request.resources.into_iter().map(result).collect();
+        });
+    }
     reply(header, &DescribeConfigsResponse::default().with_results(results))
+}
+
+/// Each resource once, with the keys that were asked of it last: every admin client gives answers by resource.
+fn distinct(resources: Vec<DescribeConfigsResource>) -> Vec<DescribeConfigsResource> {
+    let mut places = BTreeMap::new();
+    let mut distinct: Vec<DescribeConfigsResource> = Vec::new();
+    for resource in resources {
+        let key = (resource.resource_type, resource.resource_name.clone());
+        match places.entry(key) {
+            Entry::Occupied(place) => distinct[*place.get()] = resource,
+            Entry::Vacant(place) => {
+                place.insert(distinct.len());
+                distinct.push(resource);
+            }
+        }
+    }
+    distinct
+}
+
+/// About as many bytes as a described setting has in the reply.
+fn size_bytes(config: &DescribeConfigsResourceResult) -> usize {
+    const FIXED_BYTES: usize = 16;
+    let text = |text: &Option<StrBytes>| text.as_ref().map_or(0, |text| text.len());
+    let synonyms =
+        config.synonyms.iter().map(|synonym| FIXED_BYTES + synonym.name.len() + text(&synonym.value));
+    FIXED_BYTES
+        + config.name.len()
+        + text(&config.value)
+        + text(&config.documentation)
+        + synonyms.sum::<usize>()
 }
 
 /// What is told besides the values.

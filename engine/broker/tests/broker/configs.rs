@@ -65,6 +65,55 @@ fn settings_are_described_in_every_version() {
     }
 }
 
+fn broker_named(name: &str) -> DescribeConfigsResource {
+    DescribeConfigsResource::default()
+        .with_resource_type(BROKER)
+        .with_resource_name(name.to_owned().into())
+        .with_configuration_keys(None)
+}
+
+#[test]
+fn resource_that_is_asked_for_again_and_again_is_described_once() {
+    let broker = TestBroker::start(&[]);
+    let resources = vec![broker_named("1"); 20_000];
+    let request = DescribeConfigsRequest::default().with_resources(resources);
+    let results = broker.connect().call(4, &request).results;
+    assert_eq!(results.len(), 1);
+    assert!(results[0].configs.len() > 10);
+}
+
+/// A number can be written in many ways.
+#[test]
+fn no_reply_describes_more_than_some_megabytes() {
+    let broker = TestBroker::start(&[]);
+    let names = (0..8_000).map(|zeros| format!("{}1", "0".repeat(zeros)));
+    let resources = names.map(|name| broker_named(&name)).collect();
+    let request = DescribeConfigsRequest::default()
+        .with_resources(resources)
+        .with_include_synonyms(true)
+        .with_include_documentation(true);
+    let mut client = broker.connect();
+    client.send(4, &request);
+    let reply = client.receive_frame().expect("an answer");
+    assert!(reply.len() < 100 << 20, "{} bytes", reply.len());
+}
+
+/// Each held its place among administrators until its reply was sent, which could take hours.
+#[test]
+fn administrators_who_do_not_read_hold_up_no_others() {
+    let broker = TestBroker::start(&[]);
+    let names = (0..1_000).map(|zeros| format!("{}1", "0".repeat(zeros)));
+    let resources = names.map(|name| broker_named(&name)).collect();
+    let request =
+        DescribeConfigsRequest::default().with_resources(resources).with_include_documentation(true);
+    let mut deaf: Vec<_> = (0..40).map(|_| broker.connect()).collect();
+    for client in &mut deaf {
+        client.send(4, &request);
+    }
+    broker.create_topic("t", 1, &[]);
+    drop(deaf);
+}
+
 #[test]
 fn unknown_resources_are_refused() {
     let broker = TestBroker::start(&[]);
