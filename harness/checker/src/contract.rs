@@ -305,6 +305,11 @@ const fn destroys(kind: FaultKind) -> Destroys {
     }
 }
 
+/// Whether a fault takes what was flushed: after that a broker cannot be blamed for not starting.
+pub(crate) const fn gives_up_medium(kind: FaultKind) -> bool {
+    matches!(destroys(kind), Destroys::Medium)
+}
+
 /// The replicas when the fault strikes.
 struct Replicas {
     in_sync: u32,

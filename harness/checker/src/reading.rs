@@ -119,6 +119,15 @@ fn admit(
     }
 }
 
+/// Offsets that a broker does not give to anybody who asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unreadable {
+    pub(crate) from: i64,
+    /// Exclusive.
+    pub(crate) to: i64,
+    pub(crate) why: String,
+}
+
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PartitionReading {
     /// Log start and log end, once they were stated.
@@ -127,7 +136,22 @@ pub(crate) struct PartitionReading {
     pub(crate) strangers: Strangers,
     /// Pairs of offsets (before, after) that did not rise.
     pub(crate) backwards: Vec<(i64, i64)>,
+    /// What the broker refused.
+    pub(crate) unreadable: Vec<Unreadable>,
     last_offset: Option<i64>,
+}
+
+impl PartitionReading {
+    /// Whether it was looked at from end to end: a refusal is an answer.
+    pub(crate) fn is_read(&self) -> bool {
+        self.bounds.is_some() || !self.unreadable.is_empty()
+    }
+
+    /// Why an offset could not be read, if so.
+    pub(crate) fn refusal(&self, offset: i64) -> Option<&str> {
+        let holds = |range: &&Unreadable| (range.from..range.to).contains(&offset);
+        self.unreadable.iter().find(holds).map(|range| range.why.as_str())
+    }
 }
 
 /// One final read: a fresh consumer over every partition from log start to log end.
@@ -137,6 +161,8 @@ pub struct Reading {
     pub(crate) partitions: Vec<PartitionReading>,
     pub(crate) run: RunId,
     pub(crate) layout: Layout,
+    /// Why nobody answered at all, if so.
+    pub(crate) unserved: Option<String>,
 }
 
 impl Reading {
@@ -144,11 +170,29 @@ impl Reading {
     #[must_use]
     pub fn new(reader: Reader, run: RunId, layout: &Layout) -> Self {
         let partitions = layout.partitions().map(|_| PartitionReading::default()).collect();
-        Self { reader, partitions, run, layout: layout.clone() }
+        Self { reader, partitions, run, layout: layout.clone(), unserved: None }
+    }
+
+    /// The reading of a broker that does not serve: nothing was found, since nobody answered.
+    #[must_use]
+    pub fn unserved(reader: Reader, run: RunId, layout: &Layout, why: &str) -> Self {
+        let mut reading = Self { unserved: Some(why.to_owned()), ..Self::new(reader, run, layout) };
+        layout.partitions().for_each(|partition| reading.refused(partition, why.to_owned()));
+        reading
+    }
+
+    /// A range (its end exclusive) that the broker claims to hold and refused to give, for good.
+    pub fn unreadable(&mut self, partition: PartitionIndex, from: Offset, to: Offset, why: String) {
+        self.partitions[partition.get()].unreadable.push(Unreadable { from: from.0, to: to.0, why });
+    }
+
+    /// A partition of which the broker does not even say where its log begins and ends.
+    pub fn refused(&mut self, partition: PartitionIndex, why: String) {
+        self.unreadable(partition, Offset(i64::MIN), Offset(i64::MAX), why);
     }
 
     /// States the log start and the log end (exclusive) between which the partition was read
-    /// completely. A partition whose bounds are not stated counts as not read.
+    /// completely, save what [`Self::unreadable`] says. A partition of which neither is stated counts as not read.
     pub fn bounds(&mut self, partition: PartitionIndex, log_start: Offset, log_end: Offset) {
         self.partitions[partition.get()].bounds = Some((log_start.0, log_end.0));
     }

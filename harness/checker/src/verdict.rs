@@ -9,12 +9,16 @@ use std::fmt;
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Anomaly {
+    /// The broker did not serve again after what was done to it.
+    Unrecovered,
     /// Acknowledged, not found, and nothing above it that is older than the fault was found.
     LostTail,
     /// Acknowledged, not found, although later records of its partition survived.
     LostHole,
     /// A lost tail that is longer than the contract's window.
     LostBeyondWindow,
+    /// Acknowledged, and where its offset is the broker answers with an error, or with nothing.
+    Unreadable,
     /// A topic whose creation was acknowledged is gone, or a topic is there in part.
     LostTopic,
     /// Retention took more than it may: what is left of a partition is smaller than `retention.bytes`.
@@ -56,10 +60,12 @@ pub enum Anomaly {
 
 impl Anomaly {
     /// All of them, in order of gravity.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
+        Self::Unrecovered,
         Self::LostTail,
         Self::LostHole,
         Self::LostBeyondWindow,
+        Self::Unreadable,
         Self::LostTopic,
         Self::DeletedEarly,
         Self::ReadThenLost,
@@ -84,9 +90,11 @@ impl Anomaly {
     #[must_use]
     pub const fn words(self) -> &'static str {
         match self {
+            Self::Unrecovered => "did not come back",
             Self::LostTail => "lost (tail)",
             Self::LostHole => "lost (hole)",
             Self::LostBeyondWindow => "lost beyond the window",
+            Self::Unreadable => "unreadable",
             Self::LostTopic => "lost topic",
             Self::DeletedEarly => "deleted early",
             Self::ReadThenLost => "read then lost",
@@ -209,8 +217,13 @@ pub struct Losses {
     /// Acknowledged and not lost: below the log start, taken by the retention that the topic is set to.
     #[serde(default)]
     pub expired: u64,
+    /// Acknowledged, not proven lost, and of no use to anybody: the broker refuses the range that they are in, or does
+    /// not serve at all.
+    #[serde(default)]
+    pub unreadable: u64,
     /// The instant of the fault minus the earliest ack among the lost; where records were lost that
-    /// were acknowledged during the fault, the span from the earliest to the latest of them all.
+    /// were acknowledged during the fault, the span from the earliest to the latest of them all. What cannot be
+    /// read counts as lost here.
     pub window: Option<Nanos>,
     /// With acks=0: sent before the fault, and absent.
     pub sent_absent: u64,

@@ -435,3 +435,85 @@ fn polled_record_that_ends_up_elsewhere_is_an_inconsistent_offset() {
     assert_eq!(verdict.violation(Anomaly::InconsistentOffset), 1);
     assert_eq!(verdict.violation(Anomaly::ReadThenLost), 0);
 }
+
+/// A case whose final read was refused from `from` to `to`.
+fn refused(case: Case, from: i64, to: i64, contract: &Contract) -> Verdict {
+    let partition = case.partition();
+    let mut trial = case.trial();
+    trial.readings[0].unreadable(partition, Offset(from), Offset(to), "Kafka's error code 56".to_owned());
+    judge(trial, contract).unwrap()
+}
+
+#[test]
+fn acknowledged_record_that_the_broker_refuses_breaks_what_a_loss_would_break() {
+    let case = || Case::new(3).ack(0, 1.1).ack(1, 2.1).ack(2, 3.1).log(&[(0, 0)], 3).cut(10.0, 10.5, 11.0);
+    let verdict = refused(case(), 1, 3, &durable());
+    assert_eq!(verdict.standing, Standing::Broken);
+    assert_eq!(verdict.violation(Anomaly::Unreadable), 2);
+    assert_eq!((verdict.losses.records, verdict.losses.unreadable), (0, 2));
+    assert_eq!(verdict.losses.window, Some(at(7.9)));
+    assert!(verdict.violations[0].examples[0].ends_with("Kafka's error code 56"), "{verdict:?}");
+    // Where the newest may be lost they may be refused as well.
+    let verdict = refused(case(), 1, 3, &unflushed());
+    assert_eq!((verdict.standing, verdict.losses.unreadable), (Standing::Kept, 2));
+}
+
+#[test]
+fn refused_record_below_a_survivor_is_never_permitted() {
+    let case = Case::new(3).ack(0, 1.1).ack(1, 2.1).ack(2, 3.1).log(&[(2, 2)], 3).cut(10.0, 10.5, 11.0);
+    assert_eq!(refused(case, 0, 2, &unflushed()).violation(Anomaly::Unreadable), 2);
+}
+
+#[test]
+fn refused_records_beyond_a_bound_are_a_violation() {
+    let case = || Case::new(3).ack(0, 1.1).ack(1, 2.1).ack(2, 3.1).log(&[], 3).cut(3.2, 10.5, 11.0);
+    let bounded = |loss| Contract { loss, flush_allowance: Nanos(0), ..unflushed() };
+    let by_count = bounded(Loss::Tail { messages: Some(1), window: None });
+    assert_eq!(refused(case(), 0, 3, &by_count).violation(Anomaly::Unreadable), 2);
+    let by_time = bounded(Loss::Tail { messages: None, window: Some(at(1.5)) });
+    assert_eq!(refused(case(), 0, 3, &by_time).violation(Anomaly::Unreadable), 1);
+}
+
+fn unserved(fault: Fault, contract: &Contract) -> Verdict {
+    let mut case = Case::new(2).ack(0, 1.1).ack(1, 2.1).cut(10.0, 10.5, 11.0);
+    case.faults[0].fault = fault;
+    let reading = Reading::unserved(Reader::FINAL, RUN, &case.layout, "it ended by itself");
+    judge(Trial { readings: vec![reading], ..case.trial() }, contract).unwrap()
+}
+
+#[test]
+fn broker_that_does_not_come_back_breaks_every_contract_on_a_sound_medium() {
+    for contract in [durable(), unflushed()] {
+        let verdict = unserved(CUT, &contract);
+        assert_eq!(verdict.standing, Standing::Broken);
+        assert_eq!(verdict.violations[0].anomaly, Anomaly::Unrecovered);
+        assert_eq!(verdict.violations[0].examples, ["it ended by itself"]);
+        assert_eq!((verdict.losses.of_records, verdict.losses.unreadable), (2, 2));
+        assert_eq!(verdict.losses.window, Some(at(8.9)));
+    }
+}
+
+#[test]
+fn broker_on_a_medium_that_lied_is_excused_from_coming_back() {
+    let lying = Fault { kind: FaultKind::LyingFlush, ..CUT };
+    let contract = promise(&Setting::single_broker(Acks::All, Flush::EVERY_MESSAGE), Some(&lying));
+    let verdict = unserved(lying, &contract);
+    assert_eq!(verdict.standing, Standing::Kept);
+    assert_eq!(verdict.losses.unreadable, 2);
+}
+
+#[test]
+fn reader_that_is_refused_what_another_was_given_is_found() {
+    let case = Case::new(2).ack(0, 1.1).ack(1, 2.1).log(&[(0, 0), (1, 1)], 2);
+    let partition = case.partition();
+    let reader = Reader { isolation: Isolation::ReadCommitted, ..Reader::FINAL };
+    let mut committed = Reading::new(reader, RUN, &case.layout);
+    committed.record(partition, Offset(0), Ok(case.identity(0)));
+    committed.bounds(partition, Offset(0), Offset(2));
+    committed.unreadable(partition, Offset(1), Offset(2), "Kafka's error code 2".to_owned());
+    let mut trial = case.trial();
+    trial.readings.push(committed);
+    let verdict = judge(trial, &durable()).unwrap();
+    assert_eq!(verdict.violation(Anomaly::Unreadable), 1);
+    assert_eq!(verdict.violation(Anomaly::ReadingsDiffer), 0);
+}

@@ -165,7 +165,7 @@ pub(super) fn book(case: &mut Case<'_>, partition: PartitionIndex, joined: &Join
 
 /// Whether this is an acknowledged record that was not booked before: it may have two acks, and acks
 /// after a cut are booked apart.
-fn first_sight(case: &mut Case<'_>, partition: PartitionIndex, missing: &Missing) -> bool {
+pub(super) fn first_sight(case: &mut Case<'_>, partition: PartitionIndex, missing: &Missing) -> bool {
     let Some(lane) = case.ledger.lane_mut(missing.producer, partition) else { return false };
     let state = &mut lane.states[missing.sequence as usize];
     state.outcome() == Outcome::Ack && state.mark(State::LOST)

@@ -6,8 +6,8 @@
 //! 2. the reference reading (the plain final read) marks what was found: phantoms, duplicates, order
 //!    within a producer (`found`);
 //! 3. partition by partition, acknowledged offsets are joined with the reference: what is at its
-//!    offset is kept, the rest is lost, expired (`retention`), reused or displaced (`acks`), ordered or
-//!    not (`order`), and the time without acks is measured (`gap`);
+//!    offset is kept, the rest is unreadable (`unreadable`), lost, expired (`retention`), reused or
+//!    displaced (`acks`), ordered or not (`order`), and the time without acks is measured (`gap`);
 //! 4. the other final reads and the polls are held against the reference (`readers`), and reported
 //!    offsets against each other (`reported`);
 //! 5. the cells are counted, and must add up (`cells`).
@@ -25,6 +25,7 @@ mod order;
 mod readers;
 mod reported;
 mod retention;
+mod unreadable;
 
 use crate::contract::{Contract, Loss, Permission};
 use crate::fault::FaultEvent;
@@ -102,9 +103,11 @@ pub fn judge(trial: Trial, contract: &Contract) -> Result<Verdict, JudgeError> {
 
     acks::book_after_cut(&mut case);
     found::mark(&mut case, &reference);
+    unreadable::check_served(&mut case, &reference);
     let mut longest_gap = None;
     for partition in case.ledger.layout.partitions() {
         let joined = acks::join(&mut case, partition, &reference);
+        unreadable::book(&mut case, partition, &joined, &reference);
         lost::book(&mut case, partition, &joined, &reference);
         retention::check(&mut case, partition, &reference);
         order::check(&mut case, partition, &joined.views);
@@ -144,7 +147,7 @@ fn check_evidence(trial: &Trial) -> Result<(), JudgeError> {
     }
     for (place, reading) in trial.readings.iter().enumerate() {
         for partition in trial.ledger.layout.partitions() {
-            if reading.partitions[partition.get()].bounds.is_none() {
+            if !reading.partitions[partition.get()].is_read() {
                 let partition = trial.ledger.layout.id(partition);
                 return Err(JudgeError::NotRead { partition, reading: place });
             }

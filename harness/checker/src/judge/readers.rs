@@ -72,7 +72,10 @@ pub(super) fn compare(case: &mut Case<'_>, reference: &Reading, other: &Reading)
             }
         }
         let all = reference.iter().map(|run| u64::from(run.count)).sum::<u64>();
-        let missing = all.saturating_sub(same + conflicts);
+        let refused = &other.partitions[partition.get()].unreadable;
+        let unreadable =
+            refused.iter().map(|range| records_between(reference, range.from, range.to)).sum::<u64>();
+        let missing = all.saturating_sub(same + conflicts + unreadable);
         let findings = &mut case.findings;
         findings.add_many(Anomaly::InconsistentOffset, Permission::Forbidden, conflicts, || {
             let offset = first_conflict.unwrap_or_default();
@@ -80,6 +83,10 @@ pub(super) fn compare(case: &mut Case<'_>, reference: &Reading, other: &Reading)
         });
         findings.add_many(Anomaly::ReadingsDiffer, Permission::Forbidden, extra, || {
             format!("partition {id}: {name} holds {extra} records that the final read does not")
+        });
+        findings.add_many(Anomaly::Unreadable, missing_permission, unreadable, || {
+            let why = refused.first().map_or("", |range| range.why.as_str());
+            format!("partition {id}: {name} was refused {unreadable} records of the final read: {why}")
         });
         findings.add_many(Anomaly::ReadingsDiffer, missing_permission, missing, || {
             format!("partition {id}: {name} lacks {missing} records of the final read")
@@ -105,7 +112,8 @@ pub(super) fn follow(case: &mut Case<'_>, reference: &Reading, polls: &Polls) {
     for partition in case.ledger.layout.partitions() {
         let id = case.ledger.layout.id(partition);
         let polled = &polls.partitions[partition.get()];
-        let log = &reference.partitions[partition.get()].runs;
+        let read = &reference.partitions[partition.get()];
+        let log = &read.runs;
         for (before, after) in &polled.backwards {
             case.findings.add(Anomaly::NonMonotonicPoll, Permission::Forbidden, || {
                 format!(
@@ -130,7 +138,9 @@ pub(super) fn follow(case: &mut Case<'_>, reference: &Reading, polls: &Polls) {
             for (from, to, how) in pieces(&poll.run, log) {
                 if how != Against::Same {
                     let seen = Seen { partition, id, consumer, poll };
-                    (from..to).for_each(|offset| check_vanished(case, &seen, offset, log));
+                    // What nobody can read any more has its own name.
+                    let vanished = (from..to).filter(|offset| read.refusal(*offset).is_none());
+                    vanished.for_each(|offset| check_vanished(case, &seen, offset, log));
                 }
             }
         }

@@ -17,7 +17,11 @@ pub(super) fn check(case: &mut Case<'_>, partition: PartitionIndex, reference: &
         return;
     };
     let read = &reference.partitions[partition.get()];
-    let Some((log_start, log_end)) = read.bounds.filter(|(start, _)| *start > 0) else { return };
+    let Some((log_start, log_end)) =
+        read.bounds.filter(|(start, _)| *start > 0 && read.unreadable.is_empty())
+    else {
+        return;
+    };
     let mut at_most = 0;
     for run in &read.runs {
         let Some(lane) = case.ledger.lane(run.producer, partition) else { continue };
