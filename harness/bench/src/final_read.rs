@@ -2,10 +2,13 @@
 //!
 //! Plain Fetch requests on a connection of its own, no client library between the broker's bytes and the checker: every
 //! batch is verified, every record is looked at, and the ends that bound the reading are the broker's own.
+//!
+//! Nothing that the broker does here is an error of the harness: an offset that it refuses, a partition that it fenced, a
+//! connection that it breaks is what a consumer meets, and goes to the checker as unreadable.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use highwater_checker::{
     DecodeError, Isolation, Layout, Offset, PartitionId, PartitionIndex, Reader, Reading, RunId,
@@ -17,7 +20,7 @@ use highwater_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use highwater_protocol::messages::fetch_response::PartitionData;
 use highwater_protocol::messages::{BrokerId, FetchRequest};
 
-use crate::broker::admin::{self, AdminError, EARLIEST, LATEST, topic_name};
+use crate::broker::admin::{self, EARLIEST, LATEST, topic_name};
 use crate::broker::wire::{Connection, WireError};
 use crate::cancel::{Cancel, Interrupted};
 
@@ -29,42 +32,19 @@ const MAX_WAIT_MS: i32 = 100;
 const MAX_BATCH_BYTES: usize = 64 << 20;
 /// So many fetches in a row without a single new batch, although the broker says that there are more.
 const MAX_EMPTY_FETCHES: u32 = 100;
+/// A broker that refuses an offset for so long, asked again and again, does not mean to give it.
+const REFUSED_FOR: Duration = Duration::from_secs(3);
+/// So long something readable is looked for behind that, offset by offset, in each partition.
+const SEARCH_FOR: Duration = Duration::from_secs(3);
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(20);
+/// So many connections may break during one reading.
+const MAX_FAILURES: u32 = 3;
 
-/// Why a log was not read to its end, so that nothing can be said of it.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ReadError {
-    /// The broker refuses, or does not answer.
-    #[error("final read: {0}")]
-    Admin(#[from] AdminError),
-    /// The same, of a fetch.
-    #[error("final read: {0}")]
-    Wire(#[from] WireError),
-    /// The broker refuses a partition.
-    #[error("final read: fetch of partition {partition} at offset {offset} got Kafka's error code {code}")]
-    Fetch {
-        /// Which.
-        partition: i32,
-        /// From where.
-        offset: i64,
-        /// Kafka's code.
-        code: i16,
-    },
-    /// The broker claims more records than it gives.
-    #[error(
-        "final read: partition {partition} gives nothing at offset {offset}, though its log ends at {end}"
-    )]
-    Stuck {
-        /// Which.
-        partition: i32,
-        /// Where it stops.
-        offset: i64,
-        /// What it claims.
-        end: i64,
-    },
-    /// Somebody asked to stop.
-    #[error(transparent)]
-    Interrupted(#[from] Interrupted),
+/// Kafka's word for what a broker says of an offset that it refuses.
+fn refusal(code: i16) -> String {
+    let name =
+        highwater_checker::codes::lookup(code).map_or(String::new(), |entry| format!(" ({})", entry.name));
+    format!("a fetch got Kafka's error code {code}{name}")
 }
 
 /// A topic to be read.
@@ -82,26 +62,79 @@ pub struct Source<'a> {
     pub layout: &'a Layout,
 }
 
-/// Reads everything under one isolation level.
-pub fn final_read(source: &Source<'_>, isolation: Isolation, cancel: &Cancel) -> Result<Reading, ReadError> {
-    let mut connection = Connection::open(source.address, CALL_TIMEOUT)?;
-    let level = level(isolation);
-    let mut ends =
-        |which| admin::list_offsets(&mut connection, source.topic, source.partitions, level, which);
-    let (starts, ends) = (ends(EARLIEST)?, ends(LATEST)?);
-    let mut reading = Reading::new(Reader { isolation, ..Reader::FINAL }, source.run, source.layout);
-    let mut spans: Vec<Span> = Vec::new();
-    for (partition, (&start, &end)) in (0..).zip(starts.iter().zip(&ends)) {
-        let Some(place) = source.layout.index(PartitionId { topic: 0, partition }) else { continue };
-        reading.bounds(place, Offset(start), Offset(end));
-        spans.push(Span { partition: partition.cast_signed(), place, next: start, end, empty_fetches: 0 });
-    }
+/// Reads everything under one isolation level. What the broker refuses, or is not there to give, is part of the reading.
+pub fn final_read(
+    source: &Source<'_>,
+    isolation: Isolation,
+    cancel: &Cancel,
+) -> Result<Reading, Interrupted> {
+    let reader = Reader { isolation, ..Reader::FINAL };
+    let mut reading = Reading::new(reader, source.run, source.layout);
+    let begun = Connection::open(source.address, CALL_TIMEOUT).and_then(|mut connection| {
+        Ok((spans(&mut connection, source, isolation, &mut reading)?, connection))
+    });
+    let (mut spans, mut connection) = match begun {
+        Ok(begun) => begun,
+        Err(error) => {
+            let why = format!("no log can be read: {}", of_wire(&error));
+            return Ok(Reading::unserved(reader, source.run, source.layout, &why));
+        }
+    };
+    let mut failures = 0;
     // A span's place is its partition's number.
     while spans.iter().any(|span| span.next < span.end) {
         cancel.check()?;
-        read_some(&mut connection, source.topic, level, &mut spans, &mut reading)?;
+        let Err(error) = read_some(&mut connection, source.topic, level(isolation), &mut spans, &mut reading)
+        else {
+            continue;
+        };
+        failures += 1;
+        match Connection::open(source.address, CALL_TIMEOUT) {
+            Ok(again) if failures < MAX_FAILURES => connection = again,
+            _ => {
+                spans.iter_mut().for_each(|span| span.give_up(&of_wire(&error), &mut reading));
+                break;
+            }
+        }
     }
     Ok(reading)
+}
+
+/// What is to be read of each partition; one that does not tell its ends is booked as refused.
+fn spans(
+    connection: &mut Connection,
+    source: &Source<'_>,
+    isolation: Isolation,
+    reading: &mut Reading,
+) -> Result<Vec<Span>, WireError> {
+    let mut ends =
+        |which| admin::log_ends(connection, source.topic, source.partitions, level(isolation), which);
+    let (starts, ends) = (ends(EARLIEST)?, ends(LATEST)?);
+    let mut spans = Vec::new();
+    for (partition, bounds) in (0..).zip(starts.into_iter().zip(ends)) {
+        let Some(place) = source.layout.index(PartitionId { topic: 0, partition }) else { continue };
+        match bounds {
+            (Ok(start), Ok(end)) => {
+                reading.bounds(place, Offset(start), Offset(end));
+                spans.push(Span::new(partition.cast_signed(), place, start, end));
+            }
+            (Err(code), _) | (_, Err(code)) => {
+                let why = refusal(code).replacen("a fetch", "the question where the log ends", 1);
+                reading.refused(place, why);
+            }
+        }
+    }
+    Ok(spans)
+}
+
+/// Without the address, which differs from run to run.
+fn of_wire(error: &WireError) -> String {
+    match error {
+        WireError::Silent { within, .. } => format!("the broker did not answer within {within:?}"),
+        WireError::Io { source, .. } => format!("the connection broke: {source}"),
+        WireError::Garbled { problem, .. } => format!("the answer cannot be understood: {problem}"),
+        WireError::Unsupported { .. } => error.to_string(),
+    }
 }
 
 /// What of a partition is still to be read.
@@ -112,6 +145,18 @@ struct Span {
     /// Exclusive.
     end: i64,
     empty_fetches: u32,
+    /// Since when the broker refuses what is at `next`, and how it says so.
+    refused: Option<Refused>,
+    /// What is left of the time in which something readable is looked for behind what is refused.
+    search: Duration,
+}
+
+/// An offset that the broker refuses.
+struct Refused {
+    since: Instant,
+    /// Where the range of refused offsets began.
+    from: i64,
+    why: String,
 }
 
 fn read_some(
@@ -120,7 +165,7 @@ fn read_some(
     level: i8,
     spans: &mut [Span],
     reading: &mut Reading,
-) -> Result<(), ReadError> {
+) -> Result<(), WireError> {
     let partitions = spans.iter().filter(|span| span.next < span.end).map(|span| {
         FetchPartition::default()
             .with_partition(span.partition)
@@ -141,33 +186,82 @@ fn read_some(
         .with_session_epoch(-1)
         .with_topics(topics);
     let response = connection.call(&request, 11)?;
+    let (mut moved, now) = (false, Instant::now());
     for data in response.responses.iter().flat_map(|topic| &topic.partitions) {
         let Some(span) = spans.iter_mut().find(|span| span.partition == data.partition_index) else {
             continue;
         };
-        span.take(data, reading)?;
+        let before = span.next;
+        span.take(data, reading, now);
+        moved |= span.next > before;
+    }
+    if !moved {
+        // A broker that refuses does so at once: it is asked again, not hammered.
+        std::thread::sleep(ASK_AGAIN_AFTER);
     }
     Ok(())
 }
 
 impl Span {
-    fn take(&mut self, data: &PartitionData, reading: &mut Reading) -> Result<(), ReadError> {
+    fn new(partition: i32, place: PartitionIndex, start: i64, end: i64) -> Self {
+        Span { partition, place, next: start, end, empty_fetches: 0, refused: None, search: SEARCH_FOR }
+    }
+
+    fn take(&mut self, data: &PartitionData, reading: &mut Reading, now: Instant) {
         if data.error_code != 0 {
-            let (partition, offset, code) = (self.partition, self.next, data.error_code);
-            return Err(ReadError::Fetch { partition, offset, code });
+            return self.refuse(&refusal(data.error_code), reading, now);
         }
         let before = self.next;
         let bytes = data.records.as_deref().unwrap_or_default();
+        let first = batch::headers(bytes).find_map(Result::ok);
+        if let Some((_, header)) = first.filter(|(_, header)| header.last_offset().0 >= self.next) {
+            self.readable_from(header.base_offset.0.max(self.next), reading);
+        }
         // A batch that was cut at the end of a response comes whole in the next one.
         for (at, header) in batch::headers(bytes).map_while(Result::ok) {
             self.take_batch(&header, &bytes[at..at + header.size_bytes], reading);
         }
         self.empty_fetches = if self.next > before { 0 } else { self.empty_fetches + 1 };
         if self.empty_fetches >= MAX_EMPTY_FETCHES {
-            let (partition, offset, end) = (self.partition, self.next, self.end);
-            return Err(ReadError::Stuck { partition, offset, end });
+            self.refuse("nothing is given, though the log goes on", reading, now);
         }
-        Ok(())
+    }
+
+    /// The broker does not give what is at `next`. It is asked again for a while, as a consumer would; then the offset is
+    /// given up, and something readable is looked for behind it.
+    fn refuse(&mut self, why: &str, reading: &mut Reading, now: Instant) {
+        let from = self.next;
+        let refused = self.refused.get_or_insert_with(|| Refused { since: now, from, why: why.to_owned() });
+        let elapsed = now.saturating_duration_since(refused.since);
+        if refused.from == self.next && elapsed < REFUSED_FOR {
+            return;
+        }
+        if elapsed >= REFUSED_FOR + self.search {
+            return self.give_up(why, reading);
+        }
+        self.next += 1;
+        if self.next >= self.end {
+            self.readable_from(self.end, reading);
+        }
+    }
+
+    /// What was refused ends here.
+    fn readable_from(&mut self, offset: i64, reading: &mut Reading) {
+        let Some(refused) = self.refused.take() else { return };
+        let searched = refused.since.elapsed().saturating_sub(REFUSED_FOR);
+        self.search = self.search.saturating_sub(searched);
+        if offset > refused.from && self.next > refused.from {
+            reading.unreadable(self.place, Offset(refused.from), Offset(offset), refused.why);
+        }
+    }
+
+    /// Nothing more of this partition is read.
+    fn give_up(&mut self, why: &str, reading: &mut Reading) {
+        if self.next < self.end {
+            let from = self.refused.take().map_or(self.next, |refused| refused.from);
+            reading.unreadable(self.place, Offset(from), Offset(self.end), why.to_owned());
+            self.next = self.end;
+        }
     }
 
     /// Shows the checker every record of a batch from the position on, and whatever of it is damaged, at the offset at
@@ -269,9 +363,9 @@ mod tests {
 
         let mut reading = Reading::new(Reader::FINAL, RUN, &layout);
         reading.bounds(place, Offset(0), Offset(3));
-        let mut span = Span { partition: 0, place, next: 0, end: 3, empty_fetches: 0 };
+        let mut span = Span::new(0, place, 0, 3);
         let data = PartitionData::default().with_records(Some(Bytes::from(bytes)));
-        span.take(&data, &mut reading).unwrap();
+        span.take(&data, &mut reading, Instant::now());
         let ledger = Ledger::gather(RUN, &layout, vec![ledger]).unwrap();
         let (polls, observations) = (Vec::new(), Vec::new());
         let trial = Trial { ledger, faults: Vec::new(), readings: vec![reading], polls, observations };

@@ -61,6 +61,9 @@ pub fn render(sweep: &Sweep, report: &Path, colour: Colour) -> String {
     if cells.iter().any(|cell| !cell.sustained) {
         out.push_str("! the offered rate was not sustained\n");
     }
+    for line in answer::failures(sweep) {
+        out.push_str(&format!("! {}\n", printable(&line)));
+    }
     if !sweep.stamp.complete {
         out.push_str("This sweep was interrupted: planned trials are missing.\n");
     }

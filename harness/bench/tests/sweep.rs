@@ -6,6 +6,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use highwater_bench::results::Trial;
+use highwater_checker::Anomaly;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_highwater-bench");
 
@@ -133,6 +134,51 @@ fn lying_broker_is_found_out() {
     }
 }
 
+/// The first verdict of a sweep of one cell, whose broker betrays its clients after the kill.
+fn verdict_of(lie: &str) -> highwater_checker::Verdict {
+    let project = Project::new(&format!("[settings.stand-in]\nlie = '{lie}'\n[[grid]]\nfault = 'kill'"));
+    let driver = project.path("workloads/brokers/stand-in.toml");
+    let patient = std::fs::read_to_string(&driver).unwrap();
+    std::fs::write(&driver, patient.replace("ready_within = \"20s\"", "ready_within = \"2s\"")).unwrap();
+    let output = project.sweep(&[]);
+    assert_exit(&output, 1);
+    assert!(text(&output).contains("A contract was broken"), "{}", text(&output));
+    project.assert_clean();
+    // It has its verdict: there is nothing to be tried again until it goes well.
+    assert_exit(&project.sweep(&["--resume"]), 2);
+    let trials = project.trials();
+    assert_eq!(trials.len(), 1);
+    let trial: Trial = serde_json::from_slice(&std::fs::read(&trials[0]).unwrap()).unwrap();
+    trial.verdict.unwrap()
+}
+
+#[test]
+fn broker_that_does_not_come_back_is_judged_and_not_excused() {
+    let verdict = verdict_of("no-return");
+    assert_eq!(verdict.violation(Anomaly::Unrecovered), 1);
+    assert!(verdict.losses.of_records > 0);
+    assert_eq!(verdict.losses.unreadable, verdict.losses.of_records);
+    let why = &verdict.violations[0].examples[0];
+    assert!(why.contains("ended by itself") && why.contains("cannot be recovered"), "{why}");
+}
+
+#[test]
+fn partition_that_is_fenced_after_a_restart_is_unreadable_and_the_others_are_read() {
+    let verdict = verdict_of("fence-partition");
+    assert_eq!(verdict.violation(Anomaly::Unrecovered), 0);
+    assert!(verdict.losses.unreadable > 0 && verdict.losses.unreadable < verdict.losses.of_records);
+    assert_eq!(verdict.losses.partitions, 1);
+    assert!(verdict.violations[0].examples[0].contains("error code 56 (KAFKA_STORAGE_ERROR)"), "{verdict:?}");
+}
+
+#[test]
+fn refused_batch_is_unreadable_and_what_is_behind_it_is_read() {
+    let verdict = verdict_of("refuse-batch");
+    assert!(verdict.violation(Anomaly::Unreadable) > 0);
+    assert!(verdict.cells.acknowledged.once > verdict.losses.unreadable, "{:?}", verdict.cells);
+    assert_eq!(verdict.losses.records, 0);
+}
+
 /// The load goes on through the kill on the way, a topic whose creation was answered is looked for, and every fault is
 /// stamped with how near it fell and whether acks were flowing.
 #[test]
@@ -171,7 +217,12 @@ fn fault_aimed_at_what_never_comes_fails_its_cell_and_says_why() {
         "{}",
         text(&output)
     );
+    assert!(text(&output).contains("! 1 trial without a verdict"), "{}", text(&output));
     project.assert_clean();
+    // Nothing had struck: it may run again, and does.
+    let again = project.sweep(&["--resume"]);
+    assert_exit(&again, 2);
+    assert!(text(&again).contains("! 1 trial without a verdict"), "{}", text(&again));
 }
 
 /// Needs root and FUSE; without them the cell must be left out, with the reason, and not be taken for a success.

@@ -56,11 +56,13 @@ pub enum Anomaly {
     CommittedOffsetWentBack,
     /// No ack under load for longer than the contract allows.
     UnavailabilityGap,
+    /// A broken promise that is not about records: a setting that is gone, a start that calls an unclean stop clean.
+    Other,
 }
 
 impl Anomaly {
     /// All of them, in order of gravity.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Unrecovered,
         Self::LostTail,
         Self::LostHole,
@@ -84,6 +86,7 @@ impl Anomaly {
         Self::LogEndWentBack,
         Self::CommittedOffsetWentBack,
         Self::UnavailabilityGap,
+        Self::Other,
     ];
 
     /// In words.
@@ -113,6 +116,7 @@ impl Anomaly {
             Self::LogEndWentBack => "log end went back",
             Self::CommittedOffsetWentBack => "committed offset went back",
             Self::UnavailabilityGap => "unavailability gap",
+            Self::Other => "another broken promise",
         }
     }
 }

@@ -15,6 +15,7 @@ use super::wire::{Connection, WireError};
 
 const RESOURCE_TOPIC: i8 = 2;
 const RESOURCE_BROKER: i8 = 4;
+const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 const CREATE_TIMEOUT_MS: i32 = 30_000;
 
 /// ListOffsets' name for the log start.
@@ -144,6 +145,27 @@ pub fn list_offsets(
     isolation_level: i8,
     which: i64,
 ) -> Result<Vec<i64>, AdminError> {
+    let answers = log_ends(connection, topic, partitions, isolation_level, which)?;
+    let refused = |(partition, answer): (usize, Result<i64, i16>)| {
+        answer.map_err(|code| AdminError::Refused {
+            request: "listing the offsets",
+            subject: format!("{topic}-{partition}"),
+            code,
+            message: None,
+        })
+    };
+    answers.into_iter().enumerate().map(refused).collect()
+}
+
+/// The same, where some partitions may refuse: the offset or Kafka's error code. A partition of which the answer says
+/// nothing is an unknown one (3).
+pub fn log_ends(
+    connection: &mut Connection,
+    topic: &str,
+    partitions: i32,
+    isolation_level: i8,
+    which: i64,
+) -> Result<Vec<Result<i64, i16>>, WireError> {
     let partition = |index| {
         ListOffsetsPartition::default()
             .with_partition_index(index)
@@ -160,23 +182,14 @@ pub fn list_offsets(
         .with_isolation_level(isolation_level)
         .with_topics(topics);
     let response = connection.call(&request, 6)?;
-    let mut offsets = vec![-1; usize::try_from(partitions).unwrap_or(0)];
+    let mut ends = vec![Err(UNKNOWN_TOPIC_OR_PARTITION); usize::try_from(partitions).unwrap_or(0)];
     for answer in response.topics.iter().flat_map(|topic| &topic.partitions) {
-        if answer.error_code != 0 {
-            return Err(AdminError::Refused {
-                request: "listing the offsets",
-                subject: format!("{topic}-{}", answer.partition_index),
-                code: answer.error_code,
-                message: None,
-            });
-        }
-        if let Some(slot) =
-            usize::try_from(answer.partition_index).ok().and_then(|index| offsets.get_mut(index))
-        {
-            *slot = answer.offset;
+        let place = usize::try_from(answer.partition_index).ok();
+        if let Some(slot) = place.and_then(|index| ends.get_mut(index)) {
+            *slot = if answer.error_code == 0 { Ok(answer.offset) } else { Err(answer.error_code) };
         }
     }
-    Ok(offsets)
+    Ok(ends)
 }
 
 fn text(value: &str) -> StrBytes {

@@ -24,6 +24,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Lines of a broker's own log that an error quotes.
 const QUOTED_LINES: usize = 12;
+/// So many characters of such a line are shown where there is room for one only.
+const SHOWN_OF_A_LINE: usize = 200;
 /// A process that was killed is gone within this time, or stuck in the kernel.
 const KILL_WITHIN: Duration = Duration::from_secs(20);
 
@@ -92,6 +94,29 @@ pub enum BrokerError {
     /// Somebody asked to stop.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
+}
+
+impl BrokerError {
+    /// What the broker itself did wrong, in one line without paths: it ended, or it does not answer. `None` for what
+    /// the harness or the machine did.
+    #[must_use]
+    pub fn of_the_broker(&self) -> Option<String> {
+        let last = |quoted: &str| match quoted.lines().last().map(str::trim) {
+            Some(line) if !line.is_empty() => {
+                format!("; its last line: {}", line.chars().take(SHOWN_OF_A_LINE).collect::<String>())
+            }
+            _ => String::new(),
+        };
+        match self {
+            BrokerError::Ended { status, quoted, .. } => {
+                Some(format!("the broker ended by itself ({status}){}", last(quoted)))
+            }
+            BrokerError::NotReady { within, last: seen, quoted, .. } => {
+                Some(format!("the broker was not ready within {within:?} ({seen}){}", last(quoted)))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// What a broker has used so far.
@@ -275,6 +300,12 @@ impl Broker {
             }
             cancel.wait(LOOK_INTERVAL)?;
         }
+    }
+
+    /// Whether it answers at all, ready or not.
+    #[must_use]
+    pub fn answers(&self) -> bool {
+        !self.gone && self.look(None).is_ok()
     }
 
     /// The broker's id if it is ready, or what is missing. A broker may announce leaders before it leads: only the log

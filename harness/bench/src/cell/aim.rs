@@ -61,6 +61,8 @@ pub(super) struct Reached {
     pub(super) earlier: Vec<(FaultEvent, FaultMark)>,
     /// A topic that is being created.
     creation: Option<Creation>,
+    /// Why the broker does not serve since the fault before this one, if so: there is nothing left to strike.
+    pub(super) unserved: Option<String>,
 }
 
 impl Reached {
@@ -145,14 +147,29 @@ impl Trial<'_> {
     ) -> Result<Reached, CellError> {
         let killed = self.kill_under_load(broker, running, clock)?;
         *broker = self.installed.start()?;
-        broker.wait_ready(Some((super::TOPIC, self.partitions())), self.bench.cancel)?;
+        let ready = broker.wait_ready(Some((super::TOPIC, self.partitions())), self.bench.cancel);
         let restored_at = clock.now();
+        if let Err(error) = ready {
+            let Some(why) = error.of_the_broker() else {
+                return Err(CellError::from(error).after_fault());
+            };
+            return Ok(Reached {
+                earlier: vec![killed.over(restored_at)],
+                unserved: Some(why),
+                ..Reached::default()
+            });
+        }
         let acked = running.progress().acked();
         let deadline = Instant::now() + SIGN_WITHIN;
         while running.progress().acked() == acked {
-            broker.check_alive()?;
+            let alive = broker.check_alive();
+            if let Some(why) = alive.err().and_then(|error| error.of_the_broker()) {
+                let earlier = vec![killed.over(restored_at)];
+                return Ok(Reached { earlier, unserved: Some(why), ..Reached::default() });
+            }
             if running.is_finished() || Instant::now() >= deadline {
-                return Err(self.not_reached("nothing was acknowledged after the restart"));
+                let error = self.not_reached("nothing was acknowledged after the restart");
+                return Err(error.after_fault());
             }
             self.bench.cancel.wait(LOOK_INTERVAL)?;
         }
@@ -238,9 +255,11 @@ impl Trial<'_> {
         creation.join();
         let wanted = usize::try_from(CREATED_PARTITIONS).unwrap_or(usize::MAX);
         let deadline = Instant::now() + TOPIC_WITHIN;
-        let mut connection = self.connect()?;
         loop {
-            let led = admin::readiness(&mut connection, Some(CREATED))?.led_partitions;
+            // A broker that does not answer leads nothing; it is asked again until the time is over.
+            let led =
+                self.connect().and_then(|mut connection| admin::readiness(&mut connection, Some(CREATED)));
+            let led = led.map_or(0, |readiness| readiness.led_partitions);
             if led == wanted || (led == 0 && !answered) {
                 return Ok(());
             }

@@ -32,7 +32,7 @@ use crate::broker::process::{Broker, BrokerError, Installed, Stopped, Usage, fre
 use crate::broker::wire::{Connection, WireError};
 use crate::cancel::{Cancel, Interrupted};
 use crate::clock::{Clock, after};
-use crate::final_read::{ReadError, Source, final_read};
+use crate::final_read::{Source, final_read};
 use crate::load::{self, Done, Driving, LoadError, Running};
 use crate::machine;
 use crate::medium::{Medium, MediumError, MediumKind, Scratch};
@@ -179,9 +179,6 @@ pub enum CellError {
     /// The load.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// The final read.
-    #[error(transparent)]
-    Read(#[from] ReadError),
     /// The simulator.
     #[error(transparent)]
     Simulation(#[from] SimulationError),
@@ -196,12 +193,25 @@ pub enum CellError {
         /// Why.
         source: std::io::Error,
     },
+    /// The harness failed, and the fault had struck already: to try again would be to choose among the faults.
+    #[error("after the fault: {0}")]
+    AfterFault(Box<CellError>),
     /// Somebody asked to stop.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
 }
 
 impl CellError {
+    fn after_fault(self) -> Self {
+        if self.is_interrupted() { self } else { CellError::AfterFault(Box::new(self)) }
+    }
+
+    /// Whether the fault had struck.
+    #[must_use]
+    pub fn is_after_fault(&self) -> bool {
+        matches!(self, CellError::AfterFault(_))
+    }
+
     /// Whether the cell was given up because somebody asked to stop.
     #[must_use]
     pub fn is_interrupted(&self) -> bool {
@@ -210,7 +220,6 @@ impl CellError {
             CellError::Interrupted(_)
                 | CellError::Broker(BrokerError::Interrupted(_))
                 | CellError::Load(LoadError::Interrupted(_))
-                | CellError::Read(ReadError::Interrupted(_))
         )
     }
 }
@@ -348,12 +357,30 @@ struct Loaded {
     machine_cpu: Option<Duration>,
 }
 
-/// A broker that is back after a fault.
+/// What the broker owes, as the settings in effect say.
+struct Owed {
+    setting: Setting,
+    contract: Contract,
+    effective: Effective,
+    fault: Option<checker::Fault>,
+}
+
+/// How the start on the empty directory went.
+#[derive(Clone, Copy)]
+struct Started {
+    ready_ms: u64,
+    memory_warmed: bool,
+}
+
+/// A broker after a fault, back or not.
 struct Recovered {
     event: FaultEvent,
     power_on: Option<PowerOnReport>,
-    took: Duration,
+    /// How long it took, if it is back whole.
+    took: Option<Duration>,
     evidence: Option<Evidence>,
+    /// Why it does not serve, if so.
+    unserved: Option<String>,
 }
 
 impl<'a> Trial<'a> {
@@ -400,17 +427,43 @@ impl<'a> Trial<'a> {
 
         let memory_warmed = self.warm_memory()?;
         let loaded = self.load(&mut broker, clock, Duration::from_millis(ready_ms))?;
+        let struck = loaded.strike.is_some() || !loaded.reached.earlier.is_empty();
+        let owed = Owed { setting, contract, effective, fault };
+        let started = Started { ready_ms, memory_warmed };
+        let outcome = self.conclude(broker, loaded, owed, started, clock);
+        if struck { outcome.map_err(CellError::after_fault) } else { outcome }
+    }
 
+    /// From the end of the load to the verdict. Whatever the broker does here is part of the verdict, be it that it does
+    /// not come back: only the harness and the machine can fail.
+    fn conclude(
+        self,
+        mut broker: Broker,
+        loaded: Loaded,
+        owed: Owed,
+        started: Started,
+        clock: Clock,
+    ) -> Result<Outcome, CellError> {
+        let Owed { setting, contract, effective, fault } = owed;
         let recovered = match (loaded.strike, fault) {
             (Some(strike), Some(fault)) => Some(self.recover(&mut broker, &strike, fault, clock)?),
-            _ => {
-                self.wait_until_quiet(&loaded)?;
-                None
-            }
+            _ => None,
         };
-        self.wait_for_retention()?;
+        let unserved = match &recovered {
+            Some(recovered) => recovered.unserved.clone(),
+            None => loaded.reached.unserved.clone(),
+        };
+        if unserved.is_none() {
+            if recovered.is_none() {
+                self.wait_until_quiet(&loaded)?;
+            }
+            self.wait_for_retention()?;
+        }
         self.bench.observer.phase(Phase::Reading);
-        let readings = self.read_back(&broker)?;
+        let readings = match &unserved {
+            Some(why) => self.nothing_read(why),
+            None => self.read_back(&broker)?,
+        };
 
         let Loaded { done, started_at, strike, reached, usage, machine_cpu } = loaded;
         let (events, faults) = self.faults(&reached, strike.as_ref(), recovered.as_ref());
@@ -424,12 +477,12 @@ impl<'a> Trial<'a> {
             observations: Vec::new(),
         };
         let mut verdict = judge(trial, &contract)?;
-        if let Some(strike) = strike {
+        if let (Some(strike), None) = (strike, &unserved) {
             self.judge_creation(reached, strike.struck_at, &mut verdict)?;
         }
         let stopped_cleanly = broker.stop()? == Stopped::Cleanly;
-        let (power_on, recovery_ms, evidence) = match recovered {
-            Some(recovered) => (recovered.power_on, Some(millis(recovered.took)), recovered.evidence),
+        let (power_on, took, evidence) = match recovered {
+            Some(recovered) => (recovered.power_on, recovered.took, recovered.evidence),
             None => (None, None, None),
         };
         if let (Some(evidence), Some(to), Standing::Broken) =
@@ -454,12 +507,12 @@ impl<'a> Trial<'a> {
             faults,
             verdict,
             details: Details {
-                ready_ms,
-                recovery_ms,
+                ready_ms: started.ready_ms,
+                recovery_ms: took.map(millis),
                 broker_process_cpu_ms: millis(usage.cpu),
                 broker_peak_rss_bytes: usage.peak_rss_bytes,
                 client_cpu_ms: millis(done.client_cpu),
-                memory_warmed,
+                memory_warmed: started.memory_warmed,
                 stopped_cleanly,
                 cut: strike.and_then(|strike| strike.cut),
                 flushes_lied: strike.map_or(0, |strike| strike.flushes_lied),
@@ -578,12 +631,18 @@ impl<'a> Trial<'a> {
         let (mut reached, mut strike) = (Reached::default(), None);
         if until.is_some() {
             reached = self.reach(broker, &running, clock, ready)?;
-            strike = Some(self.strike(broker, &running, clock)?);
+            if reached.unserved.is_none() {
+                strike = Some(self.strike(broker, &running, clock).map_err(CellError::after_fault)?);
+            } else {
+                running.abort();
+            }
             self.bench.observer.phase(Phase::Recovering);
         }
         let machine_cpu =
             machine::busy_cpu().zip(before.0).map(|(after, before)| after.saturating_sub(before));
-        let done = running.finish(self.bench.cancel)?;
+        let done = running.finish(self.bench.cancel).map_err(CellError::from);
+        let struck = strike.is_some() || !reached.earlier.is_empty();
+        let done = if struck { done.map_err(CellError::after_fault)? } else { done? };
         let cpu = usage.cpu.saturating_sub(before.1.cpu);
         Ok(Loaded { done, started_at, strike, reached, usage: Usage { cpu, ..usage }, machine_cpu })
     }
@@ -641,16 +700,27 @@ impl<'a> Trial<'a> {
         };
         let restarting = Instant::now();
         *broker = self.installed.start()?;
-        broker.wait_ready(Some((TOPIC, self.partitions())), self.bench.cancel)?;
-        let took = restarting.elapsed();
+        let (took, unserved) = match broker.wait_ready(Some((TOPIC, self.partitions())), self.bench.cancel) {
+            Ok(_) => (Some(restarting.elapsed()), None),
+            Err(error) => match error.of_the_broker() {
+                // It serves some of its partitions, perhaps: the final read will tell which.
+                Some(_) if broker.answers() => (None, None),
+                Some(why) => (None, Some(why)),
+                None => return Err(error.into()),
+            },
+        };
+        let recovered_ends = match unserved {
+            None => self.log_ends().unwrap_or_default(),
+            Some(_) => Vec::new(),
+        };
         let event = FaultEvent {
             fault,
             struck_at: strike.struck_at,
             silenced_at: strike.silenced_at,
             restored_at: clock.now(),
-            recovered_ends: self.log_ends()?,
+            recovered_ends,
         };
-        Ok(Recovered { event, power_on, took, evidence })
+        Ok(Recovered { event, power_on, took, evidence, unserved })
     }
 
     /// Where retention deletes, log starts may still move, and a reader that is at one of them would fall off.
@@ -661,7 +731,8 @@ impl<'a> Trial<'a> {
         let deadline = Instant::now() + QUIET_WITHIN;
         let (mut last, mut since) = (Vec::new(), Instant::now());
         while since.elapsed() < QUIET && Instant::now() < deadline {
-            let starts = admin::list_offsets(&mut self.connect()?, TOPIC, self.partitions(), 0, EARLIEST)?;
+            // A broker that does not say has its answer in the final read.
+            let Ok(starts) = self.ends(EARLIEST) else { return Ok(()) };
             if starts != last {
                 (last, since) = (starts, Instant::now());
             }
@@ -670,10 +741,14 @@ impl<'a> Trial<'a> {
         Ok(())
     }
 
-    fn log_ends(&self) -> Result<Vec<(checker::PartitionIndex, Offset)>, CellError> {
-        let ends = admin::list_offsets(&mut self.connect()?, TOPIC, self.partitions(), 0, LATEST)?;
-        let placed = (0..).zip(ends).filter_map(|(partition, end)| {
-            Some((self.layout.index(PartitionId { topic: 0, partition })?, Offset(end)))
+    fn ends(&self, which: i64) -> Result<Vec<Result<i64, i16>>, WireError> {
+        admin::log_ends(&mut self.connect()?, TOPIC, self.partitions(), 0, which)
+    }
+
+    /// The ends of those partitions that tell them.
+    fn log_ends(&self) -> Result<Vec<(checker::PartitionIndex, Offset)>, WireError> {
+        let placed = (0..).zip(self.ends(LATEST)?).filter_map(|(partition, end)| {
+            Some((self.layout.index(PartitionId { topic: 0, partition })?, Offset(end.ok()?)))
         });
         Ok(placed.collect())
     }
@@ -687,7 +762,8 @@ impl<'a> Trial<'a> {
         let deadline = Instant::now() + QUIET_WITHIN;
         let (mut last, mut since) = (-1, Instant::now());
         loop {
-            let total: i64 = self.log_ends()?.iter().map(|(_, end)| end.0).sum();
+            let Ok(ends) = self.log_ends() else { return Ok(()) };
+            let total: i64 = ends.iter().map(|(_, end)| end.0).sum();
             if total != last {
                 (last, since) = (total, Instant::now());
             }
@@ -696,6 +772,15 @@ impl<'a> Trial<'a> {
             }
             self.bench.cancel.wait(LOOK_INTERVAL)?;
         }
+    }
+
+    /// What both readers find where nobody answers.
+    fn nothing_read(&self, why: &str) -> Vec<Reading> {
+        let read = |isolation| {
+            let reader = checker::Reader { isolation, ..checker::Reader::FINAL };
+            Reading::unserved(reader, self.run, &self.layout, why)
+        };
+        [Isolation::ReadUncommitted, Isolation::ReadCommitted].map(read).into()
     }
 
     /// Both isolation levels at once: they share nothing but the broker.

@@ -48,9 +48,6 @@ pub enum SimulationError {
     /// It ended too early.
     #[error("the simulator ended before its last line")]
     Unfinished,
-    /// The broker broke a promise that is not about single records, and could not be read.
-    #[error("in the simulator, {0}")]
-    Breach(String),
 }
 
 /// The simulator, as a program.
@@ -203,6 +200,8 @@ struct Account {
     reading: Reading,
     struck: Vec<Struck>,
     breaches: Option<Vec<String>>,
+    /// Partitions of which log start and log end were told.
+    bounded: usize,
     records: u64,
     bytes_each: u64,
 }
@@ -220,6 +219,7 @@ impl Account {
             layout,
             struck: Vec::new(),
             breaches: None,
+            bounded: 0,
             records: 0,
             bytes_each: cell.settings.record_size_bytes as u64,
         }
@@ -242,6 +242,7 @@ impl Account {
             Line::Bounds { partition, log_start, log_end } => {
                 if let Some(place) = self.place(partition) {
                     self.reading.bounds(place, Offset(log_start), Offset(log_end));
+                    self.bounded += 1;
                 }
             }
             Line::Found(found) => self.take_found(&found),
@@ -332,9 +333,13 @@ impl Simulate for Simulator {
 /// What a cell that ran on this machine would give, without any figure of speed.
 fn outcome(bench: &Bench<'_>, cell: &Cell, account: Account) -> Result<Outcome, CellError> {
     let breaches = account.breaches.ok_or(SimulationError::Unfinished)?;
-    if !breaches.is_empty() {
-        return Err(SimulationError::Breach(breaches.join("; ")).into());
-    }
+    // A broker that could not be read, because it broke another promise first, does not serve.
+    let is_read = account.bounded == account.layout.partitions().count();
+    let reading = if is_read || breaches.is_empty() {
+        account.reading
+    } else {
+        Reading::unserved(Reader::FINAL, account.run, &account.layout, &breaches.join("; "))
+    };
     let setting = checker::Setting { flush: flush(cell), ..Effective::default().setting(cell, bench.driver) };
     let fault = contract::fault(cell.settings.fault);
     let contract = contract::contract(&setting, fault.as_ref());
@@ -354,14 +359,18 @@ fn outcome(bench: &Bench<'_>, cell: &Cell, account: Account) -> Result<Outcome, 
         ledger: Ledger::gather(account.run, &account.layout, account.ledgers)
             .map_err(SimulationError::Ledger)?,
         faults,
-        readings: vec![account.reading],
+        readings: vec![reading],
         polls: Vec::new(),
         observations: Vec::new(),
     };
+    let mut verdict = judge(trial, &contract)?;
+    if is_read {
+        breaches.into_iter().for_each(|breach| verdict.book(checker::Anomaly::Other, breach));
+    }
     let overrides = bench.workload.settings.get(&cell.broker);
     Ok(Outcome {
         setting,
-        verdict: judge(trial, &contract)?,
+        verdict,
         contract,
         effective: vec![("medium".to_owned(), "simulated".to_owned())],
         broker_settings: bench.driver.settings_for(cell.settings.flush, overrides),

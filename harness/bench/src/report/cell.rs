@@ -5,9 +5,9 @@ use super::frame::property_lines;
 use super::html::Html;
 use super::svg::Escaped;
 use super::{Page, strip, timeline, words};
-use crate::results::DiskKind;
 use crate::results::summary::{CellSummary, Judged};
 use crate::results::text;
+use crate::results::{DiskKind, Failure};
 use highwater_checker::{Contract, Finding};
 
 /// Forensic lines shown; all that were kept lie in the raw results.
@@ -91,6 +91,7 @@ fn body(html: &mut Html, page: &Page<'_, '_>, cell: &CellSummary<'_>) {
     if let Some(judged) = &cell.judged {
         lost_records(html, judged);
     }
+    failed(html, page, cell);
     raw(html, cell);
 }
 
@@ -163,6 +164,17 @@ fn lost_records(html: &mut Html, judged: &Judged) {
         html.element("li", "", &record.to_string());
     }
     html.markup(format_args!("</ol>\n"));
+}
+
+/// Trials of this cell that came to nothing, with the whole reason.
+fn failed(html: &mut Html, page: &Page<'_, '_>, cell: &CellSummary<'_>) {
+    let of = |failure: &&Failure| failure.cell == cell.cell.plan.id;
+    for failure in page.sweep.failures.iter().filter(of) {
+        let when = if failure.after_fault { "after the fault" } else { "before any fault" };
+        let again = if page.sweep.has_trial(&failure.cell, failure.seed) { ", and was repeated" } else { "" };
+        html.element("p", "note", &format!("Trial {} failed {when}{again}:", failure.number));
+        html.markup(format_args!("<pre>{}\n{}</pre>\n", Escaped(&failure.reason), Escaped(&failure.command)));
+    }
 }
 
 fn raw(html: &mut Html, cell: &CellSummary<'_>) {

@@ -44,6 +44,9 @@ pub(super) fn headline(html: &mut Html, sweep: &Sweep, headline: &Headline) {
         for detail in &headline.details {
             html.element("p", "detail", detail);
         }
+        for line in answer::failures(sweep) {
+            html.element("p", "warning", &format!("⚠ {line}"));
+        }
         if !stamp.complete {
             html.element("p", "warning", "⚠ This sweep was interrupted: planned trials are missing.");
         }
@@ -286,7 +289,10 @@ const WORDS: [(&str, &str); 9] = [
         "power cut",
         "Machine memory and the disk's own cache are gone. Only what was flushed is sure to be there.",
     ),
-    ("lost", "Acknowledged, and not there when everything was read back after the fault."),
+    (
+        "lost",
+        "Acknowledged, and not there when everything was read back after the fault: gone, or refused by a broker that does not serve it any more.",
+    ),
     (
         "loss window",
         "How far back the loss reaches: from the earliest acknowledgement of a lost record to the fault.",

@@ -255,6 +255,12 @@ fn lost(judged: &Judged, sent: bool) -> Field {
     let share = text::percent(judged.lost as f64 / of.max(1) as f64);
     let place = match (sent, judged.tail, judged.holes) {
         (true, ..) => "never acknowledged".to_owned(),
+        (_, tail, holes) if judged.unreadable > 0 => format!(
+            "{} of them refused by the broker, {} at the end, {} in the middle",
+            text::exact(judged.unreadable),
+            text::exact(tail),
+            text::exact(holes)
+        ),
         (_, _, 0) => format!("all at the end, {}", text::bytes(judged.lost_bytes)),
         (_, tail, holes) => format!("{} at the end, {} in the middle", text::exact(tail), text::exact(holes)),
     };

@@ -5,8 +5,11 @@
 
 use super::stats::{Spread, rule_of_three};
 use super::summary::{CellSummary, performance};
-use super::{Configuration, text};
+use super::{Configuration, Failure, Sweep, text};
 use highwater_checker::{Acks, Anomaly, Fault, FaultKind, Loss, Scope};
+
+/// So many different reasons of failures are told at the top.
+const REASONS: usize = 3;
 
 /// How a headline is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,6 +201,33 @@ fn keepers<'s, 'a>(cells: &'s [CellSummary<'a>], tried: &[&'s CellSummary<'a>]) 
     all
 }
 
+/// What must be known of trials that have no verdict, or have one at the second try only: nothing that failed is passed
+/// over in silence.
+#[must_use]
+pub fn failures(sweep: &Sweep) -> Vec<String> {
+    let line = |failures: Vec<&Failure>, what: &str| {
+        let count = failures.len() as u64;
+        let mut reasons: Vec<&str> = Vec::new();
+        for failure in failures {
+            let reason = failure.reason.lines().next().unwrap_or_default();
+            if !reasons.contains(&reason) {
+                reasons.push(reason);
+            }
+        }
+        let more = match reasons.len().saturating_sub(REASONS) {
+            0 => String::new(),
+            more => format!("; and {more} other reasons"),
+        };
+        reasons.truncate(REASONS);
+        (count > 0).then(|| {
+            format!("{} {what}: {}{more}.", text::counted(count, "trial", "trials"), reasons.join("; "))
+        })
+    };
+    let open = line(sweep.without_verdict(), "without a verdict, since the harness failed");
+    let repeated = line(sweep.repeated(), "repeated after a failure of the harness");
+    open.into_iter().chain(repeated).collect()
+}
+
 /// What is said first.
 #[must_use]
 pub fn headline(cells: &[CellSummary<'_>], cards: &[Card<'_, '_>]) -> Headline {
@@ -252,6 +282,12 @@ fn broken_line(cell: &CellSummary<'_>) -> String {
 fn violation_words(anomaly: Anomaly, count: u64) -> String {
     let records = text::counted(count, "record", "records");
     match anomaly {
+        Anomaly::Unrecovered => {
+            format!("did not come back {}", text::counted(count, "time", "times"))
+        }
+        Anomaly::Unreadable => {
+            format!("refused to give {}", text::counted(count, "acknowledged record", "acknowledged records"))
+        }
         Anomaly::LostTail => format!(
             "lost {} from the end of the log",
             text::counted(count, "acknowledged record", "acknowledged records")

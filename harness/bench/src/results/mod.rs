@@ -43,6 +43,57 @@ pub struct Sweep {
     pub comparisons: Vec<Comparison>,
     /// What was measured, in the order of the workload file.
     pub cells: Vec<Cell>,
+    /// Trials that came to nothing, in the order in which that happened.
+    pub failures: Vec<Failure>,
+}
+
+impl Sweep {
+    /// Whether a trial was run to its verdict.
+    #[must_use]
+    pub fn has_trial(&self, cell: &str, seed: u64) -> bool {
+        let of = self.cells.iter().find(|known| known.plan.id == cell);
+        of.is_some_and(|known| known.trials.iter().any(|trial| trial.seed == seed))
+    }
+
+    /// Failures whose trial ran again, to its verdict.
+    #[must_use]
+    pub fn repeated(&self) -> Vec<&Failure> {
+        self.failures.iter().filter(|failure| self.has_trial(&failure.cell, failure.seed)).collect()
+    }
+
+    /// Failures whose trial has no verdict to this day; each trial once, with its last reason.
+    #[must_use]
+    pub fn without_verdict(&self) -> Vec<&Failure> {
+        let later = |place: usize, failure: &Failure| {
+            self.failures[place + 1..]
+                .iter()
+                .any(|other| other.seed == failure.seed && other.cell == failure.cell)
+        };
+        let open = self.failures.iter().enumerate().filter(|(place, failure)| {
+            !self.has_trial(&failure.cell, failure.seed) && !later(*place, failure)
+        });
+        open.map(|(_, failure)| failure).collect()
+    }
+}
+
+/// A trial that has no verdict, since the harness or the machine failed. What a broker does after a fault is never one of
+/// these: it is judged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The cell's id.
+    pub cell: String,
+    /// The trial's number in it.
+    pub number: usize,
+    /// The trial's seed.
+    pub seed: u64,
+    /// The one command that repeats it.
+    pub command: String,
+    /// Why it failed.
+    pub reason: String,
+    /// The fault had struck. Such a trial is not tried again: that would be to choose among the faults.
+    pub after_fault: bool,
+    /// When, RFC 3339, UTC.
+    pub at: String,
 }
 
 /// When, with what and how to repeat it.

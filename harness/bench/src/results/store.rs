@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DIR/
-//!   sweep.json                     stamp, environment, configurations, comparisons, order of cells
+//!   sweep.json                     stamp, environment, configurations, comparisons, order of cells, failures
 //!   cells/<cell>/cell.json         the plan of a cell
 //!   cells/<cell>/trial-0007.json   one trial, written when it ended
 //!   histograms/<cell>.intended.hgrm, <cell>.service.hgrm
@@ -12,7 +12,7 @@
 //! Every file is written under a temporary name and renamed, so that a reader sees whole files only.
 //! These are results, not records: they are not flushed.
 
-use super::{Cell, CellPlan, Comparison, Configuration, Environment, SCHEMA, Stamp, Sweep, Trial};
+use super::{Cell, CellPlan, Comparison, Configuration, Environment, Failure, SCHEMA, Stamp, Sweep, Trial};
 use crate::results::summary;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -67,6 +67,8 @@ struct SweepFile {
     configurations: Vec<Configuration>,
     comparisons: Vec<Comparison>,
     cells: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    failures: Vec<Failure>,
 }
 
 /// The directory of one sweep.
@@ -113,6 +115,7 @@ impl ResultsDir {
             configurations: sweep.configurations.clone(),
             comparisons: sweep.comparisons.clone(),
             cells: sweep.cells.iter().map(|cell| cell.plan.id.clone()).collect(),
+            failures: sweep.failures.clone(),
         };
         self.write_json(&self.path.join("sweep.json"), &file)
     }
@@ -173,9 +176,10 @@ impl ResultsDir {
         if schema != SCHEMA {
             return Err(StoreError::Schema { path, found: schema });
         }
-        let SweepFile { stamp, environment, configurations, comparisons, cells, .. } = read_json(&path)?;
+        let SweepFile { stamp, environment, configurations, comparisons, cells, failures, .. } =
+            read_json(&path)?;
         let cells = cells.iter().map(|id| self.load_cell(id, &configurations)).collect::<Result<_, _>>()?;
-        Ok(Sweep { stamp, environment, configurations, comparisons, cells })
+        Ok(Sweep { stamp, environment, configurations, comparisons, cells, failures })
     }
 
     fn load_cell(&self, id: &str, configurations: &[Configuration]) -> Result<Cell, StoreError> {

@@ -52,8 +52,10 @@ pub struct Judged {
     pub acknowledged: u64,
     /// Acknowledged between a power cut and the silence after it.
     pub acknowledged_after_cut: u64,
-    /// Acknowledged and lost; with acks=0, sent before the fault and absent.
+    /// Acknowledged, and not there when everything was read back; with acks=0, sent before the fault and absent.
     pub lost: u64,
+    /// Of those, in a range that the broker refuses to give, or of a broker that did not come back.
+    pub unreadable: u64,
     /// Bytes of what was acknowledged and lost.
     pub lost_bytes: u64,
     /// Of the lost, those at the end of their partition.
@@ -198,7 +200,7 @@ fn merged(cell: &Cell, of: impl Fn(&Trial) -> &Latency) -> Latency {
 fn lost_of(verdict: &Verdict, acks: Acks) -> (u64, Option<Nanos>) {
     match acks {
         Acks::Zero => (verdict.losses.sent_absent, verdict.losses.sent_window),
-        Acks::One | Acks::All => (verdict.losses.records, verdict.losses.window),
+        Acks::One | Acks::All => (verdict.losses.records + verdict.losses.unreadable, verdict.losses.window),
     }
 }
 
@@ -227,6 +229,7 @@ fn judged(cell: &Cell, acks: Acks) -> Option<Judged> {
         acknowledged: sum(&|verdict| verdict.losses.of_records),
         acknowledged_after_cut: sum(&|verdict| verdict.cells.acknowledged_after_cut.total()),
         lost: lost_by_trial.iter().sum(),
+        unreadable: sum(&|verdict| verdict.losses.unreadable),
         lost_bytes: sum(&|verdict| verdict.losses.bytes),
         tail: sum(&|verdict| verdict.losses.tail),
         holes: sum(&|verdict| verdict.losses.holes),

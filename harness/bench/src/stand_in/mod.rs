@@ -40,6 +40,12 @@ pub enum Lie {
     TruncateRecovery,
     /// Appends every tenth batch twice.
     Duplicate,
+    /// Does not start on existing files.
+    NoReturn,
+    /// Answers with an error for the first batch of every partition that it finds when it starts.
+    RefuseBatch,
+    /// Answers with an error for everything of partition 0 if there is something in it when it starts.
+    FencePartition,
 }
 
 /// How to run a stand-in.

@@ -214,10 +214,17 @@ impl Server {
             let topic = self.store.topic(&asked.name);
             let partitions = asked.partitions.iter().map(|partition| {
                 let end = topic.as_deref().and_then(|topic| topic.end(index(partition.partition_index)));
+                let fenced =
+                    topic.as_deref().is_some_and(|topic| topic.is_fenced(index(partition.partition_index)));
                 let offset = if partition.timestamp == EARLIEST { end.map(|_| 0) } else { end };
+                let code = match offset {
+                    _ if fenced => KAFKA_STORAGE_ERROR,
+                    Some(_) => 0,
+                    None => UNKNOWN_TOPIC_OR_PARTITION,
+                };
                 ListOffsetsPartitionResponse::default()
                     .with_partition_index(partition.partition_index)
-                    .with_error_code(if offset.is_some() { 0 } else { UNKNOWN_TOPIC_OR_PARTITION })
+                    .with_error_code(code)
                     .with_offset(offset.unwrap_or(-1))
                     .with_timestamp(-1)
             });

@@ -57,6 +57,8 @@ struct Log {
     /// The last batches of each producer, as (base sequence, base offset).
     producers: HashMap<ProducerId, VecDeque<(i32, i64)>>,
     appends: u64,
+    /// Offsets below this are answered with an error.
+    refused_below: i64,
 }
 
 impl Store {
@@ -71,6 +73,9 @@ impl Store {
                     continue;
                 };
                 let Ok(settings) = std::fs::read_to_string(path.join("settings")) else { continue };
+                if lie == Lie::NoReturn {
+                    return Err(invalid(format!("topic {name} cannot be recovered")));
+                }
                 topics.insert(name.to_owned(), recover(&path, &settings, lie)?);
             }
         }
@@ -179,6 +184,11 @@ impl Topic {
         }
     }
 
+    /// Whether the partition answers with an error, whatever it is asked.
+    pub(super) fn is_fenced(&self, partition: usize) -> bool {
+        self.partitions.get(partition).is_some_and(|log| lock(log).refused_below == i64::MAX)
+    }
+
     pub(super) fn end(&self, partition: usize) -> Option<i64> {
         self.partitions.get(partition).map(|log| lock(log).end)
     }
@@ -196,6 +206,7 @@ impl Log {
             index: Vec::new(),
             producers: HashMap::new(),
             appends: 0,
+            refused_below: 0,
         }
     }
 
@@ -270,6 +281,9 @@ impl Log {
     }
 
     fn read(&mut self, offset: i64, max_bytes: usize) -> io::Result<Option<Vec<u8>>> {
+        if offset < self.refused_below {
+            return Err(invalid(format!("offset {offset} is on a bad sector")));
+        }
         if !(0..=self.end).contains(&offset) {
             return Ok(None);
         }
@@ -315,6 +329,11 @@ fn recover(path: &Path, settings: &str, lie: Lie) -> io::Result<Arc<Topic>> {
     while path.join(logs.len().to_string()).exists() {
         logs.push(recover_log(&path.join(logs.len().to_string()), lie)?);
     }
+    if let (Lie::FencePartition, Some(first)) = (lie, logs.first_mut())
+        && first.end > 0
+    {
+        first.refused_below = i64::MAX;
+    }
     Ok(Topic::new(settings, logs))
 }
 
@@ -331,6 +350,9 @@ fn recover_log(path: &Path, lie: Lie) -> io::Result<Log> {
     }
     if lie == Lie::TruncateRecovery {
         whole.pop();
+    }
+    if lie == Lie::RefuseBatch {
+        log.refused_below = whole.first().map_or(0, |(_, header)| header.last_offset().0 + 1);
     }
     for (at, header) in whole {
         log.note(header.base_offset.0);

@@ -2,7 +2,9 @@
 //!
 //! Each trial is written when it ends, so that a sweep that was interrupted goes on where it stopped: `--resume` finds
 //! the folder, checks that the workload is still the same, and runs what is missing. A trial that fails (which is not
-//! the same as a broken contract) does not end the sweep; it is said at the end, and runs again on resume.
+//! the same as a broken contract) does not end the sweep. It is written down with its reason, and the report says it; on
+//! resume it runs again only if its fault had not struck yet, since to repeat a fault until it goes well would be to choose
+//! the result.
 
 mod plan;
 mod progress;
@@ -24,7 +26,7 @@ use crate::machine;
 use crate::medium::{MediumError, Scratch, can_cut_power};
 use crate::results::store::{ResultsDir, StoreError};
 use crate::results::text::exact;
-use crate::results::{Environment, Property, Purpose, Stamp, Sweep, Trial};
+use crate::results::{Environment, Failure, Property, Purpose, Stamp, Sweep, Trial};
 use crate::workload::{Cell, Workload, WorkloadError};
 
 use plan::{Contender, Plan, PlannedTrial};
@@ -260,7 +262,9 @@ pub fn run(options: &Options, prepared: &Prepared, cancel: &Cancel) -> Result<Sw
     let interrupted = runner.run_all(&trials, &mut sweep)?;
     let Runner { failures, left_out, .. } = runner;
     sweep.comparisons = plan::comparisons(&sweep, &trials);
-    sweep.stamp.complete = !interrupted && failures.is_empty();
+    let to_run = |planned: &&PlannedTrial| !is_done(&sweep, planned);
+    let left = trials.iter().filter(to_run).count();
+    sweep.stamp.complete = !interrupted && left <= left_out.len();
     folder.save_plan(&sweep)?;
     folder.save_histograms(&sweep)?;
     Ok(Swept { sweep, folder, failures, left_out, interrupted })
@@ -332,6 +336,7 @@ impl Runner<'_> {
                 Err(error) => {
                     self.progress.end(&trial.cell, &format!("failed: {error}"));
                     self.failures.push(format!("{} ({}): {error}", trial.cell.title(), trial.cell.id()));
+                    self.book(trial, &error, sweep)?;
                     failed_in_a_row += 1;
                 }
             }
@@ -343,6 +348,22 @@ impl Runner<'_> {
     fn run_one(&self, trial: &PlannedTrial, id: &str) -> Result<Outcome, CellError> {
         let logs = raw_folder(self.folder, id, trial.number);
         run_cell(self.options, self.prepared, &trial.cell, &logs, &self.progress, self.cancel)
+    }
+
+    /// Writes down that a trial failed.
+    fn book(&self, planned: &PlannedTrial, error: &CellError, sweep: &mut Sweep) -> Result<(), SweepError> {
+        let here = self.options.root.display().to_string();
+        sweep.failures.push(Failure {
+            cell: sweep.cells[planned.place].plan.id.clone(),
+            number: planned.number,
+            seed: planned.cell.seed.0,
+            command: repeat_command(self.options, &planned.cell),
+            // Results are shown to others: where this machine keeps its files is no part of them.
+            reason: error.to_string().replace(&here, "."),
+            after_fault: error.is_after_fault(),
+            at: machine::now_rfc3339(),
+        });
+        Ok(self.folder.save_plan(sweep)?)
     }
 
     /// Writes what came of a trial, and takes it into the sweep.
@@ -418,8 +439,12 @@ pub fn said(outcome: &Outcome) -> String {
     format!("{standing}, {records} {word}, {lost} lost, {speed}{sustained}")
 }
 
+/// Whether nothing is left to do for a trial: it has its verdict, or it failed where it may not be tried again.
 fn is_done(sweep: &Sweep, planned: &PlannedTrial) -> bool {
-    sweep.cells[planned.place].trials.iter().any(|trial| trial.seed == planned.cell.seed.0)
+    let (cell, seed) = (&sweep.cells[planned.place], planned.cell.seed.0);
+    let is_final =
+        |failure: &Failure| failure.after_fault && failure.seed == seed && failure.cell == cell.plan.id;
+    cell.trials.iter().any(|trial| trial.seed == seed) || sweep.failures.iter().any(is_final)
 }
 
 /// Where the raw files of a trial are.
@@ -466,6 +491,7 @@ fn begun(options: &Options, prepared: &Prepared, plan: &Plan, cancel: &Cancel) -
         configurations: plan.configurations.clone(),
         comparisons: Vec::new(),
         cells: plan.cells.clone(),
+        failures: Vec::new(),
     })
 }
 

@@ -355,6 +355,7 @@ mod tests {
             configurations: plan.configurations,
             comparisons: Vec::new(),
             cells: plan.cells,
+            failures: Vec::new(),
         };
         // In the order A B B A: Kafka 10 then 30, Highwater 20 then 40.
         for (planned, bytes) in plan.trials.iter().zip([10, 20, 40, 30]) {

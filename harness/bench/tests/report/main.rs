@@ -6,8 +6,9 @@ use highwater_bench::report;
 use highwater_bench::results::answer::{self, Tone};
 use highwater_bench::results::store::{ResultsDir, StoreError};
 use highwater_bench::results::summary::summaries;
-use highwater_bench::results::{Property, Sweep};
+use highwater_bench::results::{Failure, Property, Sweep};
 use highwater_bench::table::{self, Colour};
+use highwater_checker::{Anomaly, Finding};
 use sample::{CUT, break_contract, sweep};
 use std::path::Path;
 
@@ -364,4 +365,57 @@ fn nothing_lost_without_a_promise_is_not_shown_as_safe() {
     let html = report::render(&sweep);
     assert!(html.contains("1, no flush (not promised)</text>"));
     assert_eq!(html.matches("<td class=\"unpromised\">").count(), 1);
+}
+
+fn failure(sweep: &Sweep, cell: usize, seed: u64, after_fault: bool) -> Failure {
+    Failure {
+        cell: sweep.cells[cell].plan.id.clone(),
+        number: 0,
+        seed,
+        command: "highwater-bench cell w.toml 1".to_owned(),
+        reason: "the disk cannot be mounted <again>\nits log".to_owned(),
+        after_fault,
+        at: "2001-01-01T00:00:00Z".to_owned(),
+    }
+}
+
+#[test]
+fn trials_without_a_verdict_and_repeated_ones_are_said_at_the_top() {
+    let mut sweep = sweep(7, 4);
+    let seed = sweep.cells[1].trials[0].seed;
+    sweep.failures =
+        vec![failure(&sweep, 1, seed, false), failure(&sweep, 1, 99, true), failure(&sweep, 1, 99, true)];
+    let dir = tempfile::tempdir().unwrap();
+    let results = ResultsDir::new(dir.path());
+    save(&results, &sweep);
+    let sweep = results.load().unwrap();
+    let html = report::render(&sweep);
+    let terminal = table::render(&sweep, Path::new("r"), Colour::Plain);
+    for said in
+        ["1 trial without a verdict, since the harness failed: the disk", "1 trial repeated after a failure"]
+    {
+        let place = html.find(said).unwrap_or_else(|| panic!("{said} is missing"));
+        assert!(place < html.find("class=\"cards\"").unwrap());
+        assert!(terminal.contains(said), "{terminal}");
+    }
+    assert!(html.contains("Trial 0 failed after the fault"));
+}
+
+#[test]
+fn records_that_a_broker_refuses_count_as_lost_and_are_named() {
+    let mut sweep = sweep(7, 4);
+    let cell = sweep.cells.iter_mut().find(|cell| cell.plan.id == "highwater-all-flush1.cut").unwrap();
+    let verdict = cell.trials[2].verdict.as_mut().unwrap();
+    verdict.losses.unreadable = 700;
+    verdict.standing = highwater_checker::Standing::Broken;
+    let unreadable =
+        Finding { anomaly: Anomaly::Unreadable, count: 700, examples: vec!["code 56".to_owned()] };
+    verdict.violations.push(unreadable);
+    let said = headline(&sweep).sentence;
+    assert!(said.contains("refused to give 700 acknowledged records under a power cut"), "{said}");
+    assert!(report::render(&sweep).contains("700 of them refused by the broker"));
+    let unrecovered = Finding { anomaly: Anomaly::Unrecovered, count: 2, examples: Vec::new() };
+    let cell = sweep.cells.iter_mut().find(|cell| cell.plan.id == "highwater-all-flush1.cut").unwrap();
+    cell.trials[2].verdict.as_mut().unwrap().violations = vec![unrecovered];
+    assert!(headline(&sweep).sentence.contains("did not come back 2 times under a power cut"));
 }

@@ -338,6 +338,7 @@ pub(crate) fn sweep(seed: u64, trials: u64) -> Sweep {
             },
         ],
         cells,
+        failures: Vec::new(),
     }
 }
 
