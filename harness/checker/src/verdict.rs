@@ -172,7 +172,8 @@ impl Row {
 pub struct Cells {
     /// Acknowledged: lost, ok, duplicate.
     pub acknowledged: Row,
-    /// Acknowledged between a power cut and the silence after it: booked apart, never lost.
+    /// Acknowledged between a power cut and the silence after it: booked apart. Where nothing may be lost, those that are
+    /// absent are lost like any other, and counted there.
     pub acknowledged_after_cut: Row,
     /// Certainly not appended; found, an aborted read.
     pub failed: Row,

@@ -198,9 +198,9 @@ fn topic_that_is_gone_breaks_the_contract_once_booked() {
 }
 
 #[test]
-fn ack_between_cut_and_silence_is_booked_apart() {
+fn ack_between_cut_and_silence_is_booked_apart_where_a_tail_may_be_lost() {
     let case = Case::new(3).ack(0, 1.1).ack(1, 5.2).ack(2, 5.4).log(&[(0, 0), (1, 1)], 2).cut(5.0, 5.5, 6.0);
-    let verdict = case.verdict(&durable());
+    let verdict = case.verdict(&unflushed());
     assert_eq!(verdict.violations, []);
     assert_eq!(verdict.losses.of_records, 1, "what is booked apart is not in the denominator");
     let apart = verdict.cells.acknowledged_after_cut;
@@ -516,4 +516,22 @@ fn reader_that_is_refused_what_another_was_given_is_found() {
     let verdict = judge(trial, &durable()).unwrap();
     assert_eq!(verdict.violation(Anomaly::Unreadable), 1);
     assert_eq!(verdict.violation(Anomaly::ReadingsDiffer), 0);
+}
+
+#[test]
+fn ack_after_a_cut_whose_record_is_gone_is_a_loss_where_nothing_may_be_lost() {
+    let case =
+        || Case::new(3).ack(0, 1.1).ack(1, 10.2).ack(2, 10.3).log(&[(0, 0), (1, 1)], 2).cut(10.0, 10.5, 11.0);
+    let verdict = case().verdict(&durable());
+    assert_eq!(verdict.violation(Anomaly::LostTail), 1);
+    assert_eq!((verdict.losses.records, verdict.losses.during_fault), (1, 1));
+    // The one that is there stays apart, and so do both where a tail may be lost or the disk lied.
+    assert_eq!(verdict.cells.acknowledged_after_cut.total(), 1);
+    assert_eq!(case().verdict(&unflushed()).cells.acknowledged_after_cut.total(), 2);
+    let lying = Fault { kind: FaultKind::LyingFlush, ..CUT };
+    let on_the_disk = promise(&Setting::single_broker(Acks::All, Flush::EVERY_MESSAGE), Some(&lying));
+    let mut lied = case();
+    lied.faults[0].fault = lying;
+    let verdict = lied.verdict(&on_the_disk);
+    assert_eq!((verdict.standing, verdict.losses.records), (Standing::Kept, 0));
 }

@@ -2,7 +2,8 @@
 //!
 //! In order, each step in a file of its own:
 //!
-//! 1. acks between a power cut and the silence after it are booked apart (`acks`);
+//! 1. acks between a power cut and the silence after it are booked apart, unless their record is gone and
+//!    nothing may be lost (`acks`);
 //! 2. the reference reading (the plain final read) marks what was found: phantoms, duplicates, order
 //!    within a producer (`found`);
 //! 3. partition by partition, acknowledged offsets are joined with the reference: what is at its
@@ -103,6 +104,7 @@ pub fn judge(trial: Trial, contract: &Contract) -> Result<Verdict, JudgeError> {
 
     acks::book_after_cut(&mut case);
     found::mark(&mut case, &reference);
+    acks::trust_where_nothing_may_be_lost(&mut case);
     unreadable::check_served(&mut case, &reference);
     let mut longest_gap = None;
     for partition in case.ledger.layout.partitions() {
