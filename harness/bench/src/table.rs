@@ -58,6 +58,12 @@ pub fn render(sweep: &Sweep, report: &Path, colour: Colour) -> String {
     if cells.iter().any(|cell| cell.judged.as_ref().is_some_and(|judged| judged.window_is_lower_bound)) {
         out.push_str("≥ the load ended before the loss window did: a lower bound\n");
     }
+    let expired: u64 =
+        cells.iter().filter_map(|cell| cell.judged.as_ref()).map(|judged| judged.expired).sum();
+    if expired > 0 {
+        let expired = text::rounded(expired);
+        out.push_str(&format!("acked: without {expired} that retention deleted before they could be read\n"));
+    }
     if cells.iter().any(|cell| !cell.sustained) {
         out.push_str("! the offered rate was not sustained\n");
     }

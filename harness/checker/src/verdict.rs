@@ -205,9 +205,9 @@ pub struct Losses {
     pub records: u64,
     /// Their values' bytes.
     pub bytes: u64,
-    /// Acknowledged records in all, so that the fraction can be given.
+    /// Acknowledged records in all, those among them that retention took ([`Self::expired`]) included.
     pub of_records: u64,
-    /// Acknowledged bytes in all.
+    /// Their bytes in all.
     pub of_bytes: u64,
     /// Lost at the end of their partition.
     pub tail: u64,
@@ -237,10 +237,16 @@ pub struct Losses {
 }
 
 impl Losses {
-    /// Lost records over acknowledged records; 0 if there were none.
+    /// Acknowledged records that could have been lost: those that retention took before anybody looked are no proof.
+    #[must_use]
+    pub const fn at_stake(&self) -> u64 {
+        self.of_records.saturating_sub(self.expired)
+    }
+
+    /// Lost records over those that could have been; 0 if there were none.
     #[must_use]
     pub fn fraction(&self) -> f64 {
-        if self.of_records == 0 { 0.0 } else { self.records as f64 / self.of_records as f64 }
+        if self.at_stake() == 0 { 0.0 } else { self.records as f64 / self.at_stake() as f64 }
     }
 }
 
@@ -376,10 +382,11 @@ impl Verdict {
         self.violations.sort_by_key(|finding| finding.anomaly);
     }
 
-    /// Whether the trial can prove anything: a trial in which nothing was acknowledged cannot lose.
+    /// Whether the trial can prove anything: a trial in which nothing was acknowledged, or nothing
+    /// of that was left by retention, cannot lose.
     #[must_use]
     pub const fn is_vacuous(&self) -> bool {
-        self.losses.of_records == 0
+        self.losses.at_stake() == 0
     }
 }
 

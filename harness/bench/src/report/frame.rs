@@ -1,9 +1,9 @@
 //! The frame of the page: sentence, cards, legend, machine, limits, command.
 
-use super::Page;
 use super::html::{Align, Field, Html, Table};
 use super::marks::{Certainty, Shape, mark, shape_of};
 use super::svg::{Anchor, Escaped, Svg, at};
+use super::{Page, words};
 use crate::results::answer::{Card, FlushClass, Headline, Keeper};
 use crate::results::summary::{CellSummary, Judged};
 use crate::results::{DiskKind, Property, Sweep, Workload, answer, text};
@@ -86,8 +86,12 @@ fn keeper(html: &mut Html, best: &Keeper<'_, '_>, others: &[Keeper<'_, '_>], cel
         html.element("p", "broker", &workload_words(&configuration.workload));
     }
     html.element("p", "speed", &speed_words(best));
-    let lost =
-        format!("lost 0 of {} acknowledged in {}", text::rounded(best.acknowledged()), best.accidents());
+    let lost = format!(
+        "lost 0 of {} acknowledged{} in {}",
+        text::rounded(best.acknowledged()),
+        words::expired(best.expired()),
+        best.accidents()
+    );
     html.element("p", "proof", &lost);
     html.element("p", "bound", &best.bound());
     if let Some(cost) = answer::cost(cells, best) {

@@ -130,14 +130,17 @@ fn fault_row(page: &Page<'_, '_>, cell: &CellSummary<'_>) -> Vec<Field> {
     };
     row.push(verdict(cell, judged));
     let zero = configuration.setting.acks == Acks::Zero;
-    let after_cut = match judged.acknowledged_after_cut {
-        0 => String::new(),
-        count => format!("+ {} after the cut, apart", text::exact(count)),
-    };
+    let mut apart = Vec::new();
+    if judged.expired > 0 {
+        apart.push(format!("+ {} deleted by retention, unread", text::rounded(judged.expired)));
+    }
+    if judged.acknowledged_after_cut > 0 {
+        apart.push(format!("+ {} after the cut, apart", text::exact(judged.acknowledged_after_cut)));
+    }
     row.push(if zero {
         Field::new("none").note(format!("{} sent", text::rounded(judged.attempts)))
     } else {
-        Field::new(text::rounded(judged.acknowledged)).note(after_cut)
+        Field::new(text::rounded(judged.acknowledged)).note(apart.join("; "))
     });
     row.push(lost(judged, zero));
     row.push(Field::new(text::exact(judged.duplicates)));

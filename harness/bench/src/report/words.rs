@@ -11,7 +11,9 @@ use highwater_checker::Acks;
 pub(crate) fn lost(cell: &CellSummary<'_>, judged: &Judged) -> String {
     let of = match cell.configuration.setting.acks {
         Acks::Zero => format!("{} sent, none acknowledged", text::rounded(judged.attempts)),
-        Acks::One | Acks::All => format!("{} acknowledged", text::rounded(judged.acknowledged)),
+        Acks::One | Acks::All => {
+            format!("{} acknowledged{}", text::rounded(judged.acknowledged), expired(judged.expired))
+        }
     };
     let trials = judged.trials as u64;
     let accidents = cell
@@ -22,6 +24,16 @@ pub(crate) fn lost(cell: &CellSummary<'_>, judged: &Judged) -> String {
         return format!("lost {lost} of {of}, in {} of {accidents}", judged.trials_with_loss());
     }
     format!("lost {lost} of {of}, {accidents}; {}", no_loss_bound(judged))
+}
+
+/// What stands beside a number of acknowledged records, if others are not in it.
+pub(crate) fn expired(count: u64) -> String {
+    match count {
+        0 => String::new(),
+        count => {
+            format!(" (and {} more, deleted by retention before they could be read)", text::rounded(count))
+        }
+    }
 }
 
 /// What a cell without loss proves.

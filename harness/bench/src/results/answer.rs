@@ -90,10 +90,16 @@ impl Keeper<'_, '_> {
         self.judged().map(|judged| judged.telling_trials).sum()
     }
 
-    /// Records acknowledged in them.
+    /// Records acknowledged in them and looked for afterwards.
     #[must_use]
     pub fn acknowledged(&self) -> u64 {
         self.judged().map(|judged| judged.acknowledged).sum()
+    }
+
+    /// Records that were acknowledged as well, and deleted by retention before they could be read.
+    #[must_use]
+    pub fn expired(&self) -> u64 {
+        self.judged().map(|judged| judged.expired).sum()
     }
 
     /// `20 process kills and 40 power cuts`.
@@ -327,11 +333,23 @@ fn kept_headline(cells: &[CellSummary<'_>], worst: &Card<'_, '_>, keeper: &Keepe
         details.push(format!("{}, no setting in this sweep kept everything.", worst.accident.question()));
     }
     details.push(format!(
-        "{} records were acknowledged; {}.",
-        text::rounded(keeper.acknowledged()),
+        "{}; {}.",
+        acknowledged_words(keeper.acknowledged(), keeper.expired()),
         keeper.bound()
     ));
     Headline { tone: Tone::Kept, sentence, details }
+}
+
+/// `3.52 M records were acknowledged, 1.94 M of them deleted by retention before they could be read`.
+fn acknowledged_words(read: u64, expired: u64) -> String {
+    let all = text::rounded(read + expired);
+    match expired {
+        0 => format!("{all} records were acknowledged"),
+        expired => format!(
+            "{all} records were acknowledged, {} of them deleted by retention before they could be read",
+            text::rounded(expired)
+        ),
+    }
 }
 
 /// What a setting costs against the fastest one of its broker under the same workload whose records are acknowledged.

@@ -48,8 +48,10 @@ pub struct Judged {
     pub permitted: Vec<Finding>,
     /// Records attempted.
     pub attempts: u64,
-    /// Records acknowledged, those after a cut apart.
+    /// Records acknowledged and looked for in the end, so that their loss would have been seen; those after a cut apart.
     pub acknowledged: u64,
+    /// Acknowledged, and deleted by the retention that the topic is set to before they could be read: no proof of anything.
+    pub expired: u64,
     /// Acknowledged between a power cut and the silence after it.
     pub acknowledged_after_cut: u64,
     /// Acknowledged, and not there when everything was read back; with acks=0, sent before the fault and absent.
@@ -217,7 +219,8 @@ fn judged(cell: &Cell, acks: Acks) -> Option<Judged> {
     let broken = verdicts.iter().any(|(_, _, verdict)| verdict.standing == Standing::Broken);
     let telling = |trial: &Trial, verdict: &Verdict| {
         let acked = !verdict.is_vacuous() || (acks == Acks::Zero && verdict.attempts > 0);
-        acked && (trial.faults.is_empty() || trial.faults.iter().any(FaultMark::met_acks))
+        // A kill on the way to the fault cannot vouch for a fault that met silence.
+        acked && trial.faults.last().is_none_or(FaultMark::met_acks)
     };
     Some(Judged {
         trials: verdicts.len(),
@@ -226,7 +229,8 @@ fn judged(cell: &Cell, acks: Acks) -> Option<Judged> {
         violations: added_up(verdicts.iter().flat_map(|(_, _, verdict)| &verdict.violations)),
         permitted: added_up(verdicts.iter().flat_map(|(_, _, verdict)| &verdict.permitted)),
         attempts: sum(&|verdict| verdict.attempts),
-        acknowledged: sum(&|verdict| verdict.losses.of_records),
+        acknowledged: sum(&|verdict| verdict.losses.at_stake()),
+        expired: sum(&|verdict| verdict.losses.expired),
         acknowledged_after_cut: sum(&|verdict| verdict.cells.acknowledged_after_cut.total()),
         lost: lost_by_trial.iter().sum(),
         unreadable: sum(&|verdict| verdict.losses.unreadable),

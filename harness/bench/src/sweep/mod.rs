@@ -427,7 +427,7 @@ pub fn said(outcome: &Outcome) -> String {
     let (records, word, lost) = if sent > 0 {
         (sent, "sent", verdict.losses.sent_absent)
     } else {
-        (verdict.losses.of_records, "acknowledged", verdict.losses.records)
+        (verdict.losses.at_stake(), "acknowledged", verdict.losses.records + verdict.losses.unreadable)
     };
     let speed = if outcome.load.is_measured() {
         format!("{:.1} MB/s", outcome.load.bytes_per_second() / 1e6)

@@ -419,3 +419,41 @@ fn records_that_a_broker_refuses_count_as_lost_and_are_named() {
     cell.trials[2].verdict.as_mut().unwrap().violations = vec![unrecovered];
     assert!(headline(&sweep).sentence.contains("did not come back 2 times under a power cut"));
 }
+
+#[test]
+fn records_that_retention_deleted_are_not_counted_as_kept() {
+    let mut sweep = sweep(7, 4);
+    let cells = sweep.cells.iter_mut().filter(|cell| cell.plan.id.starts_with("highwater-all-flush1"));
+    for verdict in cells.flat_map(|cell| &mut cell.trials).filter_map(|trial| trial.verdict.as_mut()) {
+        (verdict.losses.of_records, verdict.losses.expired) = (1_000_000, 400_000);
+    }
+    let headline = headline(&sweep);
+    let said = headline.details.iter().any(|detail| {
+        detail.contains(
+            "4.00 M records were acknowledged, 1.60 M of them deleted by retention before they could be read",
+        )
+    });
+    assert!(said, "{headline:?}");
+    let html = report::render(&sweep);
+    assert!(html.contains("lost 0 of 2.40 M acknowledged (and 1.60 M more, deleted by retention"));
+    assert!(!html.contains("lost 0 of 4.00 M"));
+    // Where retention took everything, nothing is proven.
+    for verdict in sweep.cells.iter_mut().flat_map(|cell| &mut cell.trials).filter_map(|t| t.verdict.as_mut())
+    {
+        verdict.losses.expired = verdict.losses.of_records;
+        verdict.losses.records = 0;
+    }
+    assert!(answer::cards(&summaries(&sweep)).iter().all(|card| card.keepers.is_empty()));
+}
+
+#[test]
+fn kill_on_the_way_does_not_vouch_for_a_cut_into_silence() {
+    let mut sweep = sweep(7, 5);
+    for trial in sweep.cells.iter_mut().flat_map(|cell| &mut cell.trials) {
+        if let Some(last) = trial.faults.last().cloned() {
+            trial.faults.insert(0, last);
+            trial.faults[1].since_last_ack = Some(highwater_checker::Nanos::from_millis(900));
+        }
+    }
+    assert!(answer::cards(&summaries(&sweep)).iter().all(|card| card.keepers.is_empty()));
+}
