@@ -24,6 +24,7 @@ mod timeline;
 pub(crate) mod words;
 
 use crate::results::answer::{self, Headline, Tone};
+use crate::results::stats;
 use crate::results::summary::{CellSummary, performance, summaries};
 use crate::results::{Configuration, Sweep, Workload};
 use highwater_checker::Fault;
@@ -225,7 +226,10 @@ impl<'s, 'a> Page<'s, 'a> {
             html.element(
                 "p",
                 "lead",
-                "Measured A B B A, the ratio of each pair, and a 95 % bootstrap interval of its median.",
+                &format!(
+                    "Measured A B B A, the ratio of each pair, and a 95 % bootstrap interval of its median, given from {} pairs on.",
+                    stats::FEWEST_PAIRS
+                ),
             );
             tables::comparisons(html, self);
         });

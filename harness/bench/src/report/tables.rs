@@ -374,6 +374,7 @@ pub(super) fn comparisons(html: &mut Html, page: &Page<'_, '_>) {
         let ratio = stats::ratio(&comparison.pairs);
         let reading = match (&ratio, comparison.a == comparison.b) {
             (None, _) => "no pair was completed",
+            (Some(ratio), _) if !ratio.tells() => "too few pairs to tell",
             (Some(_), true) => "the same twice: this is the noise",
             (Some(ratio), false) if !ratio.is_significant() => "no difference beyond the noise",
             (Some(ratio), false) if ratio.median > 1.0 => "B is faster",
@@ -381,7 +382,10 @@ pub(super) fn comparisons(html: &mut Html, page: &Page<'_, '_>) {
         };
         let (median, interval) = ratio.map_or_else(
             || ("–".to_owned(), "–".to_owned()),
-            |ratio| (format!("{:.3}", ratio.median), format!("{:.3} to {:.3}", ratio.low, ratio.high)),
+            |ratio| {
+                let interval = format!("{:.3} to {:.3}", ratio.low, ratio.high);
+                (format!("{:.3}", ratio.median), if ratio.tells() { interval } else { "–".to_owned() })
+            },
         );
         table.row(
             "",

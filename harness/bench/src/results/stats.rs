@@ -35,6 +35,10 @@ pub fn rule_of_three(trials: usize) -> Option<f64> {
     (trials > 3).then(|| 3.0 / trials as f64)
 }
 
+/// So many pairs it takes for the interval to mean what it says: with fewer, pairs that agree by chance (one time in two
+/// with two of them) leave no resample on the other side. With six that is one time in 32.
+pub const FEWEST_PAIRS: usize = 6;
+
 /// A ratio with a bootstrap confidence interval.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ratio {
@@ -49,10 +53,16 @@ pub struct Ratio {
 }
 
 impl Ratio {
+    /// Whether there are enough pairs for the interval to tell anything.
+    #[must_use]
+    pub fn tells(&self) -> bool {
+        self.pairs >= FEWEST_PAIRS
+    }
+
     /// Whether the interval leaves no doubt that A and B differ.
     #[must_use]
     pub fn is_significant(&self) -> bool {
-        self.low > 1.0 || self.high < 1.0
+        self.tells() && (self.low > 1.0 || self.high < 1.0)
     }
 }
 
@@ -116,6 +126,13 @@ mod tests {
         let faster: Vec<(f64, f64)> = noise.iter().map(|(a, b)| (*a, b * 1.5)).collect();
         assert!(ratio(&faster).unwrap().is_significant());
         assert_eq!(ratio(&faster), ratio(&faster), "the same pairs give the same interval");
+    }
+
+    #[test]
+    fn ratio_of_few_pairs_tells_nothing_however_well_they_agree() {
+        let pairs = |count: usize| ratio(&vec![(100.0, 200.0); count]).unwrap();
+        assert!(!pairs(2).is_significant() && !pairs(FEWEST_PAIRS - 1).tells());
+        assert!(pairs(FEWEST_PAIRS).is_significant());
     }
 
     #[test]

@@ -457,3 +457,13 @@ fn kill_on_the_way_does_not_vouch_for_a_cut_into_silence() {
     }
     assert!(answer::cards(&summaries(&sweep)).iter().all(|card| card.keepers.is_empty()));
 }
+
+#[test]
+fn few_pairs_get_no_reading() {
+    let mut sweep = sweep(7, 2);
+    assert!(report::render(&sweep).contains("A is faster"));
+    sweep.comparisons.iter_mut().for_each(|comparison| comparison.pairs.truncate(2));
+    let html = report::render(&sweep);
+    assert!(!html.contains("A is faster") && !html.contains("this is the noise"));
+    assert_eq!(html.matches("too few pairs to tell").count(), 2);
+}
