@@ -1,7 +1,7 @@
 //! The terminal view: the sentence, the table, where the file is.
 
 use crate::results::answer::{self, Tone};
-use crate::results::summary::{CellSummary, performance, summaries};
+use crate::results::summary::{CellSummary, open_loop, performance, summaries};
 use crate::results::{Sweep, text};
 use highwater_checker::{Acks, Fault, Loss, Scope, Standing};
 use std::path::Path;
@@ -53,10 +53,16 @@ pub fn render(sweep: &Sweep, report: &Path, colour: Colour) -> String {
         out.push_str(
             "lost: over all trials; 0 (≤ x): with 95 % confidence at most x of such faults lose anything\n",
         );
-        out.push_str("loss window: of the worst trial; MB/s and p99: without a fault, median [slowest–fastest] trial\n");
+        out.push_str(
+            "loss window: of the worst trial; MB/s: without a fault, median [slowest–fastest] trial\n",
+        );
     }
     if cells.iter().any(|cell| cell.judged.as_ref().is_some_and(|judged| judged.window_is_lower_bound)) {
         out.push_str("≥ the load ended before the loss window did: a lower bound\n");
+    }
+    if let Some(offered) = cells.iter().filter(|cell| cell.fault().is_none()).find_map(CellSummary::offered) {
+        let offered = text::megabytes(offered);
+        out.push_str(&format!("p99: without a fault, on an open loop at {offered} MB/s offered\n"));
     }
     let expired: u64 =
         cells.iter().filter_map(|cell| cell.judged.as_ref()).map(|judged| judged.expired).sum();
@@ -103,12 +109,13 @@ fn rows(sweep: &Sweep, cells: &[CellSummary<'_>]) -> Vec<Row> {
     for configuration in &sweep.configurations {
         let of = |cell: &&CellSummary<'_>| cell.configuration.id == configuration.id;
         let speed = performance(cells, &configuration.id);
+        let steady = open_loop(cells, &configuration.id);
         let faults: Vec<&CellSummary<'_>> =
             cells.iter().filter(of).filter(|cell| cell.fault().is_some()).collect();
-        rows.extend(faults.iter().map(|cell| fault_row(cell, speed)));
+        rows.extend(faults.iter().map(|cell| fault_row(cell, speed, steady)));
         if let (true, Some(speed)) = (faults.is_empty(), speed) {
             let dash = || "–".to_owned();
-            let [setting, broker, rate, p99] = common(speed, Some(speed));
+            let [setting, broker, rate, p99] = common(speed, Some(speed), steady);
             let trials = speed.cell.trials.len().to_string();
             let fields = [
                 setting,
@@ -129,23 +136,31 @@ fn rows(sweep: &Sweep, cells: &[CellSummary<'_>]) -> Vec<Row> {
     rows
 }
 
-fn common(cell: &CellSummary<'_>, speed: Option<&CellSummary<'_>>) -> [String; 4] {
+fn common(
+    cell: &CellSummary<'_>,
+    speed: Option<&CellSummary<'_>>,
+    steady: Option<&CellSummary<'_>>,
+) -> [String; 4] {
     let rate = speed.and_then(|speed| speed.bytes_per_second.map(|spread| (speed, spread)));
-    let (rate, p99) = rate.map_or_else(
-        || ("–".to_owned(), "–".to_owned()),
+    let rate = rate.map_or_else(
+        || "–".to_owned(),
         |(speed, spread)| {
             let doubt = if speed.sustained { "" } else { "! " };
             let range = format!("{}–{}", text::megabytes(spread.low), text::megabytes(spread.high));
-            let rate = format!("{doubt}{} [{range}]", text::megabytes(spread.median));
-            (rate, text::latency(speed.intended.quantile(0.99)))
+            format!("{doubt}{} [{range}]", text::megabytes(spread.median))
         },
     );
+    let p99 = text::latency(steady.and_then(|steady| steady.intended.quantile(0.99)));
     let setting = format!("acks={}", cell.configuration.short_label());
     [setting, cell.configuration.broker.name.clone(), rate, p99]
 }
 
-fn fault_row(cell: &CellSummary<'_>, speed: Option<&CellSummary<'_>>) -> Row {
-    let [setting, broker, rate, p99] = common(cell, speed);
+fn fault_row(
+    cell: &CellSummary<'_>,
+    speed: Option<&CellSummary<'_>>,
+    steady: Option<&CellSummary<'_>>,
+) -> Row {
+    let [setting, broker, rate, p99] = common(cell, speed, steady);
     let fault = cell.fault().map(short_fault).unwrap_or_default();
     let Some(judged) = &cell.judged else {
         let dash = || "–".to_owned();

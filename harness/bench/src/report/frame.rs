@@ -137,8 +137,22 @@ fn speed_words(keeper: &Keeper<'_, '_>) -> String {
         return "throughput not measured".to_owned();
     };
     let sustained = if cell.sustained { "" } else { " (not sustained)" };
+    format!("{} MB/s{sustained}{}", text::megabytes(spread.median), latency_words(keeper.open_loop))
+}
+
+/// The latency beside a speed, which comes from another load: that of a saturated client is no latency of the broker.
+fn latency_words(open_loop: Option<&CellSummary<'_>>) -> String {
+    let Some((cell, offered)) = open_loop.and_then(|cell| Some((cell, cell.offered()?))) else {
+        return String::new();
+    };
+    let sustained = if cell.sustained { "" } else { ", not sustained" };
     let p99 = text::latency(cell.intended.quantile(0.99));
-    format!("{} MB/s{sustained}, p99 {p99}", text::megabytes(spread.median))
+    format!("; p99 {p99} at {} MB/s offered{sustained}", text::megabytes(offered))
+}
+
+/// ` at 20.0 MB/s`, where a rate was offered.
+pub(super) fn at_rate(cell: &CellSummary<'_>) -> String {
+    cell.offered().map_or_else(String::new, |rate| format!(" at {} MB/s", text::megabytes(rate)))
 }
 
 /// What a workload sends, in one line.

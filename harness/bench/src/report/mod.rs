@@ -25,7 +25,7 @@ pub(crate) mod words;
 
 use crate::results::answer::{self, Headline, Tone};
 use crate::results::stats;
-use crate::results::summary::{CellSummary, performance, summaries};
+use crate::results::summary::{CellSummary, open_loop, performance, summaries};
 use crate::results::{Configuration, Sweep, Workload};
 use highwater_checker::Fault;
 use html::Html;
@@ -174,8 +174,7 @@ impl<'s, 'a> Page<'s, 'a> {
             .sweep
             .configurations
             .iter()
-            .filter_map(|configuration| performance(self.cells, &configuration.id))
-            .filter(|cell| !cell.intended.is_empty())
+            .filter_map(|configuration| open_loop(self.cells, &configuration.id))
             .collect();
         if measured.is_empty() {
             return;
@@ -184,8 +183,10 @@ impl<'s, 'a> Page<'s, 'a> {
             html.element(
                 "p",
                 "lead",
-                "Counted from the moment a record should have been sent, so that a broker that stands still is not \
-                 excused by the records that waited. Failures and time-outs are in it, at their time-out.",
+                "On an open loop: the instants at which records should be sent are fixed before the run, and latency counts \
+                 from there, so that a broker that stands still is not excused by the records that waited. Failures and \
+                 time-outs are in it, at their time-out. Cells that ran as fast as possible have no such instants, and are \
+                 not shown here.",
             );
             // Groups of lines that can be told apart, in the order of the tables.
             for group in measured.chunks(latency::LINES) {
@@ -197,7 +198,7 @@ impl<'s, 'a> Page<'s, 'a> {
                             self.number(&cell.configuration.id),
                             cell.configuration.broker.name,
                             self.label(cell.configuration)
-                        ),
+                        ) + &frame::at_rate(cell),
                         target: &cell.cell.plan.id,
                         intended: &cell.intended,
                         service: &cell.service,

@@ -303,7 +303,8 @@ fn speed(html: &mut Html, page: &Page<'_, '_>) {
         "p",
         "note",
         "MB/s: median of the trials, below it slowest to fastest. Latency from the intended send time, histograms of \
-         all trials merged; below it service time. CPU: the machine's less the client's. Histograms: whole, beside this file, \
+         all trials merged; below it service time. On a closed loop a record is due when the client takes it, so that its \
+         latency is the client's queue as much as the broker's answer: not to be compared. CPU: the machine's less the client's. Histograms: whole, beside this file, \
          in the .hgrm format of HdrHistogram's plotter.",
     );
 }
@@ -317,6 +318,8 @@ fn speed_row(page: &Page<'_, '_>, cell: &CellSummary<'_>) -> Vec<Field> {
     ));
     if !cell.sustained {
         offered = offered.note("✗ not sustained").class("bad");
+    } else if target.is_none() {
+        offered = offered.note("closed loop: latency includes the time in the client's own buffer");
     }
     let zero = if configuration.setting.acks == Acks::Zero { "sent, not acknowledged" } else { "" };
     let rate = |spread: Option<stats::Spread>, show: &dyn Fn(f64) -> String| {

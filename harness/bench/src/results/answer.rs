@@ -4,7 +4,7 @@
 //! happened to lose nothing is not. A broken contract is said before anything else.
 
 use super::stats::{Spread, rule_of_three};
-use super::summary::{CellSummary, performance};
+use super::summary::{CellSummary, open_loop, performance};
 use super::{Configuration, Failure, Sweep, text};
 use highwater_checker::{Acks, Anomaly, Fault, FaultKind, Loss, Scope};
 
@@ -79,6 +79,8 @@ pub struct Keeper<'s, 'a> {
     pub configuration: &'a Configuration,
     /// How fast it is, if that was measured.
     pub performance: Option<&'s CellSummary<'a>>,
+    /// Its latency on an open loop, if that was measured.
+    pub open_loop: Option<&'s CellSummary<'a>>,
     /// The cells that show it.
     pub cells: Vec<&'s CellSummary<'a>>,
 }
@@ -199,6 +201,7 @@ fn keepers<'s, 'a>(cells: &'s [CellSummary<'a>], tried: &[&'s CellSummary<'a>]) 
             None => all.push(Keeper {
                 configuration: cell.configuration,
                 performance: performance(cells, &cell.configuration.id),
+                open_loop: open_loop(cells, &cell.configuration.id),
                 cells: vec![cell],
             }),
         }

@@ -134,6 +134,14 @@ impl<'a> CellSummary<'a> {
         }
     }
 
+    /// The rate that was offered, in bytes of values a second; absent if the load was as fast as possible.
+    #[must_use]
+    pub fn offered(&self) -> Option<f64> {
+        let targets = self.cell.trials.iter().filter_map(|trial| trial.load.target_records_per_second);
+        let records = targets.max_by(f64::total_cmp)?;
+        Some(records * f64::from(self.configuration.workload.record_size_bytes))
+    }
+
     /// Whether a contract was broken.
     #[must_use]
     pub fn is_broken(&self) -> bool {
@@ -169,15 +177,29 @@ pub fn summaries(sweep: &Sweep) -> Vec<CellSummary<'_>> {
     measured.filter_map(|cell| of(cell).map(|configuration| CellSummary::new(cell, configuration))).collect()
 }
 
-/// The performance cell that stands for a configuration: the fastest whose rate was sustained, else
-/// the fastest.
+/// The performance cell that stands for a configuration's speed: one that ran as fast as possible, since a rate that was
+/// offered is no speed; else the fastest whose rate was sustained, else the fastest.
 #[must_use]
 pub fn performance<'s, 'a>(cells: &'s [CellSummary<'a>], configuration: &str) -> Option<&'s CellSummary<'a>> {
     let measured = cells.iter().filter(|cell| {
         cell.fault().is_none() && cell.configuration.id == configuration && cell.bytes_per_second.is_some()
     });
     let speed = |cell: &CellSummary<'_>| cell.bytes_per_second.map_or(0.0, |spread| spread.median);
-    measured.max_by(|a, b| a.sustained.cmp(&b.sustained).then(speed(a).total_cmp(&speed(b))))
+    let rank = |cell: &CellSummary<'_>| (cell.offered().is_none(), cell.sustained);
+    measured.max_by(|a, b| rank(a).cmp(&rank(b)).then(speed(a).total_cmp(&speed(b))))
+}
+
+/// The cell that stands for a configuration's latency: on an open loop, the highest rate that was sustained, else the
+/// lowest. A closed loop has no intended send times: what it calls latency is time in the client's own buffer.
+#[must_use]
+pub fn open_loop<'s, 'a>(cells: &'s [CellSummary<'a>], configuration: &str) -> Option<&'s CellSummary<'a>> {
+    let of = cells.iter().filter(|cell| cell.fault().is_none() && cell.configuration.id == configuration);
+    let open = of.filter_map(|cell| Some((cell, cell.offered()?)).filter(|_| !cell.intended.is_empty()));
+    let rank = |rate: f64, cell: &CellSummary<'_>| if cell.sustained { rate } else { -rate };
+    open.max_by(|(a, of_a), (b, of_b)| {
+        a.sustained.cmp(&b.sustained).then(rank(*of_a, a).total_cmp(&rank(*of_b, b)))
+    })
+    .map(|(cell, _)| cell)
 }
 
 /// Latency from the intended send time, over all trials of a cell.

@@ -124,7 +124,12 @@ fn saturate(number: usize) -> u32 {
 /// itself, which shows the noise.
 pub(super) fn comparisons(sweep: &Sweep, trials: &[PlannedTrial]) -> Vec<Comparison> {
     let mut measured: Vec<Measured> = Vec::new();
-    for trial in trials.iter().filter(|trial| trial.cell.settings.fault == Fault::None) {
+    // A rate that was offered is the same on both sides, whatever the broker.
+    let is_speed = |trial: &&PlannedTrial| {
+        let CellSettings { fault, rate, record_size_bytes, .. } = &trial.cell.settings;
+        *fault == Fault::None && rate.records_per_second(*record_size_bytes).is_none()
+    };
+    for trial in trials.iter().filter(is_speed) {
         let seed = trial.cell.seed.0;
         if let Some(done) = sweep.cells[trial.place].trials.iter().find(|done| done.seed == seed) {
             if !done.load.is_measured() {

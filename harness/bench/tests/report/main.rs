@@ -227,6 +227,7 @@ fn zero_lost_never_stands_alone() {
 #[test]
 fn figures_in_doubt_are_drawn_hollow_and_said() {
     let mut sweep = sweep(7, 24);
+    sweep.cells.retain(|cell| !cell.plan.id.ends_with(".steady"));
     let plain = report::render(&sweep).matches("mark hollow").count();
     let speed = sweep.cells.iter_mut().find(|cell| cell.plan.id == "highwater-all-flush1.speed").unwrap();
     for trial in &mut speed.trials {
@@ -466,4 +467,20 @@ fn few_pairs_get_no_reading() {
     let html = report::render(&sweep);
     assert!(!html.contains("A is faster") && !html.contains("this is the noise"));
     assert_eq!(html.matches("too few pairs to tell").count(), 2);
+}
+
+#[test]
+fn latency_comes_from_an_open_loop_or_not_at_all() {
+    let sweep = sweep(7, 4);
+    let html = report::render(&sweep);
+    assert!(html.contains("; p99 ") && html.contains(" at 20.5 MB/s offered"));
+    assert!(html.contains("closed loop: latency includes the time in the client"));
+    let terminal = table::render(&sweep, Path::new("r"), Colour::Plain);
+    assert!(terminal.contains("p99: without a fault, on an open loop at 20.5 MB/s offered"), "{terminal}");
+    let mut saturated = sweep;
+    saturated.cells.retain(|cell| !cell.plan.id.ends_with(".steady"));
+    let html = report::render(&saturated);
+    let cards = &html[html.find("class=\"cards\"").unwrap()..html.find("id=\"trade\"").unwrap()];
+    assert!(!cards.contains("p99"), "{cards}");
+    assert!(!html.contains("id=\"latency\""));
 }

@@ -302,6 +302,7 @@ pub(crate) fn sweep(seed: u64, trials: u64) -> Sweep {
             cells.push(Cell { plan, trials });
         };
         add(Purpose::Performance, "speed", DiskKind::Directory, trials.min(8));
+        add(Purpose::Performance, "steady", DiskKind::Directory, 1);
         let faults = if sort.brokers == 1 {
             vec![(KILL, "kill"), (CUT, "cut")]
         } else {
@@ -311,6 +312,17 @@ pub(crate) fn sweep(seed: u64, trials: u64) -> Sweep {
             let contract = promise(&sort.setting, Some(&fault));
             add(Purpose::Fault { fault, contract }, name, DiskKind::PowerSwitch, trials);
         }
+    }
+    // At a fixed rate, which every setting reaches.
+    for cell in cells.iter_mut().filter(|cell| cell.plan.id.ends_with(".steady")) {
+        for load in cell.trials.iter_mut().map(|trial| &mut trial.load) {
+            (load.records, load.bytes) = (20 * 20_000, 20 * 20_000 * 1024);
+            load.target_records_per_second = Some(20_000.0);
+        }
+    }
+    // Faults strike a load of that rate, too.
+    for cell in cells.iter_mut().filter(|cell| matches!(cell.plan.purpose, Purpose::Fault { .. })) {
+        cell.trials.iter_mut().for_each(|trial| trial.load.target_records_per_second = Some(1.0));
     }
     Sweep {
         stamp: Stamp {
