@@ -53,6 +53,16 @@ pub fn render(sweep: &Sweep, report: &Path, colour: Colour) -> String {
         out.push_str(
             "lost: over all trials; 0 (≤ x): with 95 % confidence at most x of such faults lose anything\n",
         );
+        let mut rates: Vec<String> = Vec::new();
+        for rate in cells.iter().filter(|cell| cell.fault().is_some()).filter_map(CellSummary::offered) {
+            let rate = text::megabytes(rate);
+            if !rates.contains(&rate) {
+                rates.push(rate);
+            }
+        }
+        if !rates.is_empty() {
+            out.push_str(&format!("faults struck a load at {} MB/s offered\n", rates.join(" or ")));
+        }
         out.push_str(
             "loss window: of the worst trial; MB/s: without a fault, median [slowest–fastest] trial\n",
         );

@@ -7,7 +7,7 @@ use super::{Page, words};
 use crate::results::answer::{Card, FlushClass, Headline, Keeper};
 use crate::results::summary::{CellSummary, Judged};
 use crate::results::{DiskKind, Property, Sweep, Workload, answer, text};
-use highwater_checker::{Contract, FaultKind, Loss, Nanos, Scope};
+use highwater_checker::{Acks, Contract, FaultKind, Loss, Nanos, Scope};
 
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("script.js");
@@ -194,10 +194,10 @@ pub(super) fn legend(html: &mut Html, page: &Page<'_, '_>) {
     }
     mark(&mut svg, shape, FlushClass::LeftToSystem, Certainty::InDoubt, at(12.0, 62.0), 6.0);
     let doubt =
-        "outline only: in doubt, since the rate was not sustained or the loss window is a lower bound (↑)";
+        "outline only: rate not sustained, loss window a lower bound (↑), or acks=0 (nothing acknowledged)";
     svg.text("label", at(25.0, 66.0), Anchor::Start, doubt);
     html.chart(&svg.finish());
-    html.element("p", "note", "Beside a point: acks, replicas if more than one, flush. Pointing at it shows the figures; it links to the cell.");
+    html.element("p", "note", "Beside a point: acks, replicas if more than one, flush, records lost in the worst trial and the rate at which. Pointing at it shows the figures; it links to the cell.");
 }
 
 /// What a panel rests on, and what it must not be taken for.
@@ -217,8 +217,25 @@ pub(super) fn panel_note(cells: &[&CellSummary<'_>]) -> String {
     let disks = disks.join("; ");
     let few =
         if least < 20 { " Fewer than 20 trials a setting: a rare loss may have been missed." } else { "" };
+    let mut rates: Vec<String> = Vec::new();
+    for rate in cells.iter().filter_map(|cell| cell.offered()).map(text::megabytes) {
+        if !rates.contains(&rate) {
+            rates.push(rate);
+        }
+    }
+    let rates = match rates.as_slice() {
+        [] => "as fast as possible, or as each cell says".to_owned(),
+        rates => format!("at {} MB/s offered", rates.join(" or ")),
+    };
+    let zero = |cell: &&CellSummary<'_>| cell.configuration.setting.acks == Acks::Zero;
+    let unacknowledged = if cells.iter().any(zero) {
+        " acks=0 (outline) is on no frontier: nothing is acknowledged, and its speed is that of the socket."
+    } else {
+        ""
+    };
     format!(
-        "{trials} trials a setting. Faults on: {disks}. Throughput comes from trials without a fault.{few}"
+        "{trials} trials a setting. Faults struck a load {rates}, on: {disks}. Throughput comes from trials without a \
+         fault, on another medium.{unacknowledged}{few}"
     )
 }
 

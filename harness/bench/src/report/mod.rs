@@ -30,7 +30,6 @@ use crate::results::{Configuration, Sweep, Workload};
 use highwater_checker::Fault;
 use html::Html;
 use latency::Curve;
-use pareto::Measure;
 
 /// Renders a sweep.
 #[must_use]
@@ -117,7 +116,9 @@ impl<'s, 'a> Page<'s, 'a> {
                 "p",
                 "lead",
                 "One point a setting. Right is faster; down is safer; in the bottom lane nothing acknowledged was \
-                 lost in any trial. A point stands at its worst trial.",
+                 lost in any trial. A point stands at its worst trial. The two axes are of two loads: speed was measured as \
+                 fast as possible, loss at the rate that is said above each panel; the seconds of a loss do not depend on \
+                 the rate, the records do.",
             );
             frame::legend(html, self);
             for fault in &faults {
@@ -150,22 +151,13 @@ impl<'s, 'a> Page<'s, 'a> {
 
     fn panel(&self, html: &mut Html, fault: &Fault, cells: &[&CellSummary<'_>]) {
         let numbers = |id: &str| self.number(id);
-        let draw =
-            |measure, title: &str| pareto::panel(self.cells, cells, measure, &self.brokers, &numbers, title);
+        let title = format!("Throughput against loss window under {fault}");
         html.element("p", "note", &frame::panel_note(cells));
-        match draw(Measure::Window, &format!("Throughput against loss window under {fault}")) {
+        match pareto::panel(self.cells, cells, &self.brokers, &numbers, &title) {
             Some(chart) => html.chart(&chart),
             None => {
                 html.element("p", "note", "No setting here has a measured throughput, so there is no chart.");
             }
-        }
-        let any_lost = cells.iter().any(|cell| cell.judged.as_ref().is_some_and(|judged| judged.lost > 0));
-        let records = draw(Measure::Records, &format!("Throughput against records lost under {fault}"));
-        if let (true, Some(chart)) = (any_lost, records) {
-            html.within("details", "records", |html| {
-                html.element("summary", "", "The same, by number of records lost");
-                html.chart(&chart);
-            });
         }
     }
 

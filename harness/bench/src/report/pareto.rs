@@ -2,12 +2,16 @@
 //!
 //! *Nothing lost* is a lane of its own below the logarithmic axis, which has no zero. A point stands
 //! at its worst trial; its whiskers span the trials.
+//!
+//! The two axes are of two loads: speed of a load as fast as possible, loss of one at a rate that was offered. Seconds of
+//! loss do not depend on that rate, records do; so the axis has seconds, and the records stand beside the point with their
+//! rate. acks=0 is drawn in outline and is on no frontier: what it sends is not acknowledged, and its speed is the socket's.
 
 use super::marks::{Certainty, Shape, mark, shape_of};
 use super::svg::{Anchor, Area, At, Scale, Svg, at};
 use crate::results::summary::{CellSummary, Judged, performance};
 use crate::results::{stats::Spread, text};
-use highwater_checker::Nanos;
+use highwater_checker::{Acks, Nanos};
 
 const WIDTH: f64 = 960.0;
 const TOP: f64 = 34.0;
@@ -19,42 +23,18 @@ const RADIUS: f64 = 6.5;
 /// Width of a character of a label, for placing it.
 const CHARACTER: f64 = 6.1;
 
-/// What the vertical axis shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Measure {
-    Window,
-    Records,
+const AXIS: &str = "loss window, worst trial (log)";
+
+/// A window at a mark of the axis, from seconds.
+fn window_tick(seconds: f64) -> String {
+    let nanos = Nanos((seconds * 1e9).round() as u64).to_string();
+    nanos.replacen(".00", "", 1).replacen(".0", "", 1)
 }
 
-impl Measure {
-    const fn title(self) -> &'static str {
-        match self {
-            Self::Window => "loss window, worst trial (log)",
-            Self::Records => "records lost, worst trial (log)",
-        }
-    }
-
-    fn tick(self, value: f64) -> String {
-        match self {
-            Self::Window => {
-                let nanos = Nanos((value * 1e9).round() as u64).to_string();
-                nanos.replacen(".00", "", 1).replacen(".0", "", 1)
-            }
-            Self::Records => text::rounded(value.round() as u64).replacen(".00", "", 1).replacen(".0", "", 1),
-        }
-    }
-
-    /// Trial by trial, zero where nothing was lost.
-    fn losses(self, judged: &Judged) -> Vec<f64> {
-        match self {
-            Self::Window => {
-                let seconds =
-                    |window: &Option<Nanos>| window.map_or(0.0, |window| window.as_secs_f64().max(1e-6));
-                judged.windows.iter().map(seconds).collect()
-            }
-            Self::Records => judged.lost_by_trial.iter().map(|lost| *lost as f64).collect(),
-        }
-    }
+/// Trial by trial in seconds, zero where nothing was lost.
+fn losses(judged: &Judged) -> Vec<f64> {
+    let seconds = |window: &Option<Nanos>| window.map_or(0.0, |window| window.as_secs_f64().max(1e-6));
+    judged.windows.iter().map(seconds).collect()
 }
 
 struct Point<'s, 'a> {
@@ -73,31 +53,30 @@ struct Point<'s, 'a> {
 pub(super) fn panel(
     cells: &[CellSummary<'_>],
     of_fault: &[&CellSummary<'_>],
-    measure: Measure,
     brokers: &[String],
     numbers: &dyn Fn(&str) -> usize,
     title: &str,
 ) -> Option<String> {
     let points: Vec<Point<'_, '_>> =
-        of_fault.iter().filter_map(|cell| point(cells, cell, measure, brokers, numbers)).collect();
+        of_fault.iter().filter_map(|cell| point(cells, cell, brokers, numbers)).collect();
     if points.is_empty() {
         return None;
     }
-    Some(Panel::new(&points, measure, title).draw(&points))
+    Some(Panel::new(&points, title).draw(&points))
 }
 
 fn point<'s, 'a>(
     cells: &'s [CellSummary<'a>],
     cell: &'s CellSummary<'a>,
-    measure: Measure,
     brokers: &[String],
     numbers: &dyn Fn(&str) -> usize,
 ) -> Option<Point<'s, 'a>> {
     let judged = cell.judged.as_ref()?;
     let speed = performance(cells, &cell.configuration.id)?;
-    let losses = measure.losses(judged);
+    let losses = losses(judged);
     let least = losses.iter().copied().filter(|loss| *loss > 0.0).fold(f64::INFINITY, f64::min);
-    let in_doubt = !speed.sustained || judged.window_is_lower_bound;
+    let unacknowledged = cell.configuration.setting.acks == Acks::Zero;
+    let in_doubt = !speed.sustained || judged.window_is_lower_bound || unacknowledged;
     Some(Point {
         cell,
         judged,
@@ -114,14 +93,13 @@ struct Panel {
     svg: Svg,
     x: Scale,
     y: Option<Scale>,
-    measure: Measure,
     lane: Area,
     taken: Vec<Area>,
     whiskers: Vec<Area>,
 }
 
 impl Panel {
-    fn new(points: &[Point<'_, '_>], measure: Measure, title: &str) -> Self {
+    fn new(points: &[Point<'_, '_>], title: &str) -> Self {
         let lost = || points.iter().filter(|point| point.losses.high > 0.0);
         let least = lost().map(|point| point.least).fold(f64::INFINITY, f64::min);
         let most = lost().map(|point| point.losses.high).fold(0.0, f64::max);
@@ -138,7 +116,6 @@ impl Panel {
             svg: Svg::new(WIDTH, lane.bottom + 46.0, title),
             x: Scale::from_zero(fastest * 1.04, PLOT.0, PLOT.1),
             y: has_loss.then(|| Scale::decades(least, most * 1.25, bottom, TOP)),
-            measure,
             lane,
             taken: Vec::new(),
             whiskers: Vec::new(),
@@ -177,7 +154,7 @@ impl Panel {
             svg.text("tick", at(x, lane.bottom + 17.0), Anchor::Middle, &text::tick(tick));
         }
         let middle = f64::midpoint(PLOT.0, PLOT.1);
-        let axis = "MB/s without a fault: median of the trials, whiskers from the slowest to the fastest";
+        let axis = "MB/s acknowledged without a fault, as fast as possible: median, whiskers over the trials (acks=0: handed to the socket)";
         svg.text("axis", at(middle, lane.bottom + 38.0), Anchor::Middle, axis);
         svg.text(
             "lane-name",
@@ -198,14 +175,9 @@ impl Panel {
         }
         for tick in y.ticks() {
             svg.line("grid", at(PLOT.0, y.position(tick)), at(PLOT.1, y.position(tick)));
-            svg.text(
-                "tick",
-                at(PLOT.0 - 10.0, y.position(tick) + 4.0),
-                Anchor::End,
-                &self.measure.tick(tick),
-            );
+            svg.text("tick", at(PLOT.0 - 10.0, y.position(tick) + 4.0), Anchor::End, &window_tick(tick));
         }
-        svg.text_upwards("axis", at(16.0, TOP + PLOT_HEIGHT / 2.0), self.measure.title());
+        svg.text_upwards("axis", at(16.0, TOP + PLOT_HEIGHT / 2.0), AXIS);
     }
 
     /// Where each point stands. In the lane, where height means nothing, points that would hide each
@@ -322,21 +294,28 @@ impl Panel {
     fn place_label(&mut self, point: &Point<'_, '_>, place: At) -> (At, Anchor, String) {
         let broken = if point.cell.is_broken() { "✗ broken: " } else { "" };
         let unpromised = if point.cell.lost_nothing_unpromised() { " (not promised)" } else { "" };
-        let full = format!("{broken}{}{unpromised}", point.cell.configuration.short_label());
+        let short = format!("{broken}{}{unpromised}", point.cell.configuration.short_label());
+        let texts = match point.judged.worst_loss() {
+            0 => vec![short],
+            lost => {
+                let rate = super::frame::at_rate(point.cell);
+                vec![format!("{short}: {} lost{rate}", text::rounded(lost)), short]
+            }
+        };
         let number = format!("#{}", point.number);
         let frame = Area { left: PLOT.0, top: TOP - 22.0, right: WIDTH - 2.0, bottom: self.lane.bottom };
         let ring = if point.cell.is_broken() { 4.0 } else { 0.0 };
         let left = self.x.position(point.speed.low / 1e6).min(place.x - ring);
         let right = self.x.position(point.speed.high / 1e6).max(place.x + ring);
-        for mind_whiskers in [true, false] {
+        for (full, mind_whiskers) in texts.iter().flat_map(|text| [(text, true), (text, false)]) {
             for (position, anchor) in candidates(place, left, right) {
-                let area = label_area(position, anchor, &full);
+                let area = label_area(position, anchor, full);
                 let free = frame.contains(&area)
                     && !self.taken.iter().any(|other| other.overlaps(&area))
                     && !(mind_whiskers && self.whiskers.iter().any(|other| other.overlaps(&area)));
                 if free {
                     self.taken.push(area);
-                    return (position, anchor, full);
+                    return (position, anchor, full.clone());
                 }
             }
         }

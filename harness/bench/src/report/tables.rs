@@ -120,7 +120,7 @@ fn fault_row(page: &Page<'_, '_>, cell: &CellSummary<'_>) -> Vec<Field> {
     let mut row = vec![
         Field::new(page.number(&configuration.id).to_string()),
         Field::new(page.label(configuration)).note(configuration.broker_label()).link(&cell.cell.plan.id),
-        Field::new(fault),
+        Field::new(fault).note(circumstances(cell)),
         Field::new(contract).note(because),
     ];
     let Some(judged) = &cell.judged else {
@@ -147,6 +147,13 @@ fn fault_row(page: &Page<'_, '_>, cell: &CellSummary<'_>) -> Vec<Field> {
     row.push(window(judged));
     row.push(Field::new(judged.longest_gap.map_or_else(|| "–".to_owned(), |gap| gap.to_string())));
     row
+}
+
+/// Under what load and on what medium a fault struck: a number of lost records means nothing without them.
+fn circumstances(cell: &CellSummary<'_>) -> String {
+    format!("{}, {}", super::frame::at_rate(cell).trim_start(), cell.cell.plan.disk.words())
+        .trim_start_matches(", ")
+        .to_owned()
 }
 
 /// Every fault that struck, with its cell.

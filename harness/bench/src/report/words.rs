@@ -21,7 +21,9 @@ pub(crate) fn lost(cell: &CellSummary<'_>, judged: &Judged) -> String {
         .map_or_else(|| text::counted(trials, "trial", "trials"), |fault| counted_faults(fault.kind, trials));
     let lost = text::exact(judged.lost);
     if judged.lost > 0 {
-        return format!("lost {lost} of {of}, in {} of {accidents}", judged.trials_with_loss());
+        let rate =
+            cell.offered().map_or_else(String::new, |rate| format!(" at {} MB/s", text::megabytes(rate)));
+        return format!("lost {lost} of {of}{rate}, in {} of {accidents}", judged.trials_with_loss());
     }
     format!("lost {lost} of {of}, {accidents}; {}", no_loss_bound(judged))
 }

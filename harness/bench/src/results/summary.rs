@@ -91,6 +91,12 @@ impl Judged {
         self.lost_by_trial.iter().filter(|lost| **lost > 0).count()
     }
 
+    /// The most records that any trial lost.
+    #[must_use]
+    pub fn worst_loss(&self) -> u64 {
+        self.lost_by_trial.iter().max().copied().unwrap_or_default()
+    }
+
     /// The longest loss window of any trial.
     #[must_use]
     pub fn worst_window(&self) -> Option<Nanos> {

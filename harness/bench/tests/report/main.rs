@@ -484,3 +484,27 @@ fn latency_comes_from_an_open_loop_or_not_at_all() {
     assert!(!cards.contains("p99"), "{cards}");
     assert!(!html.contains("id=\"latency\""));
 }
+
+#[test]
+fn loss_never_stands_without_the_rate_at_which_it_came() {
+    let sweep = sweep(7, 24);
+    let html = report::render(&sweep);
+    assert!(
+        html.contains("Faults struck a load at 20.5 MB/s offered, on: ext4 on a disk with a power switch")
+    );
+    assert!(html.contains("at 20.5 MB/s, ext4 on a disk with a power switch"));
+    assert!(html.contains(" lost at 20.5 MB/s</text>"));
+    let terminal = table::render(&sweep, Path::new("r"), Colour::Plain);
+    assert!(terminal.contains("faults struck a load at 20.5 MB/s offered"), "{terminal}");
+}
+
+/// It is the fastest of all and loses next to nothing of what it never acknowledged: a frontier would end there.
+#[test]
+fn setting_without_acks_is_hollow_and_on_no_frontier() {
+    let mut sweep = sweep(7, 24);
+    let hollow = |sweep: &Sweep| report::render(sweep).matches("mark hollow").count();
+    let with_zero = hollow(&sweep);
+    assert!(report::render(&sweep).contains("acks=0 (outline) is on no frontier"));
+    sweep.cells.retain(|cell| cell.plan.configuration != "highwater-0");
+    assert!(hollow(&sweep) < with_zero);
+}

@@ -322,7 +322,7 @@ pub(crate) fn sweep(seed: u64, trials: u64) -> Sweep {
     }
     // Faults strike a load of that rate, too.
     for cell in cells.iter_mut().filter(|cell| matches!(cell.plan.purpose, Purpose::Fault { .. })) {
-        cell.trials.iter_mut().for_each(|trial| trial.load.target_records_per_second = Some(1.0));
+        cell.trials.iter_mut().for_each(|trial| trial.load.target_records_per_second = Some(20_000.0));
     }
     Sweep {
         stamp: Stamp {
