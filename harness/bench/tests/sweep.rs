@@ -184,7 +184,8 @@ fn refused_batch_is_unreadable_and_what_is_behind_it_is_read() {
 #[test]
 fn aimed_faults_strike_where_they_should_and_say_how_near() {
     let project = Project::new(
-        "[[grid]]\nacks = 1\nfault = 'kill'\nfault_at = ['after-restart', 'recovery', 'topic-creation']\nduration = '3s'",
+        "[[grid]]\nacks = 1\nfault = 'kill'\nfault_at = ['after-restart', 'recovery', 'topic-creation']\n\
+         fault_acked = 100\nduration = '2min'",
     );
     let output = project.sweep(&[]);
     assert_exit(&output, 0);
@@ -205,6 +206,30 @@ fn aimed_faults_strike_where_they_should_and_say_how_near() {
     }
     aims.sort();
     assert_eq!(aims, ["after-restart", "recovery", "topic-creation"]);
+}
+
+/// By the clock this fault would be an hour away.
+#[test]
+fn fault_that_waits_for_acks_strikes_once_they_have_come() {
+    let project =
+        Project::new("[[grid]]\nfault = 'kill'\nfault_acked = 100\nduration = '2h'\nfault_earliest = '1h'");
+    assert_exit(&project.sweep(&[]), 0);
+    let trial: Trial = serde_json::from_slice(&std::fs::read(&project.trials()[0]).unwrap()).unwrap();
+    assert!(trial.verdict.as_ref().unwrap().losses.of_records >= 100, "{:?}", trial.verdict);
+    project.assert_clean();
+}
+
+#[test]
+fn fault_that_waits_for_more_acks_than_come_fails_its_cell_and_says_so() {
+    let project = Project::new("[[grid]]\nfault = 'kill'\nfault_acked = 100000000");
+    let output = project.sweep(&[]);
+    assert_exit(&output, 2);
+    let shown = text(&output);
+    assert!(
+        shown.contains("the fault waits for 100000000 acknowledged records, and the load ended with"),
+        "{shown}"
+    );
+    project.assert_clean();
 }
 
 #[test]

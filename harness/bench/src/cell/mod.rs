@@ -56,6 +56,10 @@ const CREATE_WITHIN: Duration = Duration::from_secs(20);
 const CREATE_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// Between two looks at a running load.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// Between two looks at how much is acknowledged, where a fault waits for that.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(1);
+/// Such a fault strikes up to this much later, as the seed says: not always in the same phase of a flush.
+const PROGRESS_DELAY: Duration = Duration::from_millis(20);
 /// With acks=0 the log is taken to be complete once it has not grown for so long.
 const QUIET: Duration = Duration::from_millis(500);
 const QUIET_WITHIN: Duration = Duration::from_secs(30);
@@ -175,6 +179,14 @@ pub enum CellError {
         aim: Aim,
         /// Why it was not reached.
         why: &'static str,
+    },
+    /// The fault waits for progress, and the load ended first.
+    #[error("the fault waits for {wanted} acknowledged records, and the load ended with {acked}")]
+    TooFewAcked {
+        /// For how many it waits.
+        wanted: u64,
+        /// How many there were.
+        acked: u64,
     },
     /// The load.
     #[error(transparent)]
@@ -331,6 +343,27 @@ impl Drop for KeepLogs {
             // A log that cannot be kept must not hide what the cell found.
             let _ = std::fs::create_dir_all(&self.to)
                 .and_then(|()| std::fs::copy(self.from.join(name), self.to.join(name)));
+        }
+    }
+}
+
+/// What a load is watched for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// Its end: there is no fault.
+    Finished,
+    /// The instant of the fault.
+    At(Nanos),
+    /// The number of acknowledged records at which the fault is due, those `before` the clock started included.
+    Acked { total: u64, before: u64 },
+}
+
+impl Until {
+    fn of(cell: &Cell, started_at: Nanos, acked_before: u64) -> Self {
+        match (cell.fault_after(), cell.settings.fault_acked) {
+            (None, _) => Until::Finished,
+            (Some(_), Some(acked)) => Until::Acked { total: acked_before + acked, before: acked_before },
+            (Some(delay), None) => Until::At(after(started_at, delay)),
         }
     }
 }
@@ -625,11 +658,11 @@ impl<'a> Trial<'a> {
         let before = (machine::busy_cpu(), broker.usage());
         fault::prepare(self.medium.disk(), &self.cell.settings)?;
         self.bench.observer.phase(Phase::Loading);
-        let until = self.cell.fault_after().map(|delay| after(started_at, delay));
+        let until = Until::of(self.cell, started_at, running.progress().acked());
         self.watch(broker, &running, started_at, until, clock)?;
         let usage = broker.usage();
         let (mut reached, mut strike) = (Reached::default(), None);
-        if until.is_some() {
+        if until != Until::Finished {
             reached = self.reach(broker, &running, clock, ready)?;
             if reached.unserved.is_none() {
                 strike = Some(self.strike(broker, &running, clock).map_err(CellError::after_fault)?);
@@ -647,28 +680,50 @@ impl<'a> Trial<'a> {
         Ok(Loaded { done, started_at, strike, reached, usage: Usage { cpu, ..usage }, machine_cpu })
     }
 
-    /// Waits until `until`, or until the load is finished.
+    /// Waits for `until`, or until the load is finished, which is an error where a fault waits for progress.
     fn watch(
         &self,
         broker: &mut Broker,
         running: &Running,
         started_at: Nanos,
-        until: Option<Nanos>,
+        until: Until,
         clock: Clock,
     ) -> Result<(), CellError> {
         let of = self.cell.timing.duration;
-        while !running.is_finished() {
-            let now = clock.now();
-            if until.is_some_and(|until| now >= until) {
-                return Ok(());
+        loop {
+            // Before the count is read: what was acknowledged up to the end counts.
+            let finished = running.is_finished();
+            let (now, acked) = (clock.now(), running.progress().acked());
+            match until {
+                Until::At(instant) if now >= instant => return Ok(()),
+                Until::Acked { total, .. } if acked >= total => {
+                    return Ok(self.bench.cancel.wait(self.progress_delay())?);
+                }
+                Until::Acked { total, before } if finished => {
+                    return Err(CellError::TooFewAcked { wanted: total - before, acked: acked - before });
+                }
+                _ if finished => return Ok(()),
+                Until::At(_) | Until::Acked { .. } | Until::Finished => {}
             }
             let elapsed = Duration::from_nanos(now.since(started_at).0).min(of);
-            self.bench.observer.load(running.progress().acked(), elapsed, of);
+            self.bench.observer.load(acked, elapsed, of);
             broker.check_alive()?;
             let next = Instant::now() + LOOK_INTERVAL;
-            self.bench.cancel.wait_until(until.map_or(next, |until| next.min(clock.instant(until))))?;
+            match until {
+                Until::At(instant) => self.bench.cancel.wait_until(next.min(clock.instant(instant)))?,
+                Until::Finished => self.bench.cancel.wait_until(next)?,
+                Until::Acked { total, .. } => {
+                    while running.progress().acked() < total && Instant::now() < next {
+                        self.bench.cancel.wait(PROGRESS_INTERVAL)?;
+                    }
+                }
+            }
         }
-        Ok(())
+    }
+
+    /// How long after the progress that a fault waits for it strikes.
+    fn progress_delay(&self) -> Duration {
+        PROGRESS_DELAY.mul_f64(self.cell.seed.child("fault instant").unit())
     }
 
     fn strike(&self, broker: &mut Broker, running: &Running, clock: Clock) -> Result<Strike, CellError> {

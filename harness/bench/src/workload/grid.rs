@@ -63,6 +63,9 @@ pub struct CellSettings {
     pub fault: Fault,
     /// What its instant is aimed at.
     pub aim: Aim,
+    /// How many records must have been acknowledged before the fault, where progress says when it falls and not the
+    /// clock.
+    pub fault_acked: Option<u64>,
     /// How much longer than it must the disk with a power switch takes for a flush.
     pub flush_delay: Duration,
 }
@@ -94,6 +97,9 @@ impl fmt::Display for CellSettings {
         if self.aim != Aim::Seeded {
             write!(f, " fault_at={}", self.aim)?;
         }
+        if let Some(acked) = self.fault_acked {
+            write!(f, " fault_acked={acked}")?;
+        }
         if !self.flush_delay.is_zero() {
             write!(f, " disk.flush_delay={:?}", self.flush_delay)?;
         }
@@ -121,7 +127,8 @@ impl Cell {
         CellId(XxHash3_64::oneshot(text.as_bytes()) & 0xff_ffff_ffff)
     }
 
-    /// When the fault falls, counted from the start of the clock; `None` without a fault.
+    /// When the fault falls by the clock, counted from its start; `None` without a fault. Not heeded where progress
+    /// decides, save by the simulator, on whose clock no machine is slow.
     #[must_use]
     pub fn fault_after(&self) -> Option<Duration> {
         if self.settings.fault == Fault::None {
@@ -210,6 +217,7 @@ fn product(grid: &Grid) -> Vec<CellSettings> {
         max_in_flight: grid.max_in_flight[0],
         fault: grid.fault[0],
         aim: grid.aim[0],
+        fault_acked: grid.fault_acked[0],
         flush_delay: grid.flush_delay[0],
     };
     let mut cells = vec![first];
@@ -229,6 +237,7 @@ fn product(grid: &Grid) -> Vec<CellSettings> {
     vary(&mut cells, &grid.flush, |cell, &flush| cell.flush = flush);
     vary(&mut cells, &grid.rate, |cell, &rate| cell.rate = rate);
     vary(&mut cells, &grid.flush_delay, |cell, &delay| cell.flush_delay = delay);
+    vary(&mut cells, &grid.fault_acked, |cell, &acked| cell.fault_acked = acked);
     vary(&mut cells, &grid.aim, |cell, &aim| cell.aim = aim);
     vary(&mut cells, &grid.fault, |cell, &fault| cell.fault = fault);
     cells

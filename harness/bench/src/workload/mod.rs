@@ -76,6 +76,8 @@ pub struct Grid {
     pub fault: Vec<Fault>,
     /// `fault_at`.
     pub aim: Vec<Aim>,
+    /// `fault_acked`.
+    pub fault_acked: Vec<Option<u64>>,
     /// `disk.flush_delay`.
     pub flush_delay: Vec<Duration>,
     /// `repeats`, by fault.

@@ -19,6 +19,7 @@ use crate::seed::Seed;
 pub(super) const RECORD_SIZE_MIN_BYTES: u64 = 64;
 const RECORD_SIZE_MAX_BYTES: u64 = 8 << 20;
 const BATCH_SIZE_MAX_BYTES: u64 = 16 << 20;
+const FAULT_ACKED_MAX: u64 = 1_000_000_000;
 
 /// Reads the workload in `text`, which came from `path`.
 pub(super) fn workload(path: &Path, text: &str) -> Result<Workload, Problems> {
@@ -118,6 +119,7 @@ impl Default for Grid {
             max_in_flight: vec![5],
             fault: vec![Fault::None],
             aim: vec![Aim::Seeded],
+            fault_acked: vec![None],
             flush_delay: vec![Duration::ZERO],
             repeats: Repeats { none: 1, kill: 1, power_cut: 1, lying_flush: 1 },
             timing: Timing {
@@ -169,6 +171,9 @@ fn axes(reader: &mut Reader<'_>, section: &mut Section<'_>, grid: &mut Grid) {
     });
     axes.read("fault", &mut grid.fault, |field| word(field, Fault::ALL, Fault::parse));
     axes.read("fault_at", &mut grid.aim, |field| word(field, Aim::ALL, Aim::parse));
+    axes.read("fault_acked", &mut grid.fault_acked, |field| {
+        field.number_within(1..=FAULT_ACKED_MAX).map(Some)
+    });
     axes.read("disk.flush_delay", &mut grid.flush_delay, units::duration);
 }
 
@@ -265,6 +270,9 @@ fn check_together(reader: &mut Reader<'_>, field: &Field<'_>, grid: &Grid) {
     if grid.aim != [Aim::Seeded] && grid.fault.contains(&Fault::None) {
         report("fault_at", "aims a fault, and the grid has cells without one");
     }
+    if grid.fault_acked != [None] && grid.fault.contains(&Fault::None) {
+        report("fault_acked", "waits to strike, and the grid has cells without a fault");
+    }
     if grid.flush_delay != [Duration::ZERO] && !grid.fault.iter().all(|fault| fault.cuts_power()) {
         report(
             "disk.flush_delay",
@@ -348,6 +356,8 @@ mod tests {
         assert!(shown.contains("grid[0].fault_earliest: leaves no time"), "{shown}");
         let shown = problems("[[grid]]\nfault_at = 'roll'");
         assert!(shown.contains("grid[0].fault_at: aims a fault"), "{shown}");
+        let shown = problems("[[grid]]\nfault_acked = 9");
+        assert!(shown.contains("grid[0].fault_acked: waits to strike"), "{shown}");
         let shown = problems("[[grid]]\nfault = 'kill'\ndisk.flush_delay = '5ms'");
         assert!(shown.contains("grid[0].disk.flush_delay: needs the disk"), "{shown}");
     }
