@@ -126,6 +126,9 @@ async fn load(
         }
         state.segment_base = base;
         state.position_bytes = 0;
+        // Segments before the first that is walked are not looked at, and one that was just begun is empty: its base is
+        // where the log ends, then.
+        state.next_offset = state.next_offset.max(base);
         let checks = check_from.is_some() && base >= check_base;
         let whole = walk_segment(io, dir, state, checks, snapshot, max_producers).await?;
         if !whole {
