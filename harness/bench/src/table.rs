@@ -1,9 +1,9 @@
 //! The terminal view: the sentence, the table, where the file is.
 
-use crate::results::answer::{self, Tone};
+use crate::results::answer::{self, Ordeal, Tone};
 use crate::results::summary::{CellSummary, open_loop, performance, summaries};
 use crate::results::{Sweep, text};
-use highwater_checker::{Acks, Fault, Loss, Scope, Standing};
+use highwater_checker::{Acks, Loss, Scope, Standing};
 use std::path::Path;
 
 /// Whether the terminal takes colours. They repeat what signs and words say.
@@ -171,7 +171,7 @@ fn fault_row(
     steady: Option<&CellSummary<'_>>,
 ) -> Row {
     let [setting, broker, rate, p99] = common(cell, speed, steady);
-    let fault = cell.fault().map(short_fault).unwrap_or_default();
+    let fault = cell.ordeal().map(short_fault).unwrap_or_default();
     let Some(judged) = &cell.judged else {
         let dash = || "–".to_owned();
         let verdict = "not read back".to_owned();
@@ -207,10 +207,12 @@ fn fault_row(
     Row { fields, paint }
 }
 
-fn short_fault(fault: &Fault) -> String {
+fn short_fault(ordeal: Ordeal<'_>) -> String {
+    let Ordeal { fault, simulated } = ordeal;
     let all = if fault.scope == Scope::AllBrokers { " (all)" } else { "" };
     let alone = fault.in_sync_replicas.map_or_else(String::new, |members| format!(" (ISR {members})"));
-    format!("{}{all}{alone}", fault.kind.words())
+    let simulated = if simulated { "simulated " } else { "" };
+    format!("{simulated}{}{all}{alone}", fault.kind.words())
 }
 
 /// A zero never stands without what it proves.

@@ -41,8 +41,8 @@ fn name(page: &Page<'_, '_>, cell: &CellSummary<'_>) -> String {
 
 fn purpose(cell: &CellSummary<'_>) -> String {
     let target = cell.cell.trials.first().and_then(|trial| trial.load.target_records_per_second);
-    match (cell.fault(), target) {
-        (Some(fault), _) => format!("{fault}{}", super::frame::at_rate(cell)),
+    match (cell.ordeal(), target) {
+        (Some(ordeal), _) => format!("{ordeal}{}", super::frame::at_rate(cell)),
         (None, Some(target)) => format!("speed at {} records/s", text::rounded(target as u64)),
         (None, None) => "speed".to_owned(),
     }

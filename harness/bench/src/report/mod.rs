@@ -23,11 +23,10 @@ mod tables;
 mod timeline;
 pub(crate) mod words;
 
-use crate::results::answer::{self, Headline, Tone};
+use crate::results::answer::{self, Headline, Ordeal, Tone};
 use crate::results::stats;
 use crate::results::summary::{CellSummary, open_loop, performance, summaries};
 use crate::results::{Configuration, Sweep, Workload};
-use highwater_checker::Fault;
 use html::Html;
 use latency::Curve;
 
@@ -79,19 +78,19 @@ impl<'s, 'a> Page<'s, 'a> {
         format!("{}; {}", configuration.label(), frame::workload_words(workload))
     }
 
-    /// The distinct faults, in the order in which they were first tried.
-    fn faults(&self) -> Vec<&'a Fault> {
-        let mut faults: Vec<&Fault> = Vec::new();
-        for fault in self.cells.iter().filter_map(CellSummary::fault) {
-            if !faults.contains(&fault) {
-                faults.push(fault);
+    /// The distinct faults, real and simulated ones apart, in the order in which they were first tried.
+    fn ordeals(&self) -> Vec<Ordeal<'a>> {
+        let mut ordeals: Vec<Ordeal<'_>> = Vec::new();
+        for ordeal in self.cells.iter().filter_map(CellSummary::ordeal) {
+            if !ordeals.contains(&ordeal) {
+                ordeals.push(ordeal);
             }
         }
-        faults
+        ordeals
     }
 
-    fn of_fault(&self, fault: &Fault) -> Vec<&'s CellSummary<'a>> {
-        self.cells.iter().filter(|cell| cell.fault() == Some(fault)).collect()
+    fn of_ordeal(&self, ordeal: Ordeal<'_>) -> Vec<&'s CellSummary<'a>> {
+        self.cells.iter().filter(|cell| cell.ordeal() == Some(ordeal)).collect()
     }
 
     /// What was broken comes first and in full.
@@ -104,7 +103,7 @@ impl<'s, 'a> Page<'s, 'a> {
     }
 
     fn charts(&self, html: &mut Html) {
-        let faults = self.faults();
+        let ordeals = self.ordeals();
         let drawn = |cell: &CellSummary<'_>| {
             cell.fault().is_some() && performance(self.cells, &cell.configuration.id).is_some()
         };
@@ -121,18 +120,18 @@ impl<'s, 'a> Page<'s, 'a> {
                  the rate, the records do.",
             );
             frame::legend(html, self);
-            for fault in &faults {
-                self.panels(html, fault);
+            for ordeal in &ordeals {
+                self.panels(html, *ordeal);
             }
         });
     }
 
     /// The panels of a fault: one for each workload, since only equal workloads are compared.
-    fn panels(&self, html: &mut Html, fault: &Fault) {
-        let mut name = fault.to_string();
+    fn panels(&self, html: &mut Html, ordeal: Ordeal<'_>) {
+        let mut name = ordeal.to_string();
         name[..1].make_ascii_uppercase();
         html.element("h3", "", &name);
-        let of_fault = self.of_fault(fault);
+        let of_fault = self.of_ordeal(ordeal);
         let mut workloads: Vec<&Workload> = Vec::new();
         for cell in &of_fault {
             if !workloads.contains(&&cell.configuration.workload) {
@@ -145,13 +144,13 @@ impl<'s, 'a> Page<'s, 'a> {
             }
             let same = |cell: &&&CellSummary<'_>| cell.configuration.workload == **workload;
             let cells: Vec<&CellSummary<'_>> = of_fault.iter().filter(same).copied().collect();
-            self.panel(html, fault, &cells);
+            self.panel(html, ordeal, &cells);
         }
     }
 
-    fn panel(&self, html: &mut Html, fault: &Fault, cells: &[&CellSummary<'_>]) {
+    fn panel(&self, html: &mut Html, ordeal: Ordeal<'_>, cells: &[&CellSummary<'_>]) {
         let numbers = |id: &str| self.number(id);
-        let title = format!("Throughput against loss window under {fault}");
+        let title = format!("Throughput against loss window under {ordeal}");
         html.element("p", "note", &frame::panel_note(cells));
         match pareto::panel(self.cells, cells, &self.brokers, &numbers, &title) {
             Some(chart) => html.chart(&chart),

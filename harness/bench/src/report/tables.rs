@@ -2,6 +2,7 @@
 
 use super::html::{Align, Field, Html, Table};
 use super::{Page, words};
+use crate::results::answer::Ordeal;
 use crate::results::store::histogram_file;
 use crate::results::summary::{CellSummary, Judged};
 use crate::results::{FaultMark, stats, text};
@@ -22,19 +23,19 @@ pub(super) fn all(html: &mut Html, page: &Page<'_, '_>) {
 
 /// Settings against faults.
 fn matrix(html: &mut Html, page: &Page<'_, '_>) {
-    let faults = page.faults();
+    let ordeals = page.ordeals();
     html.markup(format_args!("<div class=\"table\"><table class=\"matrix\"><thead><tr><th>setting</th>"));
-    for fault in &faults {
-        html.markup(format_args!("<th>{}</th>", super::svg::Escaped(&fault.to_string())));
+    for ordeal in &ordeals {
+        html.markup(format_args!("<th>{}</th>", super::svg::Escaped(&ordeal.to_string())));
     }
     html.markup(format_args!("</tr></thead><tbody>\n"));
     for configuration in &page.sweep.configurations {
-        let of = |fault: &highwater_checker::Fault| {
+        let of = |ordeal: &Ordeal<'_>| {
             page.cells
                 .iter()
-                .find(|cell| cell.fault() == Some(fault) && cell.configuration.id == configuration.id)
+                .find(|cell| cell.ordeal() == Some(*ordeal) && cell.configuration.id == configuration.id)
         };
-        if faults.iter().all(|fault| of(fault).is_none()) {
+        if ordeals.iter().all(|ordeal| of(ordeal).is_none()) {
             continue;
         }
         let label = page.label(configuration);
@@ -42,8 +43,8 @@ fn matrix(html: &mut Html, page: &Page<'_, '_>) {
         html.element("span", "", &format!("#{} {label}", page.number(&configuration.id)));
         html.element("small", "", &configuration.broker_label());
         html.markup(format_args!("</th>"));
-        for fault in &faults {
-            matrix_field(html, of(fault));
+        for ordeal in &ordeals {
+            matrix_field(html, of(ordeal));
         }
         html.markup(format_args!("</tr>\n"));
     }
@@ -114,7 +115,7 @@ fn faults(html: &mut Html, page: &Page<'_, '_>) {
 
 fn fault_row(page: &Page<'_, '_>, cell: &CellSummary<'_>) -> Vec<Field> {
     let configuration = cell.configuration;
-    let fault = cell.fault().map(ToString::to_string).unwrap_or_default();
+    let fault = cell.ordeal().map(|ordeal| ordeal.to_string()).unwrap_or_default();
     let contract = cell.contract().map(Contract::sentence).unwrap_or_default();
     let because = cell.contract().map(|contract| contract.because.clone()).unwrap_or_default();
     let mut row = vec![

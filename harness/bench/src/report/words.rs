@@ -1,6 +1,5 @@
 //! Sentences about loss that several places use, so that they say the same.
 
-use crate::results::answer::counted_faults;
 use crate::results::stats::rule_of_three;
 use crate::results::summary::{CellSummary, Judged};
 use crate::results::text;
@@ -17,8 +16,8 @@ pub(crate) fn lost(cell: &CellSummary<'_>, judged: &Judged) -> String {
     };
     let trials = judged.trials as u64;
     let accidents = cell
-        .fault()
-        .map_or_else(|| text::counted(trials, "trial", "trials"), |fault| counted_faults(fault.kind, trials));
+        .ordeal()
+        .map_or_else(|| text::counted(trials, "trial", "trials"), |ordeal| ordeal.counted(trials));
     let lost = text::exact(judged.lost);
     if judged.lost > 0 {
         let rate =

@@ -3,6 +3,8 @@
 //! A setting is recommended only if it *promises* to keep what was acknowledged and did: one that
 //! happened to lose nothing is not. A broken contract is said before anything else.
 
+use std::fmt;
+
 use super::stats::{Spread, rule_of_three};
 use super::summary::{CellSummary, open_loop, performance};
 use super::{Configuration, Failure, Sweep, text};
@@ -107,20 +109,20 @@ impl Keeper<'_, '_> {
     /// `20 process kills and 40 power cuts`.
     #[must_use]
     pub fn accidents(&self) -> String {
-        let mut faults: Vec<(FaultKind, Scope, usize)> = Vec::new();
+        let mut ordeals: Vec<(Ordeal<'_>, usize)> = Vec::new();
         for cell in &self.cells {
-            let (Some(fault), Some(judged)) = (cell.fault(), &cell.judged) else { continue };
-            match faults.iter_mut().find(|(kind, scope, _)| (*kind, *scope) == (fault.kind, fault.scope)) {
-                Some((_, _, trials)) => *trials += judged.telling_trials,
-                None => faults.push((fault.kind, fault.scope, judged.telling_trials)),
+            let (Some(ordeal), Some(judged)) = (cell.ordeal(), &cell.judged) else { continue };
+            match ordeals.iter_mut().find(|(known, _)| known.is_alike(ordeal)) {
+                Some((_, trials)) => *trials += judged.telling_trials,
+                None => ordeals.push((ordeal, judged.telling_trials)),
             }
         }
-        let words = |(kind, scope, trials): &(FaultKind, Scope, usize)| {
-            let counted = counted_faults(*kind, *trials as u64);
-            let of_all = *scope == Scope::AllBrokers && self.configuration.broker.count > 1;
+        let words = |(ordeal, trials): &(Ordeal<'_>, usize)| {
+            let counted = ordeal.counted(*trials as u64);
+            let of_all = ordeal.fault.scope == Scope::AllBrokers && self.configuration.broker.count > 1;
             if of_all { format!("{counted} of all brokers at once") } else { counted }
         };
-        let texts: Vec<String> = faults.iter().map(words).collect();
+        let texts: Vec<String> = ordeals.iter().map(words).collect();
         text::listed(&texts)
     }
 
@@ -275,8 +277,8 @@ fn broken_line(cell: &CellSummary<'_>) -> String {
     let worst = cell.judged.as_ref().and_then(|judged| judged.violations.first());
     let what = worst.map_or_else(String::new, |finding| violation_words(finding.anomaly, finding.count));
     let under = cell
-        .fault()
-        .map_or_else(|| "without any fault".to_owned(), |fault| format!("under {}", fault_words(fault)));
+        .ordeal()
+        .map_or_else(|| "without any fault".to_owned(), |ordeal| format!("under {}", ordeal.with_article()));
     let contract = cell
         .contract()
         .map_or_else(|| "nothing may be lost".to_owned(), highwater_checker::Contract::sentence);
@@ -433,8 +435,8 @@ fn overlaps(a: Spread, b: Spread) -> bool {
 /// Only faults that are none of the three accidents were injected.
 fn other_faults(cells: &[CellSummary<'_>]) -> Headline {
     let mut faults: Vec<String> = Vec::new();
-    for fault in cells.iter().filter_map(CellSummary::fault) {
-        let words = fault.kind.words().to_owned();
+    for ordeal in cells.iter().filter_map(CellSummary::ordeal) {
+        let words = format!("{}{}", ordeal.simulated_word(), ordeal.fault.kind.words());
         if !faults.contains(&words) {
             faults.push(words);
         }
@@ -446,30 +448,59 @@ fn other_faults(cells: &[CellSummary<'_>]) -> Headline {
     }
 }
 
-/// `1 power cut`, `60 power cuts`.
-#[must_use]
-pub fn counted_faults(kind: FaultKind, count: u64) -> String {
-    let one = kind.words();
-    let many = match kind {
-        FaultKind::PowerCutEachFlush => "power cuts (each flush on its own)".to_owned(),
-        FaultKind::SystemCrash => "operating system crashes".to_owned(),
-        FaultKind::LyingFlush => "lying flushes".to_owned(),
-        FaultKind::ControllerLoss => "controller losses".to_owned(),
-        FaultKind::BitRot => "cases of bit rot".to_owned(),
-        _ => format!("{one}s"),
-    };
-    text::counted(count, one, &many)
+/// A fault as it was done to a broker: for real, or to one that runs on a simulated disk. Wherever a report names a fault
+/// it says so, since a simulated power cut proves another thing than a real one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ordeal<'a> {
+    /// The fault.
+    pub fault: &'a Fault,
+    /// Whether the disk was the simulator's.
+    pub simulated: bool,
 }
 
-/// A fault with an article, for sentences.
-#[must_use]
-pub fn fault_words(fault: &Fault) -> String {
-    let article = match fault.kind {
-        FaultKind::BitRot => "",
-        FaultKind::SystemCrash => "an ",
-        _ => "a ",
-    };
-    format!("{article}{fault}")
+impl Ordeal<'_> {
+    const fn simulated_word(&self) -> &'static str {
+        if self.simulated { "simulated " } else { "" }
+    }
+
+    /// Whether both count as the same accident.
+    fn is_alike(self, other: Ordeal<'_>) -> bool {
+        let key = |ordeal: Ordeal<'_>| (ordeal.fault.kind, ordeal.fault.scope, ordeal.simulated);
+        key(self) == key(other)
+    }
+
+    /// `1 power cut`, `60 simulated power cuts`.
+    #[must_use]
+    pub fn counted(&self, count: u64) -> String {
+        let simulated = self.simulated_word();
+        let one = self.fault.kind.words();
+        let many = match self.fault.kind {
+            FaultKind::PowerCutEachFlush => "power cuts (each flush on its own)".to_owned(),
+            FaultKind::SystemCrash => "operating system crashes".to_owned(),
+            FaultKind::LyingFlush => "lying flushes".to_owned(),
+            FaultKind::ControllerLoss => "controller losses".to_owned(),
+            FaultKind::BitRot => "cases of bit rot".to_owned(),
+            _ => format!("{one}s"),
+        };
+        text::counted(count, &format!("{simulated}{one}"), &format!("{simulated}{many}"))
+    }
+
+    /// With an article, for sentences.
+    #[must_use]
+    pub fn with_article(&self) -> String {
+        let article = match self.fault.kind {
+            FaultKind::BitRot => "",
+            FaultKind::SystemCrash if !self.simulated => "an ",
+            _ => "a ",
+        };
+        format!("{article}{self}")
+    }
+}
+
+impl fmt::Display for Ordeal<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.simulated_word(), self.fault)
+    }
 }
 
 impl Configuration {

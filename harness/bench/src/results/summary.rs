@@ -3,8 +3,9 @@
 //! Counts add up over trials, histograms merge, throughput is a spread over trials and loss a list
 //! over trials. Nothing is averaged.
 
+use super::answer::Ordeal;
 use super::stats::Spread;
-use super::{Cell, Configuration, FaultMark, Latency, Purpose, Sweep, Trial};
+use super::{Cell, Configuration, DiskKind, FaultMark, Latency, Purpose, Sweep, Trial};
 use highwater_checker::{Acks, Anomaly, Contract, Fault, Finding, LostRecord, Nanos, Standing, Verdict};
 
 /// Examples kept of a finding over all trials.
@@ -129,6 +130,13 @@ impl<'a> CellSummary<'a> {
             Purpose::Fault { fault, .. } => Some(fault),
             Purpose::Performance => None,
         }
+    }
+
+    /// The fault, if there is one, and whether it was done for real.
+    #[must_use]
+    pub fn ordeal(&self) -> Option<Ordeal<'a>> {
+        let simulated = self.cell.plan.disk == DiskKind::Simulated;
+        self.fault().map(|fault| Ordeal { fault, simulated })
     }
 
     /// What the broker owes, if the cell has a fault.

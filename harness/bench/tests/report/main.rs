@@ -6,7 +6,7 @@ use highwater_bench::report;
 use highwater_bench::results::answer::{self, Tone};
 use highwater_bench::results::store::{ResultsDir, StoreError};
 use highwater_bench::results::summary::summaries;
-use highwater_bench::results::{Failure, Property, Sweep};
+use highwater_bench::results::{DiskKind, Failure, Property, Sweep};
 use highwater_bench::table::{self, Colour};
 use highwater_checker::{Anomaly, Finding};
 use sample::{CUT, break_contract, sweep};
@@ -38,6 +38,50 @@ fn report_of_the_sample_is_a_whole_page() {
         std::fs::write(dir.join(name).with_extension("txt"), table::render(&sweep, path, Colour::Plain))
             .unwrap();
     }
+}
+
+/// The sample as a machine that cannot cut power would have made it.
+fn simulated(mut sweep: Sweep) -> Sweep {
+    for cell in sweep.cells.iter_mut().filter(|cell| cell.plan.disk == DiskKind::PowerSwitch) {
+        cell.plan.disk = DiskKind::Simulated;
+    }
+    sweep
+}
+
+#[test]
+fn simulated_cuts_are_called_so_in_the_headline_the_cards_the_panels_and_the_terminal() {
+    let kept = simulated(sweep(7, 24));
+    let headline = headline(&kept).sentence;
+    assert!(headline.contains("simulated power cuts"), "{headline}");
+    let html = report::render(&kept);
+    for shown in [
+        "acknowledged in 24 simulated",
+        ">Simulated power cut</h3>",
+        "Throughput against loss window under simulated power cut",
+    ] {
+        assert!(html.contains(shown), "{shown}");
+    }
+    let shown = table::render(&kept, Path::new("report.html"), Colour::Plain);
+    assert!(shown.contains("simulated power cut"), "{shown}");
+    let broken = self::headline(&simulated(broken())).sentence;
+    assert!(broken.contains("under a simulated power cut"), "{broken}");
+}
+
+#[test]
+fn real_cuts_are_not_called_simulated() {
+    let sweep = sweep(7, 24);
+    assert!(!headline(&sweep).sentence.contains("simulated"));
+    assert!(!report::render(&sweep).contains("imulated power cut"));
+}
+
+/// Each has its own panels and its own count: one proves another thing than the other.
+#[test]
+fn real_and_simulated_cuts_of_one_sweep_stand_apart() {
+    let mut mixed = sweep(7, 24);
+    let cut = mixed.cells.iter_mut().find(|cell| cell.plan.id.ends_with(".cut")).unwrap();
+    cut.plan.disk = DiskKind::Simulated;
+    let html = report::render(&mixed);
+    assert!(html.contains("under simulated power cut") && html.contains("loss window under power cut"));
 }
 
 #[test]
