@@ -30,7 +30,14 @@ fn segment(offsets: std::ops::Range<i64>) -> Vec<u8> {
     offsets.flat_map(one).collect()
 }
 
-/// Kafka rolls before it appends, and may be stopped between the two. The log's end is the new segment's base then: were
+/// A producer snapshot: version, checksum, count.
+fn no_producers() -> Vec<u8> {
+    let count = 0u32.to_be_bytes();
+    [&1u16.to_be_bytes()[..], &crc32c::crc32c(&count).to_be_bytes(), &count].concat()
+}
+
+/// Kafka rolls before it appends, and may be stopped between the two; with a producer snapshot at the end, nothing before
+/// it needs to be read. The log's end is the new segment's base then: were
 /// it taken from the batches of that segment alone, the log would end where it starts, and its offsets be given again.
 #[test]
 fn log_whose_last_segment_is_empty_ends_at_that_segments_base() {
@@ -41,6 +48,7 @@ fn log_whose_last_segment_is_empty_ends_at_that_segments_base() {
                 .await;
             put(&io, "topic-0/00000000000000000000.log", segment(0..3)).await;
             put(&io, "topic-0/00000000000000000003.log", Vec::new()).await;
+            put(&io, "topic-0/00000000000000000003.snapshot", no_producers()).await;
             if stop == "clean" {
                 put(&io, ".kafka_cleanshutdown", Vec::new()).await;
             } else {
