@@ -117,6 +117,7 @@ fn cell_without_a_fault_is_measured_and_stamped() {
     }
     let trial = std::fs::read_to_string(&project.trials()[0]).unwrap();
     assert!(trial.contains("\"target_records_per_second\":1953.125"), "{trial}");
+    assert!(trial.contains("\"drain\":"), "{trial}");
 }
 
 /// Each lie, and the fault under which it shows.

@@ -95,7 +95,15 @@ pub(super) fn cell(cell: &Cell, outcome: &Outcome, forensics: bool) {
         load.elapsed,
         if load.is_sustained() { "" } else { ", not sustained" }
     );
-    println!("latency    {}", quantiles("intended", &outcome.intended));
+    if let (Some(drain), Some(drained)) = (load.drain, load.drained_bytes_per_second()) {
+        println!("drained    {:.2} MB/s: {drain} until the broker's files were flushed", drained / 1e6);
+    }
+    let closed = if load.target_records_per_second.is_none() {
+        " (closed loop: with the time in the client's own buffer)"
+    } else {
+        ""
+    };
+    println!("latency    {}{closed}", quantiles("intended", &outcome.intended));
     println!("           {}", quantiles("service", &outcome.service));
     for (name, value) in &outcome.effective {
         println!("effective  {name}={value}");

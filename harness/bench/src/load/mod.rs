@@ -320,6 +320,7 @@ fn gather(
         bytes: total.acked_bytes,
         failed: total.failed,
         broker_cpu: None,
+        drain: None,
     };
     let ledger = Ledger::gather(plan.run, &plan.layout, ledgers)?;
     Ok(Done { ledger, load, intended, service, timeline: Buckets::merge(buckets), client_cpu })

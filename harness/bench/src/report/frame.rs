@@ -416,6 +416,8 @@ fn known_limits(sweep: &Sweep, cells: &[CellSummary<'_>]) -> Vec<String> {
         fault(&|kind| kind == FaultKind::ProcessKill) && !fault(&FaultKind::cuts_power),
         "What a power cut loses: only processes were killed here, and the page cache survives that.",
     );
+    let undrained = undrained_words(cells);
+    say(undrained.is_some(), undrained.as_deref().unwrap_or_default());
     let site = cells.iter().filter_map(CellSummary::fault).any(|fault| fault.scope == Scope::AllBrokers);
     say(!clustered, "Anything about replication: every setting here had one broker.");
     say(clustered && !site, "What is lost when all brokers lose power at once: only one at a time was hit.");
@@ -441,6 +443,25 @@ fn known_limits(sweep: &Sweep, cells: &[CellSummary<'_>]) -> Vec<String> {
     say(unread, "What the cells without a verdict lost: their logs were not read back.");
     say(!sweep.stamp.complete, "What the missing trials would have shown: the sweep was interrupted.");
     limits
+}
+
+/// What short runs leave unpaid, in figures.
+fn undrained_words(cells: &[CellSummary<'_>]) -> Option<String> {
+    let speed = || cells.iter().filter(|cell| cell.fault().is_none());
+    let loads = || {
+        speed().flat_map(|cell| &cell.cell.trials).map(|trial| &trial.load).filter(|load| load.is_measured())
+    };
+    let longest = loads().map(|load| load.elapsed).max()?;
+    let drained = match loads().filter_map(|load| load.drain).max() {
+        Some(drain) => format!(
+            "flushing what they left in the page cache took up to {drain} more, which only the drained figures are charged with"
+        ),
+        None => "what they left in the page cache was flushed after the clock had stopped, and is charged to nobody".to_owned(),
+    };
+    Some(format!(
+        "How fast anything is in the long run: no speed trial was longer than {longest}, and {drained}. What a broker keeps \
+         in its own memory, and write-back, cleaning and retention that set in later, are in no figure."
+    ))
 }
 
 pub(super) fn foot(html: &mut Html, sweep: &Sweep) {

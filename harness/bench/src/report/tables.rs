@@ -294,6 +294,7 @@ fn speed(html: &mut Html, page: &Page<'_, '_>) {
         ("setting", Align::Text),
         ("offered", Align::Number),
         ("MB/s", Align::Number),
+        ("drained MB/s", Align::Number),
         ("records/s", Align::Number),
         ("p50", Align::Number),
         ("p99", Align::Number),
@@ -310,7 +311,8 @@ fn speed(html: &mut Html, page: &Page<'_, '_>) {
     html.element(
         "p",
         "note",
-        "MB/s: median of the trials, below it slowest to fastest. Latency from the intended send time, histograms of \
+        "MB/s: acknowledged, median of the trials, below it slowest to fastest. Drained: the clock ran on until what the broker \
+         had left in the page cache was on the device. Latency from the intended send time, histograms of \
          all trials merged; below it service time. On a closed loop a record is due when the client takes it, so that its \
          latency is the client's queue as much as the broker's answer: not to be compared. CPU: the machine's less the client's. Histograms: whole, beside this file, \
          in the .hgrm format of HdrHistogram's plotter.",
@@ -351,6 +353,7 @@ fn speed_row(page: &Page<'_, '_>, cell: &CellSummary<'_>) -> Vec<Field> {
         Field::new(page.label(configuration)).note(configuration.broker_label()).link(&cell.cell.plan.id),
         offered,
         rate(cell.bytes_per_second, &text::megabytes),
+        rate(cell.drained_bytes_per_second, &text::megabytes),
         rate(cell.records_per_second, &|rate| text::rounded(rate as u64)).note(zero),
         latency(0.5),
         latency(0.99),

@@ -336,6 +336,9 @@ pub struct Load {
     pub failed: u64,
     /// CPU time of the machine less that of the client.
     pub broker_cpu: Option<Nanos>,
+    /// How long it took after that to flush what the broker had left in the page cache; measured without a fault only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Nanos>,
 }
 
 impl Load {
@@ -349,6 +352,13 @@ impl Load {
     #[must_use]
     pub fn bytes_per_second(&self) -> f64 {
         per_second(self.bytes, self.elapsed)
+    }
+
+    /// Value bytes a second, if the clock ran until the broker's files were on the device; absent if that was not
+    /// measured. What a broker keeps in its own memory is not in its files, and not charged.
+    #[must_use]
+    pub fn drained_bytes_per_second(&self) -> Option<f64> {
+        self.drain.map(|drain| per_second(self.bytes, Nanos(self.elapsed.0 + drain.0)))
     }
 
     /// Records a second.

@@ -5,7 +5,7 @@
 
 use super::answer::Ordeal;
 use super::stats::Spread;
-use super::{Cell, Configuration, DiskKind, FaultMark, Latency, Purpose, Sweep, Trial};
+use super::{Cell, Configuration, DiskKind, FaultMark, Latency, Load, Purpose, Sweep, Trial};
 use highwater_checker::{Acks, Anomaly, Contract, Fault, Finding, LostRecord, Nanos, Standing, Verdict};
 
 /// Examples kept of a finding over all trials.
@@ -20,6 +20,8 @@ pub struct CellSummary<'a> {
     pub configuration: &'a Configuration,
     /// Bytes a second over trials.
     pub bytes_per_second: Option<Spread>,
+    /// The same with the clock running until the broker's files were flushed, where that was measured.
+    pub drained_bytes_per_second: Option<Spread>,
     /// Records a second over trials.
     pub records_per_second: Option<Spread>,
     /// Bytes per second of broker CPU, where that was measured in every trial.
@@ -114,6 +116,7 @@ impl<'a> CellSummary<'a> {
             cell,
             configuration,
             bytes_per_second: Spread::of(loads().map(|load| load.bytes_per_second())),
+            drained_bytes_per_second: Spread::of(loads().filter_map(Load::drained_bytes_per_second)),
             records_per_second: Spread::of(loads().map(|load| load.records_per_second())),
             bytes_per_cpu_second: cpu.filter(|cpu| *cpu > 0).map(|cpu| bytes as f64 / (cpu as f64 / 1e9)),
             sustained: loads().all(|load| load.is_sustained()),

@@ -326,6 +326,7 @@ mod tests {
             bytes,
             failed: 0,
             broker_cpu: None,
+            drain: None,
         };
         Trial {
             seed,

@@ -552,3 +552,18 @@ fn setting_without_acks_is_hollow_and_on_no_frontier() {
     sweep.cells.retain(|cell| cell.plan.configuration != "highwater-0");
     assert!(hollow(&sweep) < with_zero);
 }
+
+#[test]
+fn speed_is_given_with_and_without_the_flush_at_its_end() {
+    let mut sweep = sweep(7, 4);
+    let html = report::render(&sweep);
+    // 20 s of load, 5 s of flushing.
+    let speed = sweep.cells.iter().find(|cell| cell.plan.id == "highwater-all-flush1.steady").unwrap();
+    assert_eq!(speed.trials[0].load.drained_bytes_per_second(), Some(16_384_000.0));
+    assert!(html.contains("drained MB/s") && html.contains("16.4"));
+    assert!(html.contains("took up to 5.00 s more, which only the drained figures are charged with"));
+    // Results of before it was measured say so.
+    let trials = sweep.cells.iter_mut().flat_map(|cell| &mut cell.trials);
+    trials.for_each(|trial| trial.load.drain = None);
+    assert!(report::render(&sweep).contains("is charged to nobody"));
+}

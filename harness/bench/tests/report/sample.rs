@@ -172,6 +172,7 @@ fn trial(rng: &mut Rng, sort: &Sort, cell: &str, number: u64, fault: Option<&Fau
             bytes,
             failed: 0,
             broker_cpu: Some(Nanos((bytes as f64 / 1.9) as u64)),
+            drain: fault.is_none().then_some(Nanos::from_millis(5_000)),
         },
         service: latency(rng, sort.p50_us * 0.8, 1_500),
         intended: latency(rng, sort.p50_us, 1_500),
