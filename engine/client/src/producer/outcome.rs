@@ -159,11 +159,11 @@ pub fn appended_after(code: ErrorCode, acks: Acks) -> Appended {
         | ErrorCode::UNSUPPORTED_COMPRESSION_TYPE
         | ErrorCode::INVALID_RECORD
         | ErrorCode::THROTTLING_QUOTA_EXCEEDED
-        | ErrorCode::PRODUCER_FENCED
-        | ErrorCode::UNKNOWN_TOPIC_ID => Appended::No,
+        | ErrorCode::PRODUCER_FENCED => Appended::No,
         ErrorCode::NOT_LEADER_OR_FOLLOWER
         | ErrorCode::LEADER_NOT_AVAILABLE
         | ErrorCode::UNKNOWN_TOPIC_OR_PARTITION
+        | ErrorCode::UNKNOWN_TOPIC_ID
         | ErrorCode::FENCED_LEADER_EPOCH
             if acks != Acks::All =>
         {

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use highwater_checker::{
-    ErrorClass, Identity, Layout, LedgerError, Nanos, Offset, PartitionIndex, ProducerId, ProducerLedger,
-    RunId, Sequences,
+    AckPoint, ErrorClass, Identity, Layout, LedgerError, Nanos, Offset, PartitionIndex, ProducerId,
+    ProducerLedger, RunId, Sequences, codes,
 };
 use highwater_client::producer::{Appended, FailureReason, Outcome};
 
@@ -62,6 +62,7 @@ pub(super) struct Book {
     pub(super) counts: Counts,
     pub(super) window: Window,
     delivery_timeout: Nanos,
+    ack_point: AckPoint,
     in_flight: Vec<InFlight>,
     free: Vec<u32>,
     progress: Arc<Progress>,
@@ -72,6 +73,7 @@ impl Book {
         (run, producer, layout): (RunId, ProducerId, &Layout),
         length: Nanos,
         delivery_timeout: Nanos,
+        ack_point: AckPoint,
         progress: Arc<Progress>,
     ) -> Self {
         Book {
@@ -82,6 +84,7 @@ impl Book {
             counts: Counts::default(),
             window: Window::NOTHING,
             delivery_timeout,
+            ack_point,
             in_flight: Vec::new(),
             free: Vec::new(),
             progress,
@@ -175,7 +178,13 @@ impl Book {
                 };
                 match error.appended {
                     Appended::NeverSent => self.ledger.never_sent(partition, records),
-                    Appended::No => self.ledger.error(partition, records, ErrorClass::Fail, code),
+                    // Of the client's opinion and the checker's table the more careful one counts: the client cannot
+                    // know whether an ack waits for a flush.
+                    Appended::No => {
+                        let class =
+                            code.map_or(ErrorClass::Fail, |code| codes::classify(code, self.ack_point));
+                        self.ledger.error(partition, records, class, code)
+                    }
                     Appended::Unknown => self.ledger.error(partition, records, ErrorClass::Info, code),
                 }
             }
@@ -184,6 +193,15 @@ impl Book {
 
     fn measure(&mut self, record: &InFlight, outcome: &Outcome, at: Nanos) {
         let latency = at.since(record.intended);
+        if let Outcome::Acked { base_offset: None, .. } = outcome {
+            // Unknown in the ledger, and no figure says otherwise.
+            self.buckets.failed(at, 1);
+            if self.window.contains(record.intended) {
+                self.counts.failed += 1;
+                self.counts.last_outcome_at = at;
+            }
+            return;
+        }
         if let Outcome::Failed(error) = outcome {
             self.buckets.failed(at, 1);
             // What the harness itself gave up on says nothing about the broker's latency.
@@ -217,4 +235,27 @@ struct BatchRun {
     /// Place of its first record in the batch.
     place: i64,
     records: Sequences,
+}
+
+#[cfg(test)]
+mod tests {
+    use highwater_checker::codes::TABLE;
+    use highwater_client::Acks;
+    use highwater_client::producer::appended_after;
+    use highwater_protocol::ErrorCode;
+
+    use super::*;
+
+    /// Nothing that the client calls certainly not appended may be in doubt in the checker's table, or the harness would
+    /// accuse a broker of an aborted read that the protocol permits.
+    #[test]
+    fn client_is_never_surer_of_a_failure_than_the_checker() {
+        for (acks, point) in [(Acks::All, AckPoint::AfterWait), (Acks::Leader, AckPoint::AtAppend)] {
+            for entry in TABLE {
+                let sure = appended_after(ErrorCode(entry.code), acks) == Appended::No;
+                let fails = codes::classify(entry.code, point) == ErrorClass::Fail;
+                assert!(!sure || fails, "{} under {acks:?}", entry.name);
+            }
+        }
+    }
 }

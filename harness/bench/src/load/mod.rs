@@ -117,7 +117,8 @@ impl Progress {
 
     fn delivered(&self, outcome: &Outcome, records: u64, at: Nanos) {
         match outcome {
-            Outcome::Failed(_) => {
+            // An ack that does not say where is none that a broker can be held to.
+            Outcome::Failed(_) | Outcome::Acked { base_offset: None, .. } => {
                 self.failed.fetch_add(records, Ordering::Relaxed);
             }
             Outcome::Acked { .. } | Outcome::Sent => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use highwater_checker::{Acks, Filler, Nanos, PartitionId, PartitionIndex, ProducerId};
+use highwater_checker::{AckPoint, Acks, Filler, Nanos, PartitionId, PartitionIndex, ProducerId};
 use highwater_client::adaptor::timestamp_now;
 use highwater_client::producer::{ProducerRecord, partition_for_key};
 use highwater_client::{HostPort, MonoTime, ProducerConfig};
@@ -110,6 +110,15 @@ pub(super) fn properties(cell: &Cell) -> Vec<(String, String)> {
 }
 
 /// How much of a value's filler is zeros, in per cent.
+/// When the broker answers, as the cell asks for it; a flush that is asked for may come before the ack.
+fn ack_point(settings: &CellSettings) -> AckPoint {
+    match settings.acks {
+        Acks::All => AckPoint::AfterWait,
+        Acks::Zero | Acks::One if settings.flush.messages.is_some() => AckPoint::AfterWait,
+        Acks::Zero | Acks::One => AckPoint::AtAppend,
+    }
+}
+
 pub(super) fn zero_percent(payload: Payload) -> u8 {
     match payload {
         Payload::Incompressible => 0,
@@ -146,7 +155,13 @@ pub(super) fn run(
         plan,
         signals,
         client,
-        book: Book::new((plan.run, ProducerId(index), &plan.layout), length, delivery_timeout, progress),
+        book: Book::new(
+            (plan.run, ProducerId(index), &plan.layout),
+            length,
+            delivery_timeout,
+            ack_point(settings),
+            progress,
+        ),
         rng: seed.child("partitions").rng(),
         index,
         value: vec![0; settings.record_size_bytes],
