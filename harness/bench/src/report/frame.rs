@@ -235,7 +235,7 @@ pub(super) fn panel_note(cells: &[&CellSummary<'_>]) -> String {
     };
     format!(
         "{trials} trials a setting. Faults struck a load {rates}, on: {disks}. Throughput comes from trials without a \
-         fault, on another medium.{unacknowledged}{few}"
+         fault.{unacknowledged}{few}"
     )
 }
 
