@@ -1,13 +1,14 @@
 //! CreateTopics, DeleteTopics, CreatePartitions.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use highwater_cluster::MetadataError;
 use highwater_cluster::config::topic::TOPIC_CONFIGS;
 use highwater_cluster::topics::{
     self as commands, CreateContext, CreateResults, CreatedTopic, DeletedTopic, NewPartitions, NewTopic,
     ReplicaAssignment, TopicSelector,
 };
+use highwater_cluster::{MetadataError, MetadataImage, Record};
 use highwater_model::{BrokerId, PartitionIndex, TopicId};
 use highwater_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use highwater_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
@@ -165,34 +166,84 @@ fn configs_of(shard: &Shard, topic: &CreatedTopic) -> Vec<CreatableTopicConfigs>
         .collect()
 }
 
+/// A topic that is to be deleted, as the request names it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Doomed {
+    name: Option<String>,
+    id: uuid::Uuid,
+}
+
+impl Doomed {
+    /// Which topic is meant: by its name or by its id, never by both.
+    fn selector(&self) -> Result<TopicSelector, MetadataError> {
+        match (&self.name, self.id.is_nil()) {
+            (Some(name), true) => Ok(TopicSelector::Name(name.clone())),
+            (None, false) => Ok(TopicSelector::Id(TopicId(self.id))),
+            (None, true) => Err(invalid("Neither topic name nor id were specified.")),
+            (Some(_), false) => Err(invalid("You may not specify both topic name and topic id.")),
+        }
+    }
+
+    fn duplicate(&self) -> MetadataError {
+        invalid(if self.name.is_some() { "Duplicate topic name." } else { "Duplicate topic id." })
+    }
+}
+
+fn invalid(text: &str) -> MetadataError {
+    MetadataError::InvalidRequest(text.to_owned())
+}
+
+type Deleted = Result<DeletedTopic, (ErrorCode, Option<MetadataError>)>;
+
+fn refused(error: MetadataError) -> Deleted {
+    Err((errors::of_metadata(&error), Some(error)))
+}
+
 pub(super) async fn delete(
     shard: &Rc<Shard>,
     header: &RequestHeader,
     request: DeleteTopicsRequest,
 ) -> Outcome {
-    let by_name = |name: TopicName| (Some(name.clone()), TopicSelector::Name(name.to_string()));
-    let asked: Vec<(Option<TopicName>, TopicSelector)> = if header.api_version >= 6 {
-        let selector =
-            |topic: highwater_protocol::messages::delete_topics_request::DeleteTopicState| match topic.name {
-                Some(name) => by_name(name),
-                None => (None, TopicSelector::Id(TopicId(topic.topic_id))),
-            };
-        request.topics.into_iter().map(selector).collect()
+    let by_name = |name: TopicName| Doomed { name: Some(name.to_string()), id: uuid::Uuid::nil() };
+    let named: Vec<Doomed> = if header.api_version >= 6 {
+        let topics = request.topics.into_iter();
+        topics
+            .map(|topic| Doomed { name: topic.name.map(|name| name.to_string()), id: topic.topic_id })
+            .collect()
     } else {
         request.topic_names.into_iter().map(by_name).collect()
     };
-    let selectors: Vec<TopicSelector> = asked.iter().map(|(_, selector)| selector.clone()).collect();
+    let mut times: BTreeMap<&Doomed, usize> = BTreeMap::new();
+    named.iter().for_each(|doomed| *times.entry(doomed).or_default() += 1);
+    let mut answers: Vec<(&Doomed, Option<Deleted>)> = Vec::new();
+    let mut selectors = Vec::new();
+    for doomed in &named {
+        let answer = match (doomed.selector(), times.get(doomed).copied()) {
+            (Err(error), _) => Some(refused(error)),
+            (Ok(selector), Some(1)) => {
+                selectors.push(selector);
+                None
+            }
+            (Ok(_), Some(_)) => {
+                times.remove(doomed);
+                Some(refused(doomed.duplicate()))
+            }
+            // The first mention was answered for all.
+            (Ok(_), None) => continue,
+        };
+        answers.push((doomed, answer));
+    }
     let call = shard.on(CONTROLLER_SHARD, move |shard| decide_delete(shard, selectors)).await;
-    let results = call.await.unwrap_or(Err(ErrorCode::NOT_CONTROLLER));
-    let failed = |error: ErrorCode| asked.iter().map(|_| Err((error, None))).collect();
-    let results: Vec<Result<DeletedTopic, _>> = match results {
-        Ok(results) => results
-            .into_iter()
-            .map(|result| result.map_err(|error| (errors::of_metadata(&error), Some(error))))
-            .collect(),
-        Err(error) => failed(error),
-    };
-    let responses = asked.iter().zip(results).map(|(asked, result)| deleted(header, asked, result));
+    let decided = call.await.unwrap_or(Err(ErrorCode::NOT_CONTROLLER));
+    let failed = decided.as_ref().err().copied().unwrap_or(ErrorCode::UNKNOWN_SERVER_ERROR);
+    let mut decided = decided.unwrap_or_default().into_iter();
+    let responses = answers.into_iter().map(|(doomed, answer)| {
+        let answer = answer.unwrap_or_else(|| match decided.next() {
+            Some(decided) => decided.or_else(refused),
+            None => Err((failed, None)),
+        });
+        deleted(header, doomed, answer)
+    });
     reply(header, &DeleteTopicsResponse::default().with_responses(responses.collect()))
 }
 
@@ -204,36 +255,47 @@ async fn decide_delete(
     if !shard.broker.config.delete_topics {
         return Ok(selectors.iter().map(|_| Err(MetadataError::TopicDeletionDisabled)).collect());
     }
-    let changed = controller.change(&shard, |image| commands::delete(image, &selectors)).await;
+    let changed = controller.change(&shard, |image| delete_each_once(image, &selectors)).await;
     changed.map_err(|error| {
         tracing::error!(%error, "topics were not deleted");
         error.code()
     })
 }
 
-fn deleted(
-    header: &RequestHeader,
-    (name, selector): &(Option<TopicName>, TopicSelector),
-    result: Result<DeletedTopic, (ErrorCode, Option<MetadataError>)>,
-) -> DeletableTopicResult {
+/// Deletes topics; one that is named by its id and by its name, too, is deleted by the id.
+fn delete_each_once(
+    image: &MetadataImage,
+    selectors: &[TopicSelector],
+) -> (Vec<Record>, Vec<Result<DeletedTopic, MetadataError>>) {
+    let id_of = |selector: &TopicSelector| match selector {
+        TopicSelector::Id(id) => Some(*id),
+        TopicSelector::Name(_) => None,
+    };
+    let ids: BTreeSet<TopicId> = selectors.iter().filter_map(id_of).collect();
+    let (records, mut results) = commands::delete(image, selectors);
+    for (selector, result) in selectors.iter().zip(&mut results) {
+        if let (TopicSelector::Name(_), Ok(topic)) = (selector, &*result)
+            && ids.contains(&topic.id)
+        {
+            *result = Err(invalid("The provided topic name maps to an ID that was already supplied."));
+        }
+    }
+    (records, results)
+}
+
+fn deleted(header: &RequestHeader, doomed: &Doomed, result: Deleted) -> DeletableTopicResult {
     let answer = DeletableTopicResult::default();
     match result {
         Ok(topic) => answer.with_name(Some(TopicName(topic.name.into()))).with_topic_id(topic.id.0),
         Err((error, reason)) => {
-            let id = match selector {
-                TopicSelector::Id(id) => id.0,
-                TopicSelector::Name(_) => uuid::Uuid::nil(),
-            };
             // Before version 3 the error was not known.
             let code = match error {
                 ErrorCode::TOPIC_DELETION_DISABLED if header.api_version < 3 => ErrorCode::INVALID_REQUEST,
                 other => other,
             };
-            let name =
-                if header.api_version < 6 { Some(name.clone().unwrap_or_default()) } else { name.clone() };
             answer
-                .with_name(name)
-                .with_topic_id(id)
+                .with_name(doomed.name.clone().map(|name| TopicName(name.into())))
+                .with_topic_id(doomed.id)
                 .with_error_code(code.0)
                 .with_error_message(reason.map(|reason| message(&reason)))
         }

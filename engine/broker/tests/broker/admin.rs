@@ -93,6 +93,30 @@ fn topics_are_deleted_by_name_and_by_id() {
     assert_eq!(ErrorCode(response.responses[1].error_code), ErrorCode::UNKNOWN_TOPIC_ID);
 }
 
+/// A name and an id that belonged to two topics once deleted the one with the name.
+#[test]
+fn topic_named_twice_or_not_at_all_is_not_deleted() {
+    let broker = TestBroker::start(&[]);
+    let id = broker.create_topic("t", 1, &[]);
+    let other = broker.create_topic("other", 1, &[]);
+    let state = |name: Option<&str>, id| {
+        DeleteTopicState::default().with_name(name.map(topic_name)).with_topic_id(id)
+    };
+    let nil = uuid::Uuid::nil();
+    let delete = |topics| {
+        let response = broker.connect().call(6, &DeleteTopicsRequest::default().with_topics(topics));
+        let codes = response.responses.iter().map(|topic| ErrorCode(topic.error_code));
+        codes.collect::<Vec<ErrorCode>>()
+    };
+    let refused = ErrorCode::INVALID_REQUEST;
+    assert_eq!(delete(vec![state(Some("t"), other)]), [refused], "a name and an id");
+    assert_eq!(delete(vec![state(None, nil)]), [refused], "neither");
+    assert_eq!(delete(vec![state(Some("t"), nil), state(Some("t"), nil)]), [refused], "a name twice");
+    assert_eq!(delete(vec![state(None, id), state(None, id), state(None, id)]), [refused], "an id thrice");
+    assert_eq!(delete(vec![state(None, other), state(Some("other"), nil)]), [ErrorCode::NONE, refused]);
+    assert_eq!(delete(vec![state(Some("t"), nil)]), [ErrorCode::NONE], "it is still there");
+}
+
 #[test]
 fn deletion_can_be_disabled() {
     let broker = TestBroker::start(&[("delete.topic.enable", "false")]);
