@@ -177,6 +177,30 @@ fn consumers_see_at_once_what_a_looser_flush_lets_them_see() {
 }
 
 #[test]
+fn resource_that_is_changed_twice_in_a_request_is_not_changed() {
+    let broker = TestBroker::start(&[]);
+    broker.create_topic("t", 1, &[]);
+    broker.create_topic("other", 1, &[]);
+    let change = |topic: &'static str, value: &'static str| {
+        let config = AlterableConfig::default()
+            .with_name("retention.ms".to_owned().into())
+            .with_config_operation(SET)
+            .with_value(Some(value.to_owned().into()));
+        AlterConfigsResource::default()
+            .with_resource_type(TOPIC)
+            .with_resource_name(topic.to_owned().into())
+            .with_configs(vec![config])
+    };
+    let resources = vec![change("t", "1"), change("other", "5"), change("t", "2")];
+    let request = IncrementalAlterConfigsRequest::default().with_resources(resources);
+    let response = broker.connect().call(1, &request);
+    let codes: Vec<ErrorCode> = response.responses.iter().map(|one| ErrorCode(one.error_code)).collect();
+    assert_eq!(codes, [ErrorCode::INVALID_REQUEST, ErrorCode::NONE, ErrorCode::INVALID_REQUEST]);
+    assert_eq!(value(&broker, (TOPIC, "t"), "retention.ms").as_deref(), Some("604800000"));
+    assert_eq!(value(&broker, (TOPIC, "other"), "retention.ms").as_deref(), Some("5"));
+}
+
+#[test]
 fn invalid_changes_are_refused() {
     let broker = TestBroker::start(&[]);
     broker.create_topic("t", 1, &[]);
