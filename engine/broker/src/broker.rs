@@ -81,20 +81,28 @@ impl Broker {
 
     /// Asks it to stop, and waits: accepted requests are answered, logs closed, the directory marked clean.
     ///
+    /// # Errors
+    /// [`BrokerError::NotClean`].
+    ///
     /// # Panics
     /// If a shard panicked, with its panic.
-    pub fn stop(self) {
+    pub fn stop(self) -> Result<(), BrokerError> {
         self.runtime.stop();
-        self.wait();
+        self.wait()
     }
 
     /// Waits until it has stopped, because a signal asked it to.
     ///
+    /// # Errors
+    /// [`BrokerError::NotClean`].
+    ///
     /// # Panics
     /// If a shard panicked, with its panic.
-    pub fn wait(self) {
+    pub fn wait(self) -> Result<(), BrokerError> {
         if let Err(panic) = self.runtime.join() {
             std::panic::resume_unwind(panic);
         }
+        let mut stopped = self.handle.stopped;
+        highwater_io::block_on(&mut stopped).unwrap_or(Err(BrokerError::Ended))
     }
 }

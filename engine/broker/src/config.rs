@@ -117,6 +117,8 @@ pub struct NetworkConfig {
     pub max_connections_per_ip: usize,
     /// `max.in.flight.requests.per.connection`.
     pub max_in_flight: usize,
+    /// `shutdown.drain.timeout.ms`.
+    pub drain_timeout: Duration,
     /// `queued.max.request.bytes`, this shard's share.
     pub request_memory_bytes: usize,
     /// `shard.mailbox.slots`.
@@ -238,6 +240,7 @@ fn network_config(read: &Reader<'_>, num_shards: usize) -> NetworkConfig {
         request_max_bytes: read.size("socket.request.max.bytes"),
         request_read_timeout: read.millis("socket.request.read.timeout.ms"),
         response_write_timeout: read.millis("socket.response.write.timeout.ms"),
+        drain_timeout: read.millis("shutdown.drain.timeout.ms"),
         max_idle: read.millis("connections.max.idle.ms"),
         max_connections: read.size("max.connections"),
         max_connections_per_ip: read.size("max.connections.per.ip"),

@@ -111,8 +111,7 @@ fn run_broker(serve: &Serve) -> Result<()> {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
-    Broker::start_with(&config, Signals::Stop)?.wait();
-    Ok(())
+    Ok(Broker::start_with(&config, Signals::Stop)?.wait()?)
 }
 
 #[cfg(feature = "mutants")]

@@ -43,10 +43,7 @@ use crate::listener;
 use crate::metadata_log::MetadataLog;
 use crate::shard::{BrokerContext, CONTROLLER_SHARD, Message, Shard, ShardParts, shard_of};
 
-/// How long connections may take to end when the broker stops, before their logs are closed under them.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
-
-/// Why a broker does not start. Displays as a sentence.
+/// Why a broker does not start, or did not stop as it should. Displays as a sentence.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BrokerError {
@@ -83,8 +80,11 @@ pub enum BrokerError {
         /// What is wrong.
         reason: String,
     },
+    /// It has stopped, and left a directory that the next start has to recover. No acknowledged record is lost by that.
+    #[error("the broker has stopped, but not cleanly: {0}; the next start recovers the data directory")]
+    NotClean(String),
     /// The broker's threads ended without saying why.
-    #[error("the broker ended while it started")]
+    #[error("the broker ended without saying why")]
     Ended,
 }
 
@@ -118,7 +118,11 @@ impl std::fmt::Debug for ShardState {
 }
 
 enum Role {
-    First { others: Vec<mailbox::Sender<StartShard>>, report: ReplySender<Result<Started, BrokerError>> },
+    First {
+        others: Vec<mailbox::Sender<StartShard>>,
+        report: ReplySender<Result<Started, BrokerError>>,
+        stopped: ReplySender<Result<(), BrokerError>>,
+    },
     Other(mailbox::Receiver<StartShard>),
 }
 
@@ -136,6 +140,8 @@ struct StartShard {
 pub struct NodeHandle {
     /// Resolves when the broker runs, or to the reason why it does not; `None` if its shards ended without a reason.
     pub started: Reply<Result<Started, BrokerError>>,
+    /// Resolves when a broker that ran has stopped: whether its data directory is closed and marked clean.
+    pub stopped: Reply<Result<(), BrokerError>>,
     counters: Arc<[ShardCounters]>,
     connector: Connector,
 }
@@ -183,10 +189,12 @@ pub fn prepare(config: &BrokerConfig) -> (Vec<ShardState>, NodeHandle) {
     let shards = config.num_shards;
     let counters: Arc<[ShardCounters]> = (0..shards).map(|_| ShardCounters::default()).collect();
     let (report, started) = mailbox::oneshot();
+    let (stopped_sender, stopped) = mailbox::oneshot();
     let (peers, mailboxes): (Vec<_>, Vec<_>) =
         (0..shards).map(|_| mailbox::channel(config.network.mailbox_slots)).unzip();
     let (others, starts): (Vec<_>, Vec<_>) = (1..shards).map(|_| mailbox::channel(1)).unzip();
-    let roles = std::iter::once(Role::First { others, report }).chain(starts.into_iter().map(Role::Other));
+    let roles = std::iter::once(Role::First { others, report, stopped: stopped_sender })
+        .chain(starts.into_iter().map(Role::Other));
     let states = mailboxes
         .into_iter()
         .zip(roles)
@@ -201,16 +209,18 @@ pub fn prepare(config: &BrokerConfig) -> (Vec<ShardState>, NodeHandle) {
         })
         .collect();
     let connector = Connector { shards: peers.into(), next: Arc::default() };
-    (states, NodeHandle { started, counters, connector })
+    (states, NodeHandle { started, stopped, counters, connector })
 }
 
 /// Runs one shard from its start to its end.
 pub async fn run_shard(io: Io, state: ShardState) {
     let ShardState { index, config, counters, peers, mailbox, role } = state;
     match role {
-        Role::First { others, report } => {
+        Role::First { others, report, stopped } => {
             let first = FirstShard { io, config, counters, peers };
-            run_first(first, mailbox, others, report).await;
+            if let Some(running) = run_first(first, mailbox, others, report).await {
+                stopped.send(stop(&running.shard, running.data_dir).await);
+            }
         }
         Role::Other(start) => run_other(io, index, peers, mailbox, start).await,
     }
@@ -227,33 +237,33 @@ struct FirstShard {
 struct Running {
     shard: Rc<Shard>,
     data_dir: DataDir,
-    started: Started,
 }
 
+/// Starts the broker, says how that went, and returns what runs when it is asked to stop.
 async fn run_first(
     first: FirstShard,
     mailbox: mailbox::Receiver<Message>,
     others: Vec<mailbox::Sender<StartShard>>,
     report: ReplySender<Result<Started, BrokerError>>,
-) {
-    let running = match start_first(&first, mailbox, others).await {
-        Ok(running) => running,
+) -> Option<Running> {
+    match start_first(&first, mailbox, others).await {
+        Ok((running, started)) => {
+            report.send(Ok(started));
+            running.shard.io.stop_requested().await;
+            Some(running)
+        }
         Err(error) => {
             report.send(Err(error));
-            return;
+            None
         }
-    };
-    let Running { shard, data_dir, started } = running;
-    report.send(Ok(started));
-    shard.io.stop_requested().await;
-    stop(&shard, data_dir).await;
+    }
 }
 
 async fn start_first(
     first: &FirstShard,
     mailbox: mailbox::Receiver<Message>,
     others: Vec<mailbox::Sender<StartShard>>,
-) -> Result<Running, BrokerError> {
+) -> Result<(Running, Started), BrokerError> {
     let FirstShard { io, config, counters, peers } = first;
     let begin = io.now();
     let listener = listen_first(io, config).await?;
@@ -309,7 +319,7 @@ async fn start_first(
         start_duration: io.now() - begin,
     };
     log_ready(&shard, &started);
-    Ok(Running { shard, data_dir, started })
+    Ok((Running { shard, data_dir }, started))
 }
 
 async fn listen_first(io: &Io, config: &BrokerConfig) -> Result<TcpListener, BrokerError> {
@@ -481,34 +491,38 @@ async fn go(shard: &Rc<Shard>) {
     }
 }
 
-async fn stop(shard: &Rc<Shard>, data_dir: DataDir) {
+async fn stop(shard: &Rc<Shard>, data_dir: DataDir) -> Result<(), BrokerError> {
     let begin = shard.io.now();
     tracing::info!("stopping: accepted requests are answered");
     shard.on_all(|shard| async move { drain(&shard).await }).await;
     let closed = shard
         .on_all(|shard| async move { shard.logs.close().await.map_err(|error| error.to_string()) })
         .await;
-    let mut is_clean = true;
+    let mut failure = None;
     for (index, closed) in closed.into_iter().enumerate() {
         if let Err(error) = closed.unwrap_or_else(|| Err("it ended".to_owned())) {
             tracing::error!(shard = index, %error, "the logs are not closed cleanly");
-            is_clean = false;
+            failure.get_or_insert(error);
         }
     }
-    if is_clean {
+    if failure.is_none() {
         match data_dir.mark_clean().await {
             Ok(()) => log_stopped(begin, shard.io.now()),
-            Err(error) => tracing::error!(%error, "the data directory is not marked clean"),
+            Err(error) => {
+                tracing::error!(%error, "the data directory is not marked clean");
+                failure = Some(error.to_string());
+            }
         }
     }
     shard.on_all(|shard| async move { shard.ended.set(true) }).await;
+    failure.map_or(Ok(()), |reason| Err(BrokerError::NotClean(reason)))
 }
 
 /// Stops accepting, and waits until every accepted request is answered.
 async fn drain(shard: &Rc<Shard>) {
     shard.stopping.set(true);
     let idle = shard.connections.wait_for(|&count| (count == 0).then_some(()));
-    if shard.io.timeout(DRAIN_PATIENCE, idle).await.is_err() {
+    if shard.io.timeout(shard.broker.config.network.drain_timeout, idle).await.is_err() {
         let connections = shard.connections.get();
         tracing::warn!(shard = shard.index, connections, "connections are cut off");
     }

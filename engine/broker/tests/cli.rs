@@ -66,6 +66,18 @@ fn signal_stops_the_broker_cleanly() {
 }
 
 #[test]
+fn broker_that_cannot_close_its_logs_says_so_and_exits_with_one() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let data_dir = dir.path().join("data");
+    let mut process = Process::start(&data_dir, &[]);
+    process.wait_for("ready");
+    std::fs::rename(&data_dir, dir.path().join("elsewhere")).expect("can be moved");
+    process.signal("-TERM");
+    process.wait_for("highwater: the broker has stopped, but not cleanly");
+    assert_eq!(process.wait(), Some(1));
+}
+
+#[test]
 fn killed_broker_is_recovered_by_the_next_start() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut process = Process::start(dir.path(), &[]);

@@ -76,7 +76,7 @@ fn clients_within_the_process_produce_and_consume_and_see_the_end() {
     numbers.sort_unstable();
     assert_eq!(numbers, (0..RECORDS).collect::<Vec<_>>());
 
-    broker.stop();
+    broker.stop().expect("stops cleanly");
     let refused = connector.connect().expect_err("nobody is there");
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
 }

@@ -60,7 +60,7 @@ impl TestBroker {
     }
 
     pub(crate) fn stop(&mut self) {
-        self.broker.take().expect("runs").stop();
+        self.broker.take().expect("runs").stop().expect("stops cleanly");
     }
 
     pub(crate) fn restart(&mut self) {

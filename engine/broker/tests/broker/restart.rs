@@ -91,7 +91,7 @@ fn number_of_shards_may_change_between_starts() {
         assert_eq!(client.call(9, &request).topics[0].error_code, 0);
         assert_eq!(client.produce("t", 0, -1, batch(&[shards])).error_code, 0);
         drop(client);
-        broker.stop();
+        broker.stop().expect("stops cleanly");
     }
     let broker = highwater_broker::Broker::start(&highwater_broker::BrokerConfig::for_data_dir(dir.path()));
     let broker = broker.expect("starts");

@@ -317,6 +317,15 @@ pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
         "Messages from other shards that may wait for a shard; who sends one more waits. Not in Kafka.",
     ),
     fixed(
+        "shutdown.drain.timeout.ms",
+        Long,
+        Some("15000"),
+        AtLeast(0),
+        "Time in milliseconds that clients have to take their answers when the broker stops, before connections are cut \
+         off. Logs are closed after it, so that it must be well below the time until a supervisor kills the process. \
+         Not in Kafka.",
+    ),
+    fixed(
         "socket.listen.backlog.size",
         Int,
         Some("1024"),
