@@ -356,6 +356,43 @@ pub fn parse_properties(text: &str) -> Result<StaticConfig, ConfigError> {
     Ok(settings)
 }
 
+/// Settings that would protect what is then unprotected: ignored, they do harm.
+const NOT_IGNORED: &[&str] = &["authorizer.class.name"];
+
+/// What of a file's settings is known, and a sentence about everything that is left out: as in Kafka, a file may have
+/// settings that a broker does not know. Listeners that are a controller's are left out too, as ours has none to offer.
+///
+/// # Errors
+/// [`ConfigError::Invalid`] for a setting that must not be ignored.
+pub fn known_settings(file: StaticConfig) -> Result<(StaticConfig, Vec<String>), ConfigError> {
+    let controllers: Vec<String> = file
+        .get("controller.listener.names")
+        .map(|names| parse_list(names).map(|name| format!("{name}://")).collect())
+        .unwrap_or_default();
+    let mut known = StaticConfig::new();
+    let mut left_out = Vec::new();
+    for (name, mut value) in file {
+        if NOT_IGNORED.contains(&name.as_str()) && !value.is_empty() {
+            return Err(ConfigError::Invalid(format!("{name} is not supported, and not ignored either")));
+        }
+        if broker::find(&name).is_none() {
+            left_out.push(format!("there is no setting {name}, which is ignored{}", hint(&name)));
+            continue;
+        }
+        if matches!(name.as_str(), "listeners" | "advertised.listeners") {
+            let is_controllers =
+                |listener: &&str| controllers.iter().any(|prefix| listener.starts_with(prefix));
+            let (not_ours, ours): (Vec<&str>, Vec<&str>) = parse_list(&value).partition(is_controllers);
+            left_out.extend(not_ours.iter().map(|listener| {
+                format!("{name}: {listener} is ignored, since there are no controllers of their own")
+            }));
+            value = ours.join(",");
+        }
+        known.insert(name, value);
+    }
+    Ok((known, left_out))
+}
+
 /// The log settings of a topic's partitions, or with `None` of a topic that overrides nothing.
 #[must_use]
 pub fn log_config(view: &ConfigView<'_>, topic: Option<&str>) -> LogConfig {
@@ -452,6 +489,26 @@ mod tests {
         for wrong in ["", "9092", "host", "host:", "host:99999", "::1:9092", "a b:1"] {
             assert_eq!(read(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn file_of_kafkas_is_read_for_what_is_known() {
+        let text = "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.bootstrap.servers=localhost:9093\n\
+                    listeners=PLAINTEXT://:9092,CONTROLLER://:9093\ninter.broker.listener.name=PLAINTEXT\n\
+                    advertised.listeners=PLAINTEXT://localhost:9092,CONTROLLER://localhost:9093\n\
+                    controller.listener.names=CONTROLLER\nnum.network.threads=3\nnum.io.threads=8\n\
+                    socket.request.max.bytes=104857600\nlog.dirs=/tmp/logs\nnum.partitions=1\n\
+                    offsets.topic.replication.factor=1\nlog.retention.hours=168\nlog.segment.bytes=1073741824\n\
+                    log.retention.check.interval.ms=300000\n";
+        let file = parse_properties(text).expect("valid");
+        let (known, left_out) = known_settings(file).expect("nothing that must not be ignored");
+        assert_eq!(left_out.len(), 9, "{left_out:?}");
+        assert!(left_out.iter().any(|what| what.starts_with("there is no setting num.io.threads")));
+        let config = BrokerConfig::from_settings(known).expect("valid");
+        assert_eq!(config.listener.to_string(), "0.0.0.0:9092");
+        assert_eq!(config.advertised.expect("given").to_string(), "localhost:9092");
+        let guarded = settings(&[("authorizer.class.name", "Some")]);
+        assert!(known_settings(guarded).is_err());
     }
 
     #[test]

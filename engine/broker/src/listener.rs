@@ -50,6 +50,7 @@ pub(crate) async fn wait_until_free(io: &Io, address: SocketAddr) -> io::Result<
 /// Accepts and serves connections until the broker stops.
 pub(crate) async fn accept(shard: Rc<Shard>, listener: TcpListener) {
     shard.accepting.wait_for(|&accepting| accepting.then_some(())).await;
+    let mut fails = false;
     loop {
         let stopping = shard.stopping.wait_for(|&stopping| stopping.then_some(()));
         let accepted = match first(stopping, listener.accept()).await {
@@ -57,9 +58,15 @@ pub(crate) async fn accept(shard: Rc<Shard>, listener: TcpListener) {
             Either::Right(accepted) => accepted,
         };
         let stream = match accepted {
-            Ok(stream) => stream,
+            Ok(stream) => {
+                fails = false;
+                stream
+            }
             Err(error) => {
-                tracing::warn!(%error, "no connection could be accepted");
+                // Once for a while without descriptors, which may be long.
+                if !std::mem::replace(&mut fails, true) {
+                    tracing::warn!(%error, "no connection can be accepted; tried again all the time");
+                }
                 shard.io.sleep(OUT_OF_DESCRIPTORS_PAUSE).await;
                 continue;
             }

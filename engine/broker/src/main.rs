@@ -8,12 +8,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
-use highwater_broker::config::{BrokerConfig, parse_host_port, parse_properties};
+use highwater_broker::config::{BrokerConfig, known_settings, parse_host_port, parse_properties};
 use highwater_broker::{Broker, Signals};
 use highwater_cluster::config::ConfigDef;
 use highwater_cluster::config::broker::{BROKER_CONFIGS, UpdateMode};
 use highwater_cluster::config::effective::StaticConfig;
 use highwater_cluster::config::topic::TOPIC_CONFIGS;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing_subscriber::EnvFilter;
 
 /// A message broker that speaks the Apache Kafka protocol.
@@ -101,7 +102,6 @@ fn main() -> ExitCode {
 }
 
 fn run_broker(serve: &Serve) -> Result<()> {
-    let config = BrokerConfig::from_settings(settings_of(serve)?)?;
     #[cfg(feature = "mutants")]
     enable_mutants(&serve.mutant)?;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
@@ -111,7 +111,29 @@ fn run_broker(serve: &Serve) -> Result<()> {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
-    Ok(Broker::start_with(&config, Signals::Stop)?.wait()?)
+    let config = BrokerConfig::from_settings(settings_of(serve)?)?;
+    let tell_open_files = raise_open_files();
+    let broker = Broker::start_with(&config, Signals::Stop)?;
+    tell_open_files();
+    Ok(broker.wait()?)
+}
+
+/// Lets the process open as many files as it may: each connection and each segment that is used takes one, and the limit
+/// that a shell gives is for programs that use select(2). Gives what came of it, to be told once the broker runs.
+fn raise_open_files() -> impl FnOnce() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let raised = if current == maximum {
+        Ok(())
+    } else {
+        setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+    };
+    let text = |limit: Option<u64>| limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
+    move || match raised {
+        Ok(()) => tracing::info!(limit = text(maximum), before = text(current), "open files"),
+        Err(error) => {
+            tracing::warn!(limit = text(current), %error, "the limit of open files cannot be raised");
+        }
+    }
 }
 
 #[cfg(feature = "mutants")]
@@ -153,7 +175,10 @@ fn settings_of(serve: &Serve) -> Result<StaticConfig> {
 
 fn read_properties(path: &Path) -> Result<StaticConfig> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    parse_properties(&text).with_context(|| path.display().to_string())
+    let settings = parse_properties(&text).with_context(|| path.display().to_string())?;
+    let (settings, left_out) = known_settings(settings).with_context(|| path.display().to_string())?;
+    left_out.iter().for_each(|what| tracing::warn!("{}: {what}", path.display()));
+    Ok(settings)
 }
 
 /// The settings as a table in Markdown.

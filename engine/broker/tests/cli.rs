@@ -66,6 +66,31 @@ fn signal_stops_the_broker_cleanly() {
 }
 
 #[test]
+fn unknown_setting_of_a_file_is_warned_of_and_one_of_the_command_line_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("server.properties");
+    std::fs::write(&file, "num.io.threads=8\nnum.partitions=3\n").expect("written");
+    let mut process =
+        Process::start_with(&dir.path().join("data"), &["--config", file.to_str().expect("is text")]);
+    process.wait_for("there is no setting num.io.threads, which is ignored");
+    process.wait_for("ready");
+    assert!(refusal(&["serve", "--data-dir", "/d", "--set", "num.io.threads=8"]).contains("num.io.threads"));
+}
+
+#[test]
+fn limit_of_open_files_is_raised() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let serve = format!(
+        "ulimit -Sn 256 && exec {} serve --listen 127.0.0.1:0 --data-dir {}",
+        process::HIGHWATER,
+        dir.path().display()
+    );
+    let mut process = Process::spawn(Command::new("sh").args(["-c", &serve]));
+    let line = process.wait_for("open files");
+    assert!(line.contains("before=\"256\"") || line.contains("before=256"), "{line}");
+}
+
+#[test]
 fn broker_that_cannot_close_its_logs_says_so_and_exits_with_one() {
     let dir = tempfile::tempdir().expect("a directory");
     let data_dir = dir.path().join("data");

@@ -16,12 +16,18 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start(data_dir: &Path, settings: &[&str]) -> Self {
+        let arguments: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+        Process::start_with(data_dir, &arguments)
+    }
+
+    pub(crate) fn start_with(data_dir: &Path, arguments: &[&str]) -> Self {
         let mut command = Command::new(HIGHWATER);
         command.args(["serve", "--listen", "127.0.0.1:0", "--set", "journal.file.bytes=4194304"]);
-        settings.iter().for_each(|setting| {
-            command.args(["--set", setting]);
-        });
-        let command = command.arg("--data-dir").arg(data_dir).env_remove("RUST_LOG").stderr(Stdio::piped());
+        Process::spawn(command.args(arguments).arg("--data-dir").arg(data_dir))
+    }
+
+    pub(crate) fn spawn(command: &mut Command) -> Self {
+        let command = command.env_remove("RUST_LOG").stderr(Stdio::piped());
         let mut child = command.spawn().expect("starts");
         let log = BufReader::new(child.stderr.take().expect("is piped"));
         Process { child, log }
