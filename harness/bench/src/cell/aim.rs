@@ -33,7 +33,7 @@ use crate::workload::settings::Aim;
 
 /// A fault that is aimed at something falls within this of it.
 const WITHIN: Duration = Duration::from_millis(10);
-/// The seed draws from so much of that; the rest is for what it takes to strike: a disk finishes a request first.
+/// The seed draws from so much of that; the rest is for what it takes to strike: to be woken on a busy machine, mostly.
 const SHARE: f64 = 0.3;
 /// The same, after the first ack of a broker that has started again.
 const WITHIN_AFTER_RESTART: Duration = Duration::from_millis(100);
@@ -63,9 +63,16 @@ pub(super) struct Reached {
     creation: Option<Creation>,
     /// Why the broker does not serve since the fault before this one, if so: there is nothing left to strike.
     pub(super) unserved: Option<String>,
+    /// What saw it. Kept until the fault has struck: to close it takes the kernel up to 15 ms.
+    watch: Option<Watch>,
 }
 
 impl Reached {
+    /// The fault has struck: nothing is watched for any more.
+    pub(super) fn stop_watching(&mut self) {
+        self.watch = None;
+    }
+
     /// How near to it the fault struck.
     pub(super) fn mark(&self, aim: Aim, struck_at: Nanos) -> Option<AimMark> {
         let (at, what, within) = self.at.as_ref()?;
@@ -103,15 +110,19 @@ impl Trial<'_> {
                 Sign::Checkpoint(files)
             }
         };
-        let seen = self.wait_for(&sign, clock)?;
+        let data = self.medium.data();
+        let watch = Watch::new(&data, sign, clock).map_err(|source| CellError::Io { path: data, source })?;
+        let seen = self.wait_for(&watch)?;
         self.bench.cancel.wait(self.delay(WITHIN))?;
-        Ok(Reached { at: Some((seen.at, seen.file.display().to_string(), WITHIN)), ..Reached::default() })
+        Ok(Reached {
+            at: Some((seen.at, seen.file.display().to_string(), WITHIN)),
+            watch: Some(watch),
+            ..Reached::default()
+        })
     }
 
-    fn wait_for(&self, sign: &Sign, clock: Clock) -> Result<Seen, CellError> {
-        let data = self.medium.data();
-        let io = |source| CellError::Io { path: data.clone(), source };
-        let watch = Watch::new(&data, sign.clone(), clock).map_err(io)?;
+    fn wait_for(&self, watch: &Watch) -> Result<Seen, CellError> {
+        let io = |source| CellError::Io { path: self.medium.data(), source };
         let deadline = Instant::now() + SIGN_WITHIN;
         let skipped = (self.seed("aim sign").unit() * FIRST_SIGNS) as u32;
         let mut seen = None;

@@ -666,6 +666,7 @@ impl<'a> Trial<'a> {
             reached = self.reach(broker, &running, clock, ready)?;
             if reached.unserved.is_none() {
                 strike = Some(self.strike(broker, &running, clock).map_err(CellError::after_fault)?);
+                reached.stop_watching();
             } else {
                 running.abort();
             }
