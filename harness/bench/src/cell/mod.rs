@@ -677,7 +677,7 @@ impl<'a> Trial<'a> {
         let done = running.finish(self.bench.cancel).map_err(CellError::from);
         let struck = strike.is_some() || !reached.earlier.is_empty();
         let done = if struck { done.map_err(CellError::after_fault)? } else { done? };
-        let drain = if until.is_none() { Some(crate::clock::nanos(self.drain()?)) } else { None };
+        let drain = if until == Until::Finished { Some(crate::clock::nanos(self.drain()?)) } else { None };
         let done = Done { load: Load { drain, ..done.load }, ..done };
         let cpu = usage.cpu.saturating_sub(before.1.cpu);
         Ok(Loaded { done, started_at, strike, reached, usage: Usage { cpu, ..usage }, machine_cpu })
