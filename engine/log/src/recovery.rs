@@ -82,7 +82,7 @@ async fn recover_journal(
                 .to_owned(),
         });
     };
-    let journal = replay.begin_journal(checkpoint.partitions);
+    let mut journal = replay.begin_journal(checkpoint.partitions);
     let ending = if report.was_clean { Ending::Clean } else { Ending::Unknown };
     let place = &checkpoint.place;
     let mut reader = JournalReader::open(io, dir, generation.id, place, Access::Recover, ending).await?;
@@ -106,7 +106,7 @@ async fn recover_journal(
                 report.groups_replayed += 1;
                 report.bytes_replayed += group.size_bytes;
                 for (entry, payload) in group.entries {
-                    replay.apply(&entry, payload).await?;
+                    replay.apply(&mut journal, &entry, payload).await?;
                 }
             }
             Next::Rotten { sequence, entries } => {

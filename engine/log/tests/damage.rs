@@ -97,6 +97,68 @@ fn journal_file_whose_header_rots_fences_what_it_may_have_held() {
     }
 }
 
+const BLOCK_BYTES: u64 = 4096;
+
+/// Corrupts the header of a group of this number, from 1, where each group takes one block.
+fn corrupt_header_of_group(scene: &Scene, journal: &str, number: u64) {
+    let at = number * BLOCK_BYTES;
+    scene.disk().corrupt(journal_path_in(scene, journal), at..at + 16);
+}
+
+fn journal_path_in(scene: &Scene, shard: &str) -> String {
+    scene.path_of(&format!("{shard}/journal-0"))
+}
+
+async fn append_acknowledged(logs: &ShardLogs, number: i32) {
+    let partition = logs.partition(&id(number)).expect("is there");
+    append_one(&partition, b"acknowledged").await.acknowledged().await.expect("the disk is sound");
+}
+
+fn fenced(report: &RecoveryReport) -> Vec<highwater_model::TopicPartition> {
+    report.fenced.iter().map(|(id, _)| *id).collect()
+}
+
+/// Such a partition is in no checkpoint, and nothing that can be read names it.
+#[test]
+fn partition_that_only_an_unreadable_group_knows_is_fenced() {
+    let mut scene = Scene::new(1);
+    scene.live_and(End::Kill, |io| async move {
+        let (_dir, logs, _) = open(&io).await;
+        create(&logs, 0).await;
+        append_acknowledged(&logs, 0).await;
+        create(&logs, 1).await;
+        append_acknowledged(&logs, 1).await;
+        append_acknowledged(&logs, 0).await;
+    });
+    scene.pass(Duration::from_secs(10));
+    corrupt_header_of_group(&scene, "shard-0", 2);
+    let report = scene.live_and(End::Kill, |io| async move { open(&io).await.2 });
+    assert_eq!(fenced(&report), [id(0), id(1)], "{report:?}");
+}
+
+/// Damage of one journal once fenced whoever another journal knew, too, if that was read before.
+#[test]
+fn unreadable_group_fences_the_partitions_of_its_own_journal_only() {
+    for damaged in 0..2 {
+        let mut scene = Scene::new(1);
+        scene.live_and(End::Kill, |io| async move {
+            let (mut dir, _) = DataDir::open(&io, Path::new(DIR), no_checkpoints()).await.expect("opens");
+            let seeds = dir.split(2, |_, _| 0).await.expect("a new generation");
+            for (number, seed) in (0..).zip(seeds) {
+                let logs = ShardLogs::start(&io, seed).await.expect("starts");
+                create(&logs, number).await;
+                for _ in 0..3 {
+                    append_acknowledged(&logs, number).await;
+                }
+            }
+        });
+        scene.pass(Duration::from_secs(10));
+        corrupt_header_of_group(&scene, &format!("shard-{damaged}"), 2);
+        let report = scene.live_and(End::Kill, |io| async move { open(&io).await.2 });
+        assert_eq!(fenced(&report), [id(damaged)], "{report:?}");
+    }
+}
+
 #[test]
 fn journal_file_whose_groups_are_all_in_segments_may_rot() {
     let mut scene = scene_with_records(true);

@@ -55,7 +55,7 @@ struct Target {
     written: Option<(Offset, u64, Vec<u8>)>,
 }
 
-/// Partitions of one journal, for fencing all of them.
+/// Partitions that one journal knows, by its checkpoint or by an entry so far, for fencing all of them.
 pub(super) struct JournalPartitions(BTreeSet<TopicPartition>);
 
 pub(super) struct Replay {
@@ -111,9 +111,10 @@ impl Replay {
         let concerned: BTreeSet<TopicPartition> = match entries {
             Some(entries) => entries.iter().map(|entry| entry.id).collect(),
             None => {
-                // Those of which only the damaged part knows, too.
+                // Of some only the damaged part knows. They are those that are left over in the end, and as nothing says
+                // whose they were, damage of any journal fences them.
                 self.nameless_damage.get_or_insert_with(|| reason.to_owned());
-                journal.0.iter().copied().chain(self.targets.keys().copied()).collect()
+                journal.0.clone()
             }
         };
         for id in concerned {
@@ -131,9 +132,15 @@ impl Replay {
         })
     }
 
-    /// Applies one entry.
-    pub(super) async fn apply(&mut self, entry: &Entry, payload: Bytes) -> Result<(), OpenError> {
+    /// Applies one entry of a journal.
+    pub(super) async fn apply(
+        &mut self,
+        journal: &mut JournalPartitions,
+        entry: &Entry,
+        payload: Bytes,
+    ) -> Result<(), OpenError> {
         let id = entry.id;
+        journal.0.insert(id);
         let max_producers = self.max_producers;
         let target = self.target(id);
         if target.state.fenced.is_some() && entry.change != Change::Delete {
