@@ -464,7 +464,7 @@ async fn generations(io: &Io, path: &Path) -> Result<Vec<PathBuf>, OpenError> {
         .collect())
 }
 
-async fn remove_generation(io: &Io, dir: &Path) -> Result<(), FileError> {
+pub(crate) async fn remove_generation(io: &Io, dir: &Path) -> Result<(), FileError> {
     let fs = io.fs();
     for shard in fs.read_dir(dir).await? {
         let shard = dir.join(&shard.name);

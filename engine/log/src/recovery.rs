@@ -14,13 +14,16 @@ mod kafka;
 mod replay;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use highwater_io::{Io, fs};
+use highwater_io::{Io, IoBuf, fs};
 use highwater_model::Offset;
 
 use crate::checkpoint;
-use crate::dir::{FoundDirs, Generation, OpenOptions, PartitionSeed, RecoveryReport, SegmentFile};
+use crate::dir::{
+    FoundDirs, Generation, OpenOptions, PartitionSeed, RecoveryReport, SegmentFile, remove_generation,
+};
 use crate::error::OpenError;
 use crate::journal::scan::{Access, Ending, Gap, JournalReader, Next};
 use crate::kafka_files::{INDEX_SUFFIX, LOG_SUFFIX, TIME_INDEX_SUFFIX, base_offset_of, segment_path};
@@ -28,6 +31,9 @@ use crate::partition::state::PartitionState;
 use crate::recovery::replay::Replay;
 
 pub(crate) use kafka::import_kafka;
+
+/// Linux's number for an input/output error.
+const EIO: i32 = 5;
 
 /// Recovers every journal of `generation`.
 pub(crate) async fn recover(
@@ -131,6 +137,9 @@ async fn recover_journal(
 }
 
 /// Keeps a damaged journal beside the new one: what can still be read of it may be salvaged.
+///
+/// A copy, since this generation counts until the next one is complete, and goes then: under its name only once it is whole
+/// and durable, so that a crash leaves either the original or a copy that can be relied upon.
 async fn keep_damaged(
     io: &Io,
     generation: &Generation,
@@ -138,37 +147,83 @@ async fn keep_damaged(
 ) -> Result<(), OpenError> {
     let name = generation.dir.file_name().map(|name| name.to_string_lossy().into_owned());
     let kept = generation.dir.with_file_name(format!("damaged-{}", name.unwrap_or_default()));
-    if io.fs().exists(&kept).await? {
-        return Ok(());
-    }
-    // A copy, since this generation counts until the next one is complete.
-    io.fs().create_dir_all_durable(&kept).await?;
-    for shard in io.fs().read_dir(&generation.dir).await? {
-        let (from, to) = (generation.dir.join(&shard.name), kept.join(&shard.name));
-        io.fs().create_dir_all_durable(&to).await?;
-        for file in io.fs().read_dir(&from).await? {
-            copy_file(io, &from.join(&file.name), &to.join(&file.name)).await?;
+    if !io.fs().exists(&kept).await? {
+        let begun = kept.with_extension("tmp");
+        if io.fs().exists(&begun).await? {
+            remove_generation(io, &begun).await?;
         }
+        copy_generation(io, &generation.dir, &begun).await?;
+        io.fs().rename(&begun, &kept).await?;
+    }
+    // A run that crashed may have come to the renaming and no further.
+    if let Some(root) = kept.parent() {
+        io.fs().sync_dir(root).await?;
     }
     report.strays.push(format!("{}: the damaged journal is kept here", kept.display()));
     Ok(())
 }
 
+/// Copies the files of all journals of a generation, durably with their names.
+async fn copy_generation(io: &Io, from: &Path, to: &Path) -> Result<(), OpenError> {
+    io.fs().create_dir_all_durable(to).await?;
+    for shard in io.fs().read_dir(from).await? {
+        let (from, to) = (from.join(&shard.name), to.join(&shard.name));
+        io.fs().create_dir_all_durable(&to).await?;
+        for file in io.fs().read_dir(&from).await? {
+            copy_file(io, &from.join(&file.name), &to.join(&file.name)).await?;
+        }
+        io.fs().sync_dir(&to).await?;
+    }
+    Ok(io.fs().sync_dir(to).await?)
+}
+
+/// Bytes that are copied at once.
+const COPY_BYTES: usize = 1 << 20;
+
+/// Where a piece cannot be read, it is copied in pieces of this size: what an unreadable sector takes with it.
+const SALVAGE_BYTES: usize = 4 << 10;
+
+/// Copies a file, with zeros for what cannot be read of it.
 async fn copy_file(io: &Io, from: &Path, to: &Path) -> Result<(), OpenError> {
-    const COPY_BYTES: usize = 1 << 20;
     let source = io.fs().open(from, fs::OpenOptions::read_only()).await?;
     let target = io.fs().open(to, fs::OpenOptions::read_write().create().truncate()).await?;
     let len = source.len().await?;
-    let mut position = 0;
-    while position < len {
-        let buf = highwater_io::IoBuf::with_capacity(COPY_BYTES);
-        match source.read_at(buf, position, COPY_BYTES).await {
-            Ok(buf) => target.write_at(vec![buf.freeze()], position, fs::Durability::Plain).await?,
-            Err(error) => tracing::warn!("{error}: left out of the copy"),
+    target.set_len(len).await?;
+    for piece in pieces(0..len, COPY_BYTES) {
+        if copy_piece(&source, &target, piece.clone()).await? == Copied::Unreadable {
+            for small in pieces(piece, SALVAGE_BYTES) {
+                if copy_piece(&source, &target, small.clone()).await? == Copied::Unreadable {
+                    let (from, at) = (from.display(), small.start);
+                    tracing::warn!("{from}: unreadable at byte {at}, and left out of the copy");
+                }
+            }
         }
-        position += COPY_BYTES as u64;
     }
     Ok(target.sync_all().await?)
+}
+
+/// Cuts a range of bytes into pieces of a size; the last may be shorter.
+fn pieces(range: Range<u64>, size_bytes: usize) -> impl Iterator<Item = Range<u64>> {
+    let Range { start, end } = range;
+    (start..end).step_by(size_bytes).map(move |start| start..end.min(start + size_bytes as u64))
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Copied {
+    Whole,
+    Unreadable,
+}
+
+async fn copy_piece(source: &fs::File, target: &fs::File, piece: Range<u64>) -> Result<Copied, OpenError> {
+    let len = usize::try_from(piece.end - piece.start).unwrap_or(COPY_BYTES);
+    match source.read_at(IoBuf::with_capacity(len), piece.start, len).await {
+        Ok(buf) => {
+            target.write_at(vec![buf.freeze()], piece.start, fs::Durability::Plain).await?;
+            Ok(Copied::Whole)
+        }
+        Err(error) if error.errno() == Some(EIO) => Ok(Copied::Unreadable),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Lists a partition's segments as they belong to `state`, and removes those that do not: made ahead for a roll that was

@@ -18,13 +18,10 @@ use crate::kafka_files::{
 };
 use crate::mutants;
 use crate::partition::state::{MAX_OFFSET, MAX_SEGMENT_BYTES, PartitionState};
-use crate::recovery::settle_segments;
+use crate::recovery::{EIO, settle_segments};
 
 /// Bytes of entries that are gathered before they are written.
 const PENDING_BYTES: usize = 32 << 20;
-
-/// Linux's number for an input/output error.
-const EIO: i32 = 5;
 
 /// Bytes that go to one place of one segment.
 struct Piece {
