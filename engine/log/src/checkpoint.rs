@@ -23,7 +23,7 @@ use twox_hash::XxHash3_64;
 
 use crate::journal::JournalPlace;
 use crate::journal::files::lock_for_writing;
-use crate::journal::format::Fields;
+use crate::journal::format::{Fields, MIN_ALIGNMENT};
 use crate::journal::scan::Access;
 use crate::partition::state::PartitionState;
 
@@ -80,6 +80,10 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<Checkpoint> {
     let stored = fields.u64()?;
     let body = fields.bytes(body_bytes)?;
     if stored != checksum(bytes.get(..HEADER_BYTES - 8)?, body) {
+        return None;
+    }
+    // Groups begin at blocks, and reads are direct.
+    if !place.position_bytes.is_multiple_of(MIN_ALIGNMENT) {
         return None;
     }
     let mut body = Fields(body);
