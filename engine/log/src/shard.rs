@@ -670,8 +670,18 @@ impl ShardCore {
         let drained = self.drain_and_complete().await;
         self.drain_queue.close();
         let stopped = self.journal.stop().await;
+        self.release_files();
         drained?;
         Ok(stopped?)
+    }
+
+    /// Gives up the segments' files, and with them their locks, for which the next start waits: of a fenced partition, or
+    /// where the close failed, some are open still, and handles to the closed log may live on.
+    fn release_files(&self) {
+        for core in self.partitions.borrow().values() {
+            let live = core.live.borrow();
+            live.segments.values().chain(&live.next_segment).for_each(|segment| segment.close_file());
+        }
     }
 
     /// The clean stop: as a roll for every partition, then a checkpoint over an empty journal.

@@ -3,8 +3,10 @@
 mod common;
 
 use std::path::Path;
+use std::time::Duration;
 
-use common::{DIR, open, options};
+use common::scene::{End, Scene};
+use common::{DIR, append_one, create, id, open, options};
 use highwater_io::sim::{World, WorldConfig};
 use highwater_log::DataDir;
 
@@ -28,4 +30,32 @@ fn directory_is_opened_again_while_handles_of_the_closed_log_live() {
         });
         world.run().unwrap_or_else(|error| panic!("seed {seed}: {error}"));
     }
+}
+
+/// Found by a fuzz target: the clean stop leaves a fenced partition as it is, and left its file open and locked.
+#[test]
+fn fenced_partition_holds_up_no_start_while_handles_of_the_closed_log_live() {
+    let mut scene = Scene::new(1);
+    scene.live_and(End::Kill, |io| async move {
+        let (_dir, logs, _) = open(&io).await;
+        let partition = create(&logs, 0).await;
+        for n in 0..6 {
+            append_one(&partition, &[n; 500]).await.acknowledged().await.expect("durable");
+        }
+    });
+    scene.pass(Duration::from_secs(10));
+    // The third group rots.
+    scene.disk().corrupt(scene.path_of("journal-0"), (3 << 12) + 300..(3 << 12) + 301);
+    scene.live(|io| async move {
+        let (dir, logs, report) = open(&io).await;
+        assert_eq!(report.fenced.len(), 1);
+        let partition = logs.partition(&id(0)).expect("is there");
+        logs.checkpoint().await.expect("the disk is sound");
+        logs.close().await.expect("a stop");
+        drop(dir);
+        let (_dir, again, _) =
+            io.timeout(Duration::from_secs(60), open(&io)).await.expect("the next start waits for nobody");
+        again.checkpoint().await.expect("the disk is sound");
+        drop(partition);
+    });
 }
