@@ -98,18 +98,19 @@ fn last_durable(
 struct Around {
     /// The end of what is kept of the acks from before the fault: what is missing below is a hole.
     survivors_end: i64,
-    /// Whether anything was acknowledged after the fault, so that the final log end tells nothing.
+    /// Whether anything was acknowledged after the fault, in whatever partition, so that the final log end tells
+    /// nothing: a record that was sent again may be there without an ack.
     load_went_on: bool,
     /// Records of the partition that it took.
     lost: u64,
 }
 
 impl Around {
-    fn new(fault: &FaultEvent, views: &[AckView]) -> Self {
+    fn new(fault: &FaultEvent, views: &[AckView], last_ack_at: Nanos) -> Self {
         let before = views.iter().filter(|view| view.kept > 0 && view.acked_at <= fault.struck_at);
         Self {
             survivors_end: before.map(|view| view.kept_end).max().unwrap_or(i64::MIN),
-            load_went_on: views.iter().any(|view| view.acked_at > fault.restored_at),
+            load_went_on: last_ack_at > fault.restored_at,
             lost: 0,
         }
     }
@@ -120,7 +121,8 @@ pub(super) fn book(case: &mut Case<'_>, partition: PartitionIndex, joined: &Join
     if joined.missing.is_empty() {
         return;
     }
-    let mut around: Vec<Around> = case.faults.iter().map(|fault| Around::new(fault, &joined.views)).collect();
+    let mut around: Vec<Around> =
+        case.faults.iter().map(|fault| Around::new(fault, &joined.views, case.last_ack_at)).collect();
     let (log_start, log_end) = reference.partitions[partition.get()].bounds.unwrap_or((i64::MIN, i64::MIN));
     let may_expire = case.contract.retention_bytes.is_some();
     let mut span: Option<(Nanos, Nanos)> = None;

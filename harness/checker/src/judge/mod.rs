@@ -178,12 +178,16 @@ struct Case<'a> {
     findings: Findings,
     losses: Losses,
     worst: WorstFirst,
+    /// When the last ack came, of any partition.
+    last_ack_at: Nanos,
 }
 
 impl<'a> Case<'a> {
     fn new(ledger: Ledger, faults: Vec<FaultEvent>, contract: &'a Contract) -> Self {
         let (findings, losses, worst) = (Findings::default(), Losses::default(), WorstFirst::default());
-        Self { ledger, faults, contract, findings, losses, worst }
+        let acks = ledger.lanes.iter().flatten().flat_map(|lane| &lane.acks);
+        let last_ack_at = acks.map(|ack| ack.acked_at).max().unwrap_or_default();
+        Self { ledger, faults, contract, findings, losses, worst, last_ack_at }
     }
 
     /// The fault that may have taken what was there at `since`: the first that had not ended by then
