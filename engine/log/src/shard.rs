@@ -8,6 +8,9 @@
 //! | flusher | `flush.ms` deadlines | asks the journal for a flush |
 //! | retention | time | moves log starts up, expires producers |
 
+mod close;
+mod retention;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
@@ -655,154 +658,10 @@ impl ShardCore {
             core.live.borrow_mut().state.producers.expire(oldest);
         }
     }
-
-    async fn close(self: &Rc<Self>) -> Result<(), LogError> {
-        if self.closing.get() {
-            return Ok(());
-        }
-        for core in self.partitions.borrow().values() {
-            core.live.borrow_mut().closed = true;
-        }
-        self.closing.set(true);
-        self.journal.begin_close();
-        self.flush_deadlines_changed.update(|changes| *changes += 1);
-        self.journal.bytes_since_checkpoint().update(|_| ());
-        let drained = self.drain_and_complete().await;
-        self.drain_queue.close();
-        let stopped = self.journal.stop().await;
-        self.release_files();
-        drained?;
-        Ok(stopped?)
-    }
-
-    /// Gives up the segments' files, and with them their locks, for which the next start waits: of a fenced partition, or
-    /// where the close failed, some are open still, and handles to the closed log may live on.
-    fn release_files(&self) {
-        for core in self.partitions.borrow().values() {
-            let live = core.live.borrow();
-            live.segments.values().chain(&live.next_segment).for_each(|segment| segment.close_file());
-        }
-    }
-
-    /// The clean stop: as a roll for every partition, then a checkpoint over an empty journal.
-    ///
-    /// In portions, as large as the journal takes: each partition's end goes through it once more, and only a checkpoint
-    /// makes room. A checkpoint settles ends again, so that it comes between portions only, when all of one are complete.
-    async fn drain_and_complete(self: &Rc<Self>) -> Result<(), LogError> {
-        // Whoever changes a log at this moment comes to an end; nobody begins any more. Before the checkpoint's turn, for
-        // which a deletion waits while it keeps its partition.
-        let cores: Vec<Rc<PartitionCore>> = self.partitions.borrow().values().cloned().collect();
-        for core in &cores {
-            drop(core.append_turn.acquire(1).await);
-        }
-        let _turn = self.checkpoint_turn.acquire(1).await;
-        let cores: Vec<Rc<PartitionCore>> = self.partitions.borrow().values().cloned().collect();
-        let mut portion = Vec::new();
-        for core in &cores {
-            let partition = Partition { core: Rc::clone(core), shard: Rc::clone(self) };
-            partition.drop_unused_segment(None).await?;
-            if core.has_settled_end() {
-                if self.journal.is_full_for(IO_ALIGNMENT, 1) {
-                    self.complete_all(&mut portion).await?;
-                    self.checkpoint_in_turn().await?;
-                }
-                partition.repeat_end_block().await?;
-            }
-            portion.push(Rc::clone(core));
-        }
-        self.complete_all(&mut portion).await?;
-        let boundary = self.journal.draw_boundary();
-        self.journal.progress().wait(Mark::Durable, boundary).await?;
-        let mut body = Vec::new();
-        for core in &cores {
-            core.live.borrow().state.encode(&mut body);
-        }
-        self.flush_segments().await?;
-        let number = self.checkpoint_number.get() + 1;
-        let bytes = checkpoint::encode(self.generation, number, &self.journal.boundary_place(), &body);
-        checkpoint::write(&self.io, &self.journal_dir, number, bytes)
-            .await
-            .map_err(|error| self.fence(&error))
-    }
-}
-
-impl ShardCore {
-    /// Brings partitions that take no appends any more into their segments, and completes those. A fenced one is left
-    /// as it is: its last block is not in the journal, and what it holds is all there is.
-    async fn complete_all(&self, portion: &mut Vec<Rc<PartitionCore>>) -> Result<(), LogError> {
-        let sequence = self.flush_journal().await?;
-        for core in portion.drain(..) {
-            self.drain_through(&core, sequence).await?;
-            let (segment, next_offset) = {
-                let live = core.live.borrow();
-                (live.segments.get(&live.state.segment_base).cloned(), live.state.next_offset)
-            };
-            let is_fenced = core.fenced.borrow().is_some();
-            if let Some(segment) = segment.filter(|segment| !segment.is_closed() && !is_fenced) {
-                self.close_segment(&core, &segment, next_offset).await?;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl PartitionCore {
-    /// Whether the last block is only in the segment, where a trim would write it again.
-    fn has_settled_end(&self) -> bool {
-        let live = self.live.borrow();
-        live.repeat_end_block && !live.deleted && self.fenced.borrow().is_none()
-    }
 }
 
 impl crate::partition::Live {
     fn end_block_is_empty(&self) -> bool {
         self.state.position_bytes.is_multiple_of(IO_ALIGNMENT as u64)
-    }
-}
-
-impl Partition {
-    /// Moves the log's start past whole segments that `retention.bytes` and `retention.ms` let go.
-    pub(crate) async fn apply_retention(&self) -> Result<(), LogError> {
-        let config = self.config();
-        if !config.delete_enabled || self.core.check_writable().is_err() {
-            return Ok(());
-        }
-        let segments: Vec<Rc<Segment>> = {
-            let live = self.core.live.borrow();
-            let drain_base = live.drain.segment_base;
-            live.segments.range(..drain_base).map(|(_, segment)| Rc::clone(segment)).collect()
-        };
-        let mut excess = config.retention_bytes.map_or(0, |limit| self.size_bytes().saturating_sub(limit));
-        let oldest_kept = config.retention_ms.map(|age| {
-            let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
-            self.shard.io.wall_time().as_millis().saturating_sub(age)
-        });
-        let mut new_start = None;
-        for (index, segment) in segments.iter().enumerate() {
-            let by_size = excess >= segment.size_bytes() && segment.size_bytes() > 0;
-            let by_time = match oldest_kept {
-                Some(oldest) => self.newest_timestamp(segment).await.is_some_and(|newest| newest.0 < oldest),
-                None => false,
-            };
-            if !by_size && !by_time {
-                break;
-            }
-            excess = excess.saturating_sub(segment.size_bytes());
-            let next = segments.get(index + 1).map(|next| next.base_offset);
-            new_start = Some(next.unwrap_or_else(|| self.core.live.borrow().drain.segment_base));
-        }
-        if let Some(start) = new_start {
-            let committed = self.core.watermarks.get().durable_offset;
-            tracing::info!(topic = %self.core.topic_name, partition = %self.core.id.partition, %start, "retention");
-            self.delete_records_before(start.min(committed)).await?;
-        }
-        Ok(())
-    }
-
-    async fn newest_timestamp(&self, segment: &Rc<Segment>) -> Option<Timestamp> {
-        self.shard.note_open(segment);
-        let interval = self.core.config.borrow().index_interval_bytes;
-        segment.extend_index(&self.shard.io, self.shard.direct, segment.size_bytes(), interval).await.ok()?;
-        segment.index.borrow().max_time().map(|newest| newest.timestamp).filter(|newest| newest.0 >= 0)
     }
 }

@@ -1,0 +1,110 @@
+//! The clean stop: every partition in its segments, trimmed and flushed, and a checkpoint over a journal that nobody needs.
+
+use std::rc::Rc;
+
+use highwater_io::IO_ALIGNMENT;
+
+use super::ShardCore;
+use crate::checkpoint;
+use crate::error::LogError;
+use crate::journal::progress::Mark;
+use crate::partition::{Partition, PartitionCore};
+
+impl ShardCore {
+    pub(super) async fn close(self: &Rc<Self>) -> Result<(), LogError> {
+        if self.closing.get() {
+            return Ok(());
+        }
+        for core in self.partitions.borrow().values() {
+            core.live.borrow_mut().closed = true;
+        }
+        self.closing.set(true);
+        self.journal.begin_close();
+        self.flush_deadlines_changed.update(|changes| *changes += 1);
+        self.journal.bytes_since_checkpoint().update(|_| ());
+        let drained = self.drain_and_complete().await;
+        self.drain_queue.close();
+        let stopped = self.journal.stop().await;
+        self.release_files();
+        drained?;
+        Ok(stopped?)
+    }
+
+    /// Gives up the segments' files, and with them their locks, for which the next start waits: of a fenced partition, or
+    /// where the close failed, some are open still, and handles to the closed log may live on.
+    fn release_files(&self) {
+        for core in self.partitions.borrow().values() {
+            let live = core.live.borrow();
+            live.segments.values().chain(&live.next_segment).for_each(|segment| segment.close_file());
+        }
+    }
+
+    /// The clean stop: as a roll for every partition, then a checkpoint over an empty journal.
+    ///
+    /// In portions, as large as the journal takes: each partition's end goes through it once more, and only a checkpoint
+    /// makes room. A checkpoint settles ends again, so that it comes between portions only, when all of one are complete.
+    async fn drain_and_complete(self: &Rc<Self>) -> Result<(), LogError> {
+        // Whoever changes a log at this moment comes to an end; nobody begins any more. Before the checkpoint's turn, for
+        // which a deletion waits while it keeps its partition.
+        let cores: Vec<Rc<PartitionCore>> = self.partitions.borrow().values().cloned().collect();
+        for core in &cores {
+            drop(core.append_turn.acquire(1).await);
+        }
+        let _turn = self.checkpoint_turn.acquire(1).await;
+        let cores: Vec<Rc<PartitionCore>> = self.partitions.borrow().values().cloned().collect();
+        let mut portion = Vec::new();
+        for core in &cores {
+            let partition = Partition { core: Rc::clone(core), shard: Rc::clone(self) };
+            partition.drop_unused_segment(None).await?;
+            if core.has_settled_end() {
+                if self.journal.is_full_for(IO_ALIGNMENT, 1) {
+                    self.complete_all(&mut portion).await?;
+                    self.checkpoint_in_turn().await?;
+                }
+                partition.repeat_end_block().await?;
+            }
+            portion.push(Rc::clone(core));
+        }
+        self.complete_all(&mut portion).await?;
+        let boundary = self.journal.draw_boundary();
+        self.journal.progress().wait(Mark::Durable, boundary).await?;
+        let mut body = Vec::new();
+        for core in &cores {
+            core.live.borrow().state.encode(&mut body);
+        }
+        self.flush_segments().await?;
+        let number = self.checkpoint_number.get() + 1;
+        let bytes = checkpoint::encode(self.generation, number, &self.journal.boundary_place(), &body);
+        checkpoint::write(&self.io, &self.journal_dir, number, bytes)
+            .await
+            .map_err(|error| self.fence(&error))
+    }
+}
+
+impl ShardCore {
+    /// Brings partitions that take no appends any more into their segments, and completes those. A fenced one is left
+    /// as it is: its last block is not in the journal, and what it holds is all there is.
+    async fn complete_all(&self, portion: &mut Vec<Rc<PartitionCore>>) -> Result<(), LogError> {
+        let sequence = self.flush_journal().await?;
+        for core in portion.drain(..) {
+            self.drain_through(&core, sequence).await?;
+            let (segment, next_offset) = {
+                let live = core.live.borrow();
+                (live.segments.get(&live.state.segment_base).cloned(), live.state.next_offset)
+            };
+            let is_fenced = core.fenced.borrow().is_some();
+            if let Some(segment) = segment.filter(|segment| !segment.is_closed() && !is_fenced) {
+                self.close_segment(&core, &segment, next_offset).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl PartitionCore {
+    /// Whether the last block is only in the segment, where a trim would write it again.
+    fn has_settled_end(&self) -> bool {
+        let live = self.live.borrow();
+        live.repeat_end_block && !live.deleted && self.fenced.borrow().is_none()
+    }
+}
