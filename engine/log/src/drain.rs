@@ -270,8 +270,9 @@ impl ShardCore {
         producers: Vec<u8>,
     ) -> Result<(), FileError> {
         let interval = core.config.borrow().index_interval_bytes;
-        if let Err(error) = segment.extend_index(&self.io, self.direct, segment.size_bytes(), interval).await
-        {
+        let bound = core.offsets_of(segment).bound;
+        let size_bytes = segment.size_bytes();
+        if let Err(error) = segment.extend_index(&self.io, self.direct, size_bytes, bound, interval).await {
             // The index is a hint; the damage shows when somebody reads there.
             tracing::error!("{error}: the segment is kept, its index is incomplete");
         }

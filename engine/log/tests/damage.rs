@@ -10,8 +10,10 @@ use std::time::Duration;
 use common::scene::{End, Scene};
 use common::{DIR, append_one, create, id, open_with, options, read_values, small_shard};
 use highwater_io::Io;
-use highwater_log::{DataDir, OpenOptions, ReadError, ReadRequest, RecoveryReport, ShardConfig, ShardLogs};
-use highwater_model::Offset;
+use highwater_log::{
+    DataDir, OpenOptions, Partition, ReadError, ReadRequest, RecoveryReport, ShardConfig, ShardLogs,
+};
+use highwater_model::{Offset, batch};
 
 const RECORDS: u32 = 120;
 
@@ -345,6 +347,72 @@ fn missing_segment_fences_its_partition_and_no_read_passes_over_it() {
                 assert!(matches!(error, ReadError::Corrupt { .. }), "{error}");
                 assert_eq!(offset, Offset(first_missing));
             });
+        }
+    }
+}
+
+/// Reads a partition to its end or to the damage; every record that is served must be what was appended at its offset.
+async fn read_to_damage(
+    partition: &Partition,
+    first: Offset,
+    max_bytes: usize,
+) -> (Offset, Option<ReadError>) {
+    let upper_bound = partition.watermarks().get().log_end_offset;
+    let mut offset = first;
+    while offset < upper_bound {
+        let request = ReadRequest { offset, max_bytes, min_one_batch: true, upper_bound };
+        let data = match partition.read(request).await {
+            Ok(data) => data,
+            Err(error) => return (offset, Some(error)),
+        };
+        assert!(data.size_bytes > 0 && data.next_offset > offset, "a read at {offset} gives nothing");
+        let bytes = data.chunks.concat();
+        for header in batch::headers(&bytes) {
+            let (at, header) = header.expect("whole batches");
+            assert_eq!(header.base_offset, offset, "records were passed over");
+            let value = bytes[at + header.size_bytes - 100];
+            assert_eq!(i64::from(value), header.base_offset.0, "another record's offset");
+            offset = header.next_offset();
+        }
+        assert_eq!(offset, data.next_offset);
+    }
+    (offset, None)
+}
+
+/// Kafka's checksum does not cover a batch's base offset. A consumer once got records under offsets of others, or waited
+/// for ever at a batch that seemed to lie beyond the end.
+#[test]
+fn flipped_base_offset_is_not_believed() {
+    for byte in 0..8 {
+        for which in 0..6u64 {
+            let mut scene = scene_with_records(true);
+            let path = segments(&scene)[1].clone();
+            let first: i64 =
+                Path::new(&path).file_stem().expect("has one").to_string_lossy().parse().expect("a number");
+            let content = scene.disk().snapshot_files()[&path].clone();
+            let batches: Vec<usize> =
+                batch::headers(&content).map_while(|header| header.ok()).map(|(at, _)| at).collect();
+            let last = batches.len() - 1;
+            let index =
+                [0, 1, last / 2, last / 2 + 1, last - 1, last][usize::try_from(which).expect("small")];
+            let at = batches[index] as u64 + byte;
+            scene.disk().corrupt(&path, at..at + 1);
+            let damaged = Offset(first + i64::try_from(index).expect("small"));
+            for (from, max_bytes) in
+                [(0, 10_000), (damaged.0, 700), (damaged.0 - 1, 5_000), (0, 1), (0, 1 << 20)]
+            {
+                let (reached, error) = scene.live_and(End::Kill, move |io| async move {
+                    let (_dir, logs, report) = open(&io).await;
+                    assert_eq!(report.fenced, []);
+                    read_to_damage(&logs.partition(&id(0)).expect("is there"), Offset(from), max_bytes).await
+                });
+                let error =
+                    error.unwrap_or_else(|| panic!("batch {index}, byte {byte}, from {from}: passed over"));
+                assert!(matches!(error, ReadError::Corrupt { .. }), "{error}");
+                // Of two batches that do not follow each other, either may be the damaged one.
+                let served = reached == damaged || reached.0 + 1 == damaged.0;
+                assert!(served, "batch {index}, byte {byte}, from {from}: {reached} of {damaged}");
+            }
         }
     }
 }

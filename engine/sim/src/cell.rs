@@ -104,6 +104,7 @@ impl Cell {
             deaths,
             life_us,
             full_lives: true,
+            lives_to_acknowledge: false,
             administration: false,
             careless_topics: false,
             bad_network: false,

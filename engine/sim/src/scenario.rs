@@ -96,6 +96,9 @@ pub struct Scenario {
     pub life_us: u64,
     /// Whether each life lasts as long as it may.
     pub full_lives: bool,
+    /// Whether the broker lives until something is acknowledged, and only then its time in service begins. Else some
+    /// scenes come to their end while it starts and recovers.
+    pub lives_to_acknowledge: bool,
     /// Whether an administrator creates and deletes topics, trims logs and changes settings all along.
     pub administration: bool,
     /// Whether topics that are there for a while promise nothing: they are not flushed, beside others that may be, and
@@ -157,6 +160,7 @@ impl Scenario {
             deaths,
             life_us: dice.pick(&[20_000, 100_000, 300_000]),
             full_lives: false,
+            lives_to_acknowledge: acks != Acks::Zero && !Dice::new(seed, 9).one_in(4),
             administration: !dice.one_in(3),
             careless_topics: dice.one_in(3),
             bad_network: dice.one_in(2),

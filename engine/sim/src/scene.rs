@@ -30,6 +30,8 @@ use crate::trial::Struck;
 const PORT: u16 = 9092;
 /// Recovery of so little, with every latency at its worst.
 const SERVING_WITHIN: Duration = Duration::from_secs(60);
+/// Where something can be acknowledged at all.
+const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(2);
 /// The broker gives its connections 30 s.
 const STOPPED_WITHIN: Duration = Duration::from_secs(90);
 /// For what is outstanding to be answered or given up: beyond the producers' `delivery.timeout.ms`.
@@ -363,6 +365,10 @@ impl Scene {
             0 => self.log_uniform(scenario.life_us),
             _ => self.dice.below(scenario.life_us),
         };
+        if scenario.lives_to_acknowledge {
+            let books = Rc::clone(&self.hand.books);
+            self.run_until(ACKNOWLEDGED_WITHIN, move |_| books.acked.get() > 0)?;
+        }
         let deadline = self.world.now() + Duration::from_micros(micros);
         while self.world.now() < deadline {
             let left = deadline - self.world.now();

@@ -31,7 +31,8 @@ fn nothing_promised_is_broken_whatever_ends_the_broker() {
 #[test]
 fn seeds_that_found_something_find_it_no_more() {
     for seed in [866, 3013, 3943, 8753] {
-        let outcome = run(seed, &Scenario::seeded(seed));
+        let scenario = Scenario { lives_to_acknowledge: false, ..Scenario::seeded(seed) };
+        let outcome = run(seed, &scenario);
         assert!(outcome.is_kept(), "{}", complain(&outcome));
     }
 }
@@ -68,8 +69,8 @@ fn seeds_kill_cut_and_replay_while_records_are_acknowledged() {
     }
     assert!(sum.power_losses > 40 && sum.deaths_in_recovery > 5, "{sum:?}");
     assert!(sum.groups_replayed > 200 && sum.acked > 5_000, "{sum:?}");
-    // Some seeds only ever die while they start or recover.
-    assert!(vacuous < 16, "{vacuous} of 40 seeds had nothing acknowledged");
+    // With acks=0 nothing is acknowledged, and a few seeds only ever die while they start or recover.
+    assert!(vacuous <= 4, "{vacuous} of 40 seeds had nothing acknowledged");
     assert!(kinds.len() >= 4, "{kinds:?}");
 }
 

@@ -29,6 +29,8 @@ pub(crate) struct SparseIndex {
     covered_bytes: u64,
     /// No offset at or above it is in the covered part.
     covered_offset: Offset,
+    /// No batch behind the covered part begins below it.
+    next_floor: Offset,
     bytes_since_entry: u64,
     max_time: Option<TimeEntry>,
 }
@@ -41,6 +43,11 @@ impl SparseIndex {
     /// An offset that the covered part does not reach; offsets below are looked for with [`position_for`](Self::position_for).
     pub(crate) fn covered_offset(&self) -> Offset {
         self.covered_offset
+    }
+
+    /// An offset below which no batch behind the covered part begins.
+    pub(crate) fn next_floor(&self) -> Offset {
+        self.next_floor
     }
 
     /// The largest timestamp in the covered part.
@@ -65,6 +72,7 @@ impl SparseIndex {
         self.bytes_since_entry += header.size_bytes as u64;
         self.covered_bytes += header.size_bytes as u64;
         self.covered_offset = header.next_offset();
+        self.next_floor = self.covered_offset;
     }
 
     fn note_time(&mut self) {
@@ -75,10 +83,16 @@ impl SparseIndex {
         }
     }
 
+    /// A batch at or before the one that holds `offset`: its last offset, and where it begins. `None` if none is known.
+    pub(crate) fn entry_for(&self, offset: Offset) -> Option<(Offset, u64)> {
+        let after = self.entries.partition_point(|entry| entry.last_offset <= offset);
+        let entry = self.entries[after.checked_sub(1)?];
+        Some((entry.last_offset, entry.position_bytes))
+    }
+
     /// Position of a batch at or before the one that holds `offset`.
     pub(crate) fn position_for(&self, offset: Offset) -> u64 {
-        let after = self.entries.partition_point(|entry| entry.last_offset <= offset);
-        after.checked_sub(1).map_or(0, |floor| self.entries[floor].position_bytes)
+        self.entry_for(offset).map_or(0, |(_, position_bytes)| position_bytes)
     }
 
     /// Position from which to look for the first record at or after `timestamp`.
@@ -100,6 +114,7 @@ impl SparseIndex {
         self.covered_offset = self.entries.last().map_or(Offset(0), |entry| entry.last_offset);
         self.bytes_since_entry = 0;
         self.entries.pop();
+        self.next_floor = self.entries.last().map_or(Offset(0), |entry| Offset(entry.last_offset.0 + 1));
         self.max_time = self.times.last().copied();
     }
 

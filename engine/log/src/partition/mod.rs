@@ -45,7 +45,7 @@ use crate::drain::DrainQueue;
 use crate::error::LogError;
 use crate::journal::group::Span;
 use crate::kafka_files::{LOG_SUFFIX, segment_path};
-use crate::partition::segment::Segment;
+use crate::partition::segment::{OffsetRange, Segment};
 use crate::partition::state::{FenceReason, PartitionState};
 use crate::partition::tail::{HotBatch, Tail};
 use crate::shard::ShardCore;
@@ -144,6 +144,15 @@ pub(crate) struct PartitionCore {
 }
 
 impl PartitionCore {
+    /// Offsets that the batches of a segment may have.
+    pub(crate) fn offsets_of(&self, segment: &Segment) -> OffsetRange {
+        let live = self.live.borrow();
+        let next = live.segments.range(Offset(segment.base_offset.0 + 1)..).next();
+        // A truncation moves the state's end before it is durable, and what readers see after that.
+        let end = || live.state.next_offset.max(self.watermarks.get().log_end_offset);
+        OffsetRange { floor: segment.base_offset, bound: next.map_or_else(end, |(base, _)| *base) }
+    }
+
     /// A partition as recovery or creation left it.
     pub(crate) fn new(
         dir: Rc<Path>,

@@ -11,7 +11,7 @@ use highwater_model::{LeaderEpoch, Offset, Timestamp, record};
 use crate::error::ReadError;
 use crate::mutants;
 use crate::partition::Partition;
-use crate::partition::segment::{Segment, Walk};
+use crate::partition::segment::{OffsetRange, Part, Segment, Walk};
 
 /// Reads at or below this size are copied, so that a few bytes do not hold a whole slab of the hot tail.
 const COPY_BELOW_BYTES: usize = 16 << 10;
@@ -65,13 +65,23 @@ struct Stretch {
     segment: Rc<Segment>,
     /// Exclusive end of what the file holds.
     end_bytes: u64,
+    /// Exclusive end of the offsets in it.
+    bound: Offset,
+}
+
+impl Stretch {
+    /// From a batch's start to the end.
+    fn from(&self, from_bytes: u64) -> Part {
+        let offsets = OffsetRange { floor: self.segment.base_offset, bound: self.bound };
+        Part { from_bytes, end_bytes: self.end_bytes, offsets }
+    }
 }
 
 /// Where to begin looking for a batch.
 struct Start {
-    position_bytes: u64,
-    /// Whether the index said so, which is checked.
-    is_hint: bool,
+    part: Part,
+    /// Last offset of the batch there, if the index says so, which is checked.
+    hint: Option<Offset>,
 }
 
 /// What a look through some bytes of a segment came to.
@@ -88,11 +98,11 @@ fn first_reaching(
     position: u64,
     bytes: &[u8],
     offset: Offset,
+    offsets: &mut OffsetRange,
 ) -> Result<Reached, ReadError> {
     let mut at = 0;
     while let Some(rest) = bytes.get(at..).filter(|rest| rest.len() >= BATCH_HEADER_BYTES) {
-        let header =
-            BatchHeader::parse(rest).map_err(|error| segment.bad_batch(position + at as u64, &error))?;
+        let header = segment.header(position + at as u64, rest, offsets)?;
         if header.last_offset() >= offset {
             return Ok(Reached::Batch(at, header));
         }
@@ -159,9 +169,10 @@ impl Partition {
                 return Ok(ReadData { next_offset: request.offset, ..ReadData::default() });
             };
             let data = match self.read_stretch(&stretch, offset, request).await {
-                // A damaged index misleads; without it the segment is walked.
+                // A damaged index misleads, and so does a log that was cut meanwhile: the segment is walked as it is now.
                 Err(ReadError::Corrupt { .. }) if stretch.segment.index.borrow().covered_bytes() > 0 => {
                     stretch.segment.drop_index();
+                    let Some(stretch) = self.stretch_with(offset) else { continue };
                     self.read_stretch(&stretch, offset, request).await?
                 }
                 outcome => outcome?,
@@ -199,12 +210,15 @@ impl Partition {
             std::cmp::Ordering::Greater => return None,
         };
         // A batch that is written in part is served from memory.
-        let end_bytes = live
+        let bound = self.core.offsets_of(&segment).bound;
+        let (end_bytes, bound) = live
             .tail
             .undrained()
             .find(|hot| hot.segment_base == segment.base_offset)
-            .map_or(end_bytes, |hot| end_bytes.min(hot.position_bytes));
-        Some(Stretch { segment, end_bytes })
+            .map_or((end_bytes, bound), |hot| {
+                (end_bytes.min(hot.position_bytes), bound.min(hot.base_offset))
+            });
+        Some(Stretch { segment, end_bytes, bound })
     }
 
     async fn read_stretch(
@@ -213,15 +227,22 @@ impl Partition {
         offset: Offset,
         request: &ReadRequest,
     ) -> Result<ReadData, ReadError> {
-        let Stretch { segment, end_bytes } = stretch;
+        let segment = &stretch.segment;
         let budget = request.max_bytes.min(MAX_SEGMENT_READ_BYTES);
-        let start = self.start_for(segment, *end_bytes, offset).await?;
-        let mut position = start.position_bytes;
+        let Start { part, hint } = self.start_for(stretch, offset).await?;
+        let Part { from_bytes, end_bytes, mut offsets } = part;
+        let mut position = from_bytes;
         let mut len = budget.max(MIN_SEGMENT_READ_BYTES) as u64;
-        while position < *end_bytes {
-            let end = (position + len).min(*end_bytes);
+        while position < end_bytes {
+            // With the header behind the last batch: its offset tells whether that of the last one is right.
+            let end = (position + len + BATCH_HEADER_BYTES as u64).min(end_bytes);
             let bytes = segment.read(&self.shard.io, self.shard.direct, position, end).await?;
-            let (at, first) = match first_reaching(segment, position, &bytes, offset)? {
+            if let Some(last_offset) = hint.filter(|_| position == from_bytes)
+                && segment.header(position, &bytes, &mut { offsets })?.last_offset() != last_offset
+            {
+                return Err(segment.corrupt(position, "the index misleads"));
+            }
+            let (at, first) = match first_reaching(segment, position, &bytes, offset, &mut offsets)? {
                 Reached::Batch(at, header) => (at, header),
                 Reached::End(0) => {
                     return Err(segment.corrupt(position, "the segment ends in a batch's header"));
@@ -232,20 +253,17 @@ impl Partition {
                 }
             };
             position += at as u64;
-            if start.is_hint && position == start.position_bytes && first.base_offset > offset {
-                // An index that is right leads to a batch at or before the wanted one.
-                return Err(segment.corrupt(position, "the index misleads"));
-            }
-            if position + first.size_bytes as u64 > *end_bytes {
+            if position + first.size_bytes as u64 > end_bytes {
                 return Err(segment.corrupt(position, "the batch is longer than the segment"));
             }
             let is_too_large = first.size_bytes > request.max_bytes && !request.min_one_batch;
             if first.last_offset() >= request.upper_bound || is_too_large {
                 return Ok(ReadData { next_offset: offset, ..ReadData::default() });
             }
+            offsets.floor = first.base_offset;
             // Mostly one read brings what the index makes us pass, and the wanted batch.
             if at + first.size_bytes <= bytes.len() {
-                return self.whole_batches(segment, position, &bytes.slice(at..), request);
+                return self.whole_batches(segment, position, &bytes.slice(at..), offsets, request);
             }
             len = budget.max(first.size_bytes) as u64;
         }
@@ -253,35 +271,35 @@ impl Partition {
     }
 
     /// Where to begin looking for the batch that holds `offset`: at it, or not far before it.
-    async fn start_for(
-        &self,
-        segment: &Rc<Segment>,
-        end_bytes: u64,
-        offset: Offset,
-    ) -> Result<Start, ReadError> {
+    async fn start_for(&self, stretch: &Stretch, offset: Offset) -> Result<Start, ReadError> {
+        let Stretch { segment, end_bytes, bound } = stretch;
         let shard = &self.shard;
         shard.note_open(segment);
         segment.load_index(&shard.io).await;
-        let (covered_bytes, covered_offset, position) = {
+        let (covered_offset, entry) = {
             let index = segment.index.borrow();
-            (index.covered_bytes(), index.covered_offset(), index.position_for(offset))
+            (index.covered_offset(), index.entry_for(offset))
         };
+        let rest = segment.not_covered(*end_bytes, *bound);
         if offset == covered_offset {
-            return Ok(Start { position_bytes: covered_bytes.min(end_bytes), is_hint: false });
+            return Ok(Start { part: rest, hint: None });
         }
-        if offset < covered_offset || covered_bytes >= end_bytes {
-            return Ok(Start { position_bytes: position.min(end_bytes), is_hint: position > 0 });
+        if offset < covered_offset || rest.from_bytes >= *end_bytes {
+            let part = stretch.from(entry.map_or(0, |(_, position_bytes)| position_bytes));
+            return Ok(Start { part, hint: entry.map(|(last_offset, _)| last_offset) });
         }
         let interval = self.core.config.borrow().index_interval_bytes;
+        let mut offsets = rest.offsets;
         let learn = |position, header: &BatchHeader| {
             if header.last_offset() >= offset {
                 return Walk::Stop;
             }
+            offsets.floor = header.next_offset();
             segment.index.borrow_mut().note(header, position, interval);
             Walk::On
         };
-        let position_bytes = segment.walk(&shard.io, shard.direct, covered_bytes, end_bytes, learn).await?;
-        Ok(Start { position_bytes, is_hint: false })
+        let from_bytes = segment.walk(&shard.io, shard.direct, rest, learn).await?;
+        Ok(Start { part: Part { from_bytes, offsets, ..rest }, hint: None })
     }
 
     /// Offset at which to go on after `segment`.
@@ -294,22 +312,22 @@ impl Partition {
     /// The first batch at which `wanted` holds, from the place that the index gives.
     async fn find_batch(
         &self,
-        segment: &Rc<Segment>,
-        end_bytes: u64,
+        stretch: &Stretch,
         wanted: impl Fn(&BatchHeader) -> bool,
         start: impl Fn(&crate::partition::index::SparseIndex) -> u64,
     ) -> Result<Option<(u64, BatchHeader)>, ReadError> {
+        let Stretch { segment, end_bytes, bound } = stretch;
         let shard = &self.shard;
         shard.note_open(segment);
         let interval = self.core.config.borrow().index_interval_bytes;
         segment.load_index(&shard.io).await;
-        if segment.index.borrow().covered_bytes() < end_bytes {
-            segment.extend_index(&shard.io, shard.direct, end_bytes, interval).await?;
+        if segment.index.borrow().covered_bytes() < *end_bytes {
+            segment.extend_index(&shard.io, shard.direct, *end_bytes, *bound, interval).await?;
         }
-        let from = start(&segment.index.borrow());
+        let part = stretch.from(start(&segment.index.borrow()).min(*end_bytes));
         let mut found = None;
         let position = segment
-            .walk(&shard.io, shard.direct, from.min(end_bytes), end_bytes, |_, header| {
+            .walk(&shard.io, shard.direct, part, |_, header| {
                 if wanted(header) {
                     found = Some(*header);
                     return Walk::Stop;
@@ -320,35 +338,60 @@ impl Partition {
         Ok(found.map(|header| (position, header)))
     }
 
-    /// Cuts `bytes` to whole batches below the bound, and looks at each checksum.
+    /// Cuts `bytes` to whole batches below the bound, and looks at each checksum. What is before a damaged batch is
+    /// served; where offsets do not follow each other, either of the two batches may be the damaged one.
     fn whole_batches(
         &self,
         segment: &Segment,
         position: u64,
         bytes: &Bytes,
+        mut offsets: OffsetRange,
         request: &ReadRequest,
     ) -> Result<ReadData, ReadError> {
         let interval = self.core.config.borrow().index_interval_bytes;
-        let mut end = 0;
-        let mut next_offset = request.offset;
-        while bytes.len() - end >= BATCH_HEADER_BYTES {
-            let at = position + end as u64;
-            let header = BatchHeader::parse(&bytes[end..]).map_err(|error| segment.bad_batch(at, &error))?;
-            let after = end + header.size_bytes;
-            if after > bytes.len() || header.last_offset() >= request.upper_bound {
-                break;
-            }
-            if end > 0 && after > request.max_bytes {
-                break;
-            }
-            if !mutants::SERVE_UNCHECKED.is_on() {
-                batch::verify(&bytes[end..after]).map_err(|error| segment.bad_batch(at, &error))?;
-            }
+        let note = |(end, header, _): (usize, BatchHeader, Offset)| {
+            let at = position + (end - header.size_bytes) as u64;
             segment.index.borrow_mut().note(&header, at, interval);
+        };
+        let (mut end, mut next_offset) = (0, request.offset);
+        // The batch before `end`, of whose offset the next header tells, and what it moved `next_offset` from.
+        let mut last: Option<(usize, BatchHeader, Offset)> = None;
+        let damage = loop {
+            let Some(rest) = bytes.get(end..).filter(|rest| rest.len() >= BATCH_HEADER_BYTES) else {
+                break None;
+            };
+            let at = position + end as u64;
+            let header = match BatchHeader::parse(rest) {
+                Ok(header) => header,
+                Err(error) => break Some(segment.bad_batch(at, &error)),
+            };
+            if !offsets.admit(&header) {
+                if let Some((_, before, from_offset)) = last.take() {
+                    end -= before.size_bytes;
+                    next_offset = from_offset;
+                }
+                break Some(segment.misplaced(at));
+            }
+            last.take().into_iter().for_each(note);
+            let after = end + header.size_bytes;
+            let is_beyond = after > bytes.len() || header.last_offset() >= request.upper_bound;
+            if is_beyond || end > 0 && after > request.max_bytes {
+                break None;
+            }
+            if !mutants::SERVE_UNCHECKED.is_on()
+                && let Err(error) = batch::verify(&bytes[end..after])
+            {
+                break Some(segment.bad_batch(at, &error));
+            }
             end = after;
+            last = Some((end, header, next_offset));
             next_offset = header.next_offset();
+        };
+        last.into_iter().for_each(note);
+        match damage {
+            Some(error) if end == 0 => Err(error),
+            _ => Ok(ReadData { chunks: vec![bytes.slice(..end)], size_bytes: end, next_offset }),
         }
-        Ok(ReadData { chunks: vec![bytes.slice(..end)], size_bytes: end, next_offset })
     }
 
     /// The first record whose timestamp is at or after `timestamp`, in the order of offsets.
@@ -370,11 +413,8 @@ impl Partition {
                 let reaches = |header: &BatchHeader| {
                     header.max_timestamp >= timestamp && header.last_offset() >= from_offset
                 };
-                let found = self
-                    .find_batch(&segment, stretch.end_bytes, reaches, |index| {
-                        index.position_for_time(timestamp)
-                    })
-                    .await?;
+                let found =
+                    self.find_batch(&stretch, reaches, |index| index.position_for_time(timestamp)).await?;
                 let Some((position, header)) = found else { break };
                 let end = position + header.size_bytes as u64;
                 let bytes = segment.read(&self.shard.io, self.shard.direct, position, end).await?;
@@ -442,7 +482,9 @@ impl Partition {
         for segment in segments {
             let Some(stretch) = self.stretch_with(segment.base_offset) else { break };
             let interval = self.core.config.borrow().index_interval_bytes;
-            segment.extend_index(&self.shard.io, self.shard.direct, stretch.end_bytes, interval).await?;
+            let Stretch { end_bytes, bound, .. } = stretch;
+            let (io, direct) = (&self.shard.io, self.shard.direct);
+            segment.extend_index(io, direct, end_bytes, bound, interval).await?;
             largest = largest.max(segment.index.borrow().max_time().map(|time| time.timestamp));
         }
         largest = largest.max(self.core.live.borrow().tail.iter().map(|hot| hot.max_timestamp).max());

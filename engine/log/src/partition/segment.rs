@@ -200,11 +200,12 @@ impl Segment {
         io: &Io,
         direct: bool,
         end_bytes: u64,
+        bound: Offset,
         interval_bytes: u64,
     ) -> Result<(), ReadError> {
         self.load_index(io).await;
-        let from = self.index.borrow().covered_bytes();
-        self.walk(io, direct, from, end_bytes, |position, header| {
+        let part = self.not_covered(end_bytes, bound);
+        self.walk(io, direct, part, |position, header| {
             self.index.borrow_mut().note(header, position, interval_bytes);
             Walk::On
         })
@@ -212,15 +213,38 @@ impl Segment {
         .map(|_| ())
     }
 
-    /// Walks batch headers from `from_bytes` (a batch's start) to `end_bytes`; returns where it stopped.
+    /// What the index does not know of the bytes up to `end_bytes` and the offsets up to `bound`.
+    pub(crate) fn not_covered(&self, end_bytes: u64, bound: Offset) -> Part {
+        let index = self.index.borrow();
+        let floor = index.next_floor().max(self.base_offset);
+        Part { from_bytes: index.covered_bytes(), end_bytes, offsets: OffsetRange { floor, bound } }
+    }
+
+    /// The header of the batch at `position_bytes`, whose offsets must follow those of the batch before.
+    pub(crate) fn header(
+        &self,
+        position_bytes: u64,
+        bytes: &[u8],
+        offsets: &mut OffsetRange,
+    ) -> Result<BatchHeader, ReadError> {
+        let header = BatchHeader::parse(bytes).map_err(|error| self.bad_batch(position_bytes, &error))?;
+        if offsets.admit(&header) { Ok(header) } else { Err(self.misplaced(position_bytes)) }
+    }
+
+    /// An error about a batch that [`OffsetRange`] does not admit.
+    pub(crate) fn misplaced(&self, position_bytes: u64) -> ReadError {
+        self.corrupt(position_bytes, "the batch's offsets do not follow the batch before")
+    }
+
+    /// Walks batch headers; returns where it stopped.
     pub(crate) async fn walk(
         &self,
         io: &Io,
         direct: bool,
-        from_bytes: u64,
-        end_bytes: u64,
+        part: Part,
         mut visit: impl FnMut(u64, &BatchHeader) -> Walk,
     ) -> Result<u64, ReadError> {
+        let Part { from_bytes, end_bytes, mut offsets } = part;
         let mut position = from_bytes;
         let mut window = Bytes::new();
         let mut window_start = from_bytes;
@@ -232,8 +256,7 @@ impl Segment {
                 window_start = position;
             }
             let at = usize::try_from(position - window_start).expect("inside the window");
-            let header =
-                BatchHeader::parse(&window[at..]).map_err(|error| self.bad_batch(position, &error))?;
+            let header = self.header(position, &window[at..], &mut offsets)?;
             let next = position + header.size_bytes as u64;
             if next > end_bytes {
                 return Err(self.corrupt(position, "the batch is longer than the segment"));
@@ -245,6 +268,36 @@ impl Segment {
         }
         Ok(position)
     }
+}
+
+/// Offsets that the next batch may have. No checksum covers a base offset, but offsets rise from batch to batch (where
+/// compaction left some out, by more than one), and those of the next segment are above all of this one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OffsetRange {
+    /// Least base offset.
+    pub(crate) floor: Offset,
+    /// Exclusive end.
+    pub(crate) bound: Offset,
+}
+
+impl OffsetRange {
+    /// Whether `header` is the next batch's; then the one after it begins above.
+    pub(crate) fn admit(&mut self, header: &BatchHeader) -> bool {
+        let follows = header.base_offset >= self.floor && header.last_offset() < self.bound;
+        if follows {
+            self.floor = header.next_offset();
+        }
+        follows
+    }
+}
+
+/// A part of a segment that holds whole batches.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Part {
+    /// Where a batch begins.
+    pub(crate) from_bytes: u64,
+    pub(crate) end_bytes: u64,
+    pub(crate) offsets: OffsetRange,
 }
 
 /// Whether to look at the next batch.

@@ -12,7 +12,7 @@ use crate::journal::format::{Change, Entry};
 use crate::journal::progress::Mark;
 use crate::kafka_files::{INDEX_SUFFIX, TIME_INDEX_SUFFIX, segment_path};
 use crate::mutants;
-use crate::partition::segment::{Segment, Walk};
+use crate::partition::segment::{Part, Segment, Walk};
 use crate::partition::state::PartitionState;
 use crate::partition::{Effect, EndBlock, Partition};
 
@@ -138,30 +138,20 @@ impl Partition {
     }
 
     async fn find_cut_in(&self, segment: &Rc<Segment>, offset: Offset) -> Result<Cut, ReadError> {
-        let (end_bytes, bound) = {
+        let end_bytes = {
             let live = self.core.live.borrow();
             let is_active = segment.base_offset == live.drain.segment_base;
-            let end_bytes = if is_active { live.drain.written_bytes } else { segment.size_bytes() };
-            let next = live.segments.range(Offset(segment.base_offset.0 + 1)..).next();
-            (end_bytes, next.map_or(live.state.next_offset, |(base, _)| *base))
+            if is_active { live.drain.written_bytes } else { segment.size_bytes() }
         };
+        let offsets = self.core.offsets_of(segment);
         let mut next_offset = segment.base_offset;
-        let (mut floor, mut misplaced) = (segment.base_offset, None);
+        let part = Part { from_bytes: 0, end_bytes, offsets };
         let position_bytes = segment
-            .walk(&self.shard.io, self.shard.direct, 0, end_bytes, |position, header| {
-                // No checksum covers a base offset, and the log would end at it.
-                if header.base_offset < floor || header.last_offset() >= bound {
-                    misplaced = Some(position);
-                    return Walk::Stop;
-                }
-                floor = header.next_offset();
+            .walk(&self.shard.io, self.shard.direct, part, |_, header| {
                 next_offset = header.base_offset.min(offset);
                 if header.last_offset() >= offset { Walk::Stop } else { Walk::On }
             })
             .await?;
-        if let Some(position) = misplaced {
-            return Err(segment.corrupt(position, "the batch's offsets do not follow the batch before"));
-        }
         if position_bytes == end_bytes {
             // Nothing at or after the offset in this segment: the gap belongs to the next one, which goes whole.
             next_offset = offset;

@@ -50,7 +50,9 @@ impl Partition {
     async fn newest_timestamp(&self, segment: &Rc<Segment>) -> Option<Timestamp> {
         self.shard.note_open(segment);
         let interval = self.core.config.borrow().index_interval_bytes;
-        segment.extend_index(&self.shard.io, self.shard.direct, segment.size_bytes(), interval).await.ok()?;
+        let (size_bytes, bound) = (segment.size_bytes(), self.core.offsets_of(segment).bound);
+        let (io, direct) = (&self.shard.io, self.shard.direct);
+        segment.extend_index(io, direct, size_bytes, bound, interval).await.ok()?;
         segment.index.borrow().max_time().map(|newest| newest.timestamp).filter(|newest| newest.0 >= 0)
     }
 }
