@@ -19,7 +19,8 @@ use tracing_subscriber::EnvFilter;
 
 /// A message broker that speaks the Apache Kafka protocol.
 ///
-/// Every acknowledged message survives power loss unless a topic says otherwise (flush.messages).
+/// Every acknowledged message survives power loss unless the broker or a topic says otherwise
+/// (log.flush.interval.messages, flush.messages).
 #[derive(Debug, Parser)]
 #[command(name = "highwater", version, max_term_width = 100, arg_required_else_help = true)]
 struct Cli {
@@ -31,13 +32,15 @@ struct Cli {
 enum Command {
     /// Run a broker until SIGTERM or SIGINT.
     ///
-    /// The first signal stops it cleanly: accepted requests are answered, logs are closed, the data directory is marked
-    /// clean. A second one ends it at once; the next start then recovers.
+    /// The first signal stops it cleanly: accepted requests are answered (within shutdown.drain.timeout.ms), logs are
+    /// closed, the data directory is marked clean. A second one ends it at once; the next start then recovers. Exits with
+    /// status 1 if it did not start or did not stop cleanly.
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(Serve),
     /// Check a data directory that no broker uses: checksums of journal and segments, offsets, indexes.
     ///
-    /// Changes nothing. Exits with status 1 if something is damaged, and says where: file, byte, offsets.
+    /// Changes nothing. Exits with status 1 if something is damaged, and says where (file, byte, offsets), or if the
+    /// directory cannot be checked, and says why.
     Verify {
         /// The data directory (log.dirs).
         dir: PathBuf,
@@ -52,7 +55,9 @@ Settings have Kafka's names; `highwater settings` lists them. What --set gives c
 Examples:
   highwater serve --data-dir /var/lib/highwater
   highwater serve --data-dir ./data --listen 127.0.0.1:0 --set num.partitions=4
-  highwater serve --config server.properties --set log.flush.interval.messages=10000
+  highwater serve --config server.properties
+  highwater serve --data-dir ./data --set log.flush.interval.messages=9223372036854775807
+      (as Kafka by default: an ack does not wait for a flush)
 
 The log goes to stderr; RUST_LOG chooses what is in it (error, warn, info, debug, trace).";
 

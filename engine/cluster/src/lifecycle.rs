@@ -6,7 +6,7 @@ use std::ops::Range;
 use highwater_model::{BrokerId, LeaderEpoch, ProducerId, TopicId, TopicPartition};
 
 use crate::error::MetadataError;
-use crate::image::{Broker, MetadataImage, PartitionState};
+use crate::image::{Broker, ConfigResource, MetadataImage, PartitionState};
 use crate::record::Record;
 
 /// A broker starts: it registers, and raises the leader epoch of every partition that it leads, so that a tail which
@@ -37,7 +37,9 @@ pub struct Adopted {
 }
 
 /// Makes what Apache Kafka left in a directory part of this cluster: each topic whose partitions are all there, led by
-/// this broker alone, under the epochs that it had. `next_producer_id` is above every producer id that is remembered.
+/// this broker alone, under the epochs that it had. What Kafka was told to keep is not known, so everything is kept until
+/// somebody says otherwise: `retention.ms` and `retention.bytes` of each are −1. `next_producer_id` is above every producer
+/// id that is remembered.
 #[must_use]
 pub fn adopt(found: &[Found], broker_id: BrokerId, next_producer_id: ProducerId) -> Adopted {
     let mut topics: BTreeMap<(&str, TopicId), Vec<&Found>> = BTreeMap::new();
@@ -58,6 +60,11 @@ pub fn adopt(found: &[Found], broker_id: BrokerId, next_producer_id: ProducerId)
             continue;
         }
         adopted.records.push(topic);
+        adopted.records.extend(["retention.ms", "retention.bytes"].map(|setting| Record::Config {
+            resource: ConfigResource::Topic(name.to_owned()),
+            name: setting.to_owned(),
+            value: Some("-1".to_owned()),
+        }));
         adopted.records.extend(partitions.iter().map(|partition| Record::Partition {
             id: partition.id,
             state: PartitionState {
@@ -130,6 +137,10 @@ mod tests {
         start(BrokerId(3), broker()).iter().for_each(|record| image.apply(record).expect("fits"));
         let topic = image.topic("same").or_else(|| image.topic("whole")).expect("one of them");
         assert_eq!(image.topic_count(), 1);
+        // What Kafka would have kept for a year is not deleted after the week that is the default.
+        let resource = ConfigResource::Topic(topic.name.to_string());
+        let settings = image.overrides(&resource).expect("it has some");
+        assert_eq!((&*settings["retention.ms"], &*settings["retention.bytes"]), ("-1", "-1"));
         assert!(topic.partitions.iter().all(|partition| partition.leader == BrokerId(3)));
         let names: Vec<&str> = left_alone.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["half", "whole"]);
