@@ -165,6 +165,13 @@ impl DataDir {
         }
         let mut report = RecoveryReport { was_clean, ..RecoveryReport::default() };
         let found = discover(io, path, &mut report).await?;
+        if is_fresh && !found.is_empty() {
+            // Whoever wrote partitions wrote that before, and it says whether there is a journal to look for.
+            return Err(OpenError::NotOurs {
+                path: path.join(META_PROPERTIES),
+                why: "is missing beside partitions; put it back from where the directory was copied".to_owned(),
+            });
+        }
         let partitions = match &current {
             Some(generation) => recovery::recover(io, path, generation, &options, found, &mut report).await?,
             None if found.is_empty() => Vec::new(),

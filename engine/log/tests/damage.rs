@@ -351,6 +351,26 @@ fn missing_segment_fences_its_partition_and_no_read_passes_over_it() {
     }
 }
 
+/// Without it the directory looked like one of Kafka's, whose journal nobody misses, and got another cluster id.
+#[test]
+fn missing_meta_properties_is_a_refusal_until_it_is_put_back() {
+    for and_journal in [false, true] {
+        let mut scene = scene_with_records(false);
+        for name in ["meta.properties", "journal"].into_iter().take(1 + usize::from(and_journal)) {
+            scene.live_and(End::Kill, move |io| async move {
+                io.fs().rename(format!("{DIR}/{name}"), format!("{DIR}/away-{name}")).await.expect("moved");
+            });
+        }
+        assert_refused(&mut scene, "meta.properties");
+        for name in ["meta.properties", "journal"].into_iter().take(1 + usize::from(and_journal)) {
+            scene.live_and(End::Kill, move |io| async move {
+                io.fs().rename(format!("{DIR}/away-{name}"), format!("{DIR}/{name}")).await.expect("moved");
+            });
+        }
+        assert_whole(&mut scene);
+    }
+}
+
 /// Reads a partition to its end or to the damage; every record that is served must be what was appended at its offset.
 async fn read_to_damage(
     partition: &Partition,
