@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use highwater_io::{Runtime, RuntimeConfig};
 use highwater_log::OpenError;
 use highwater_log::verify::{Progress, VerifyReport, WrittenBy, verify};
@@ -16,7 +16,8 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 /// Checks `dir`, prints what was found, and says by the status whether something is wrong.
 pub(crate) fn run(dir: &Path) -> Result<ExitCode> {
     let dir = std::path::absolute(dir)?;
-    let report = check(&dir)?.with_context(|| format!("cannot check {}", dir.display()))?;
+    // The error's own text names what it came from.
+    let report = check(&dir)?.map_err(|error| anyhow!("cannot check {}: {error}", dir.display()))?;
     print(&dir, &report);
     Ok(if report.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -164,12 +164,13 @@ impl DataDir {
             });
         }
         let mut report = RecoveryReport { was_clean, ..RecoveryReport::default() };
-        let found = discover(io, path, &mut report).await?;
+        let found = discover(io, path, current.is_some(), &mut report).await?;
         if is_fresh && !found.is_empty() {
             // Whoever wrote partitions wrote that before, and it says whether there is a journal to look for.
             return Err(OpenError::NotOurs {
                 path: path.join(META_PROPERTIES),
-                why: "is missing beside partitions; put it back from where the directory was copied".to_owned(),
+                why: "is missing beside partitions; put it back from where the directory was copied"
+                    .to_owned(),
             });
         }
         let partitions = match &current {
@@ -281,7 +282,11 @@ impl DataDir {
 }
 
 pub(crate) async fn lock_dir(io: &Io, path: &Path) -> Result<fs::File, OpenError> {
-    let options = fs::OpenOptions::read_write().create();
+    lock_with(io, path, fs::OpenOptions::read_write().create()).await
+}
+
+/// Takes the lock with a file that is opened so.
+pub(crate) async fn lock_with(io: &Io, path: &Path, options: fs::OpenOptions) -> Result<fs::File, OpenError> {
     let lock = io.fs().open(path.join(LOCK_FILE), options).await?;
     if !lock.try_lock().await? {
         return Err(OpenError::Locked { path: path.to_owned() });
@@ -361,7 +366,7 @@ pub(crate) async fn read_meta(io: &Io, path: &Path) -> Result<Option<MetaPropert
         path: file,
         why:
             "not a meta.properties file of version 1; if this is a data directory of a Kafka older than 3.0, \
-              start a newer Kafka on it once"
+              start a newer Kafka on it once; if it is damaged, put it back from a copy"
                 .to_owned(),
     })
 }
@@ -502,8 +507,38 @@ pub(crate) struct FoundDir {
 /// Directories of partitions by id.
 pub(crate) type FoundDirs = BTreeMap<TopicPartition, FoundDir>;
 
-/// Lists the directories of partitions, and finishes deletions that a crash interrupted.
-async fn discover(io: &Io, path: &Path, report: &mut RecoveryReport) -> Result<FoundDirs, OpenError> {
+/// Where the last records of a partition are kept whose directory was lost.
+pub(crate) fn stray_dir(data_dir: &Path, id: TopicPartition) -> PathBuf {
+    data_dir.join(format!("{id}.stray"))
+}
+
+/// Whether a start found records of this partition in the journal and no directory: why it is fenced then.
+pub(crate) async fn was_lost(
+    io: &Io,
+    data_dir: &Path,
+    id: TopicPartition,
+) -> Result<Option<String>, FileError> {
+    let stray = stray_dir(data_dir, id);
+    if !io.fs().exists(&stray).await? {
+        return Ok(None);
+    }
+    let reason = format!(
+        "its directory was missing at a start, and with it records; the last ones are kept in {}: restore the data directory \
+         from a copy, or delete the topic",
+        stray.display()
+    );
+    tracing::error!(partition = %id, "{reason}");
+    Ok(Some(reason))
+}
+
+/// Lists the directories of partitions, and finishes deletions that a crash interrupted. In one that is ours each has its
+/// `partition.metadata` before it has anything else.
+async fn discover(
+    io: &Io,
+    path: &Path,
+    is_ours: bool,
+    report: &mut RecoveryReport,
+) -> Result<FoundDirs, OpenError> {
     let mut found = FoundDirs::new();
     for entry in io.fs().read_dir(path).await? {
         if entry.kind != fs::FileKind::Directory || entry.name == JOURNAL_DIR {
@@ -525,6 +560,15 @@ async fn discover(io: &Io, path: &Path, report: &mut RecoveryReport) -> Result<F
         match topic_id_of(io, &dir).await? {
             Some(topic_id) => {
                 let id = TopicPartition { topic_id, partition: partition.into() };
+                if let Some(other) = found.get(&id).map(|other: &FoundDir| other.path.display()) {
+                    return Err(OpenError::NotOurs {
+                        why: format!(
+                            "is the same partition of the same topic as {other} by its {PARTITION_METADATA}: one of them \
+                             is a copy; move that out of the data directory"
+                        ),
+                        path: dir,
+                    });
+                }
                 found.insert(id, FoundDir { path: dir, topic_name: topic_name.to_owned() });
             }
             None => {
@@ -539,6 +583,14 @@ async fn discover(io: &Io, path: &Path, report: &mut RecoveryReport) -> Result<F
                 }
                 let entries = io.fs().read_dir(&dir).await?;
                 if entries.iter().any(|entry| entry.name.ends_with(LOG_SUFFIX)) {
+                    if is_ours {
+                        return Err(OpenError::NotOurs {
+                            path: metadata,
+                            why: "is missing beside segments; put it back from a copy of the data directory, or move \
+                                  the partition's directory out of it"
+                                .to_owned(),
+                        });
+                    }
                     report.strays.push(format!("{}: no topic id, ignored", dir.display()));
                 } else {
                     // Its creation was interrupted before anything could be appended.

@@ -189,7 +189,11 @@ impl ShardLogs {
             return Err(LogError::NameInUse { path: dir.display().to_string().into() });
         }
         core.create_partition_dir(&dir, id).await.map_err(|error| core.fence(&error))?;
-        let seed = PartitionSeed { dir, state: PartitionState::empty(id, topic_name), segments: Vec::new() };
+        let mut state = PartitionState::empty(id, topic_name);
+        // It may not be new: a start found records of it in the journal, and no directory.
+        state.fenced =
+            dir::was_lost(&core.io, &core.data_dir, id).await.map_err(|error| core.fence(&error))?;
+        let seed = PartitionSeed { dir, state, segments: Vec::new() };
         core.adopt(seed, config);
         self.partition(&id).ok_or(LogError::Closed)
     }

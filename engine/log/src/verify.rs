@@ -26,8 +26,8 @@ use crate::error::OpenError;
 use crate::journal::format::{Change, Entry};
 use crate::journal::scan::{Access, Ending, Gap, JournalReader, Next};
 use crate::kafka_files::{
-    EPOCH_CHECKPOINT, LOG_SUFFIX, SNAPSHOT_SUFFIX, base_offset_of, parse_epochs, parse_partition_dir,
-    parse_producer_snapshot, segment_path,
+    EPOCH_CHECKPOINT, LOG_SUFFIX, PARTITION_METADATA, SNAPSHOT_SUFFIX, base_offset_of, parse_epochs,
+    parse_partition_dir, parse_producer_snapshot, partition_dir_name, segment_path,
 };
 use crate::partition::state::PartitionState;
 
@@ -172,6 +172,7 @@ struct Vouched {
 pub async fn verify(io: &Io, path: &Path, progress: impl FnMut(Progress)) -> Result<VerifyReport, OpenError> {
     let _lock = lock(io, path).await?;
     let meta = dir::read_meta(io, path).await?;
+    let has_meta = meta.is_some();
     let generation = dir::current_generation(io, path).await?;
     let mut check = Check {
         io,
@@ -184,6 +185,7 @@ pub async fn verify(io: &Io, path: &Path, progress: impl FnMut(Progress)) -> Res
             notes: Vec::new(),
         },
         vouched: BTreeMap::new(),
+        seen: BTreeMap::new(),
         at: Progress { partitions_done: 0, partitions: 0, checked_bytes: 0 },
         progress,
     };
@@ -197,13 +199,23 @@ pub async fn verify(io: &Io, path: &Path, progress: impl FnMut(Progress)) -> Res
         None => {}
     }
     check.partitions(path).await?;
+    if !has_meta && generation.is_none() {
+        if check.report.partitions.is_empty() {
+            return Err(OpenError::NotOurs {
+                path: path.to_owned(),
+                why: "is no data directory: it has no meta.properties, no journal and no partitions"
+                    .to_owned(),
+            });
+        }
+        check.problem(&path.join("meta.properties"), None, "missing");
+    }
     Ok(check.report)
 }
 
 async fn lock(io: &Io, path: &Path) -> Result<Option<fs::File>, OpenError> {
     // Without a lock file nobody can have it; none is made, since nothing is changed.
     if io.fs().exists(path.join(dir::LOCK_FILE)).await? {
-        dir::lock_dir(io, path).await.map(Some)
+        dir::lock_with(io, path, fs::OpenOptions::read_only()).await.map(Some)
     } else {
         Ok(None)
     }
@@ -213,6 +225,8 @@ struct Check<'a, P> {
     io: &'a Io,
     report: VerifyReport,
     vouched: BTreeMap<TopicPartition, Vouched>,
+    /// Directories so far.
+    seen: BTreeMap<TopicPartition, PathBuf>,
     at: Progress,
     progress: P,
 }
@@ -349,14 +363,12 @@ impl<P: FnMut(Progress)> Check<'_, P> {
             self.at.partitions_done += 1;
             (self.progress)(self.at);
         }
-        let missing: Vec<String> = self
-            .vouched
-            .values()
-            .filter(|vouched| !vouched.deleted && !vouched.state.topic_name.is_empty())
-            .map(|vouched| format!("{} {}", vouched.state.topic_name, vouched.state.id))
-            .collect();
-        for missing in missing {
-            self.problem(path, None, format!("the directory of {missing} is missing"));
+        let lost = self.vouched.values().filter(|vouched| !vouched.deleted);
+        let lost: Vec<String> =
+            lost.map(|vouched| format!("{} {}", vouched.state.topic_name, vouched.state.id)).collect();
+        for lost in lost {
+            let what = format!("no directory has the topic id and number of partition {}", lost.trim_start());
+            self.problem(path, None, what);
         }
         Ok(())
     }
@@ -364,10 +376,22 @@ impl<P: FnMut(Progress)> Check<'_, P> {
     async fn partition(&mut self, topic: String, partition: i32, dir: &Path) -> Result<(), OpenError> {
         let problems_before = self.report.problems.len();
         let topic_id = dir::topic_id_of(self.io, dir).await?;
-        if topic_id.is_none() {
-            self.report.notes.push(format!("{}: no topic id (partition.metadata)", dir.display()));
+        let metadata = dir.join(PARTITION_METADATA);
+        if topic_id.is_none() && self.io.fs().exists(&metadata).await? {
+            self.problem(&metadata, None, "does not tell the topic's id");
+        } else if topic_id.is_none() && self.report.written_by == WrittenBy::Highwater {
+            self.problem(&metadata, None, "missing");
+        } else if topic_id.is_none() {
+            self.report.notes.push(format!("{}: no topic id ({PARTITION_METADATA})", dir.display()));
         }
         let id = topic_id.map(|topic_id| TopicPartition { topic_id, partition: partition.into() });
+        if let Some(id) = id
+            && let Some(other) = self.seen.insert(id, dir.to_owned())
+        {
+            let what =
+                format!("the same partition of the same topic as {}: one of them is a copy", other.display());
+            self.problem(&metadata, None, what);
+        }
         let vouched = id.and_then(|id| self.vouched.remove(&id));
         if vouched.as_ref().is_some_and(|vouched| vouched.deleted) {
             self.report.notes.push(format!("{}: deleted; the next start removes it", dir.display()));
@@ -402,6 +426,12 @@ impl<P: FnMut(Progress)> Check<'_, P> {
             self.problem(dir, None, format!("segment {} is missing", limit.segment_base));
         }
         let log_start_offset = vouched.as_ref().map(|vouched| vouched.state.log_start_offset);
+        if let Some(name) = vouched.as_ref().map(|vouched| &vouched.state.topic_name)
+            && !name.is_empty()
+            && *name != found.topic
+        {
+            self.problem(dir, None, format!("its name must be {}", partition_dir_name(name, partition)));
+        }
         self.segments(dir, through, log_start_offset, &mut found).await?;
         self.small_files(dir).await?;
         if let Some(vouched) = vouched {
@@ -429,6 +459,16 @@ impl<P: FnMut(Progress)> Check<'_, P> {
         found.segments = bases.len();
         found.log_start_offset = bases.first().copied().unwrap_or_default();
         found.log_end_offset = found.log_start_offset;
+        if let Some((start, first)) = log_start_offset.zip(bases.first())
+            && start < *first
+            && through.is_some_and(|limit| limit.segment_base > start)
+        {
+            self.problem(
+                dir,
+                None,
+                format!("the segment with offsets from {start} on is missing; the first begins at {first}"),
+            );
+        }
         for (index, &base) in bases.iter().enumerate() {
             let limit = through.filter(|limit| base >= limit.segment_base);
             if limit.is_some_and(|limit| base > limit.segment_base) {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use common::scene::{End, Scene};
 use common::{DIR, append_one, create, id, open_with, options, read_values, small_shard};
 use highwater_io::Io;
+use highwater_log::verify::verify;
 use highwater_log::{
     DataDir, OpenOptions, Partition, ReadError, ReadRequest, RecoveryReport, ShardConfig, ShardLogs,
 };
@@ -369,6 +370,107 @@ fn missing_meta_properties_is_a_refusal_until_it_is_put_back() {
         }
         assert_whole(&mut scene);
     }
+}
+
+fn copy_dir(scene: &mut Scene, from: &'static str, to: &'static str) {
+    scene.live_and(End::Kill, move |io| async move {
+        let fs = io.fs();
+        fs.create_dir_all_durable(format!("{DIR}/{to}")).await.expect("made");
+        for entry in fs.read_dir(format!("{DIR}/{from}")).await.expect("is there") {
+            let bytes =
+                fs.read_file(format!("{DIR}/{from}/{}", entry.name), 1 << 30).await.expect("is there");
+            fs.replace_file_durable(format!("{DIR}/{to}/{}", entry.name), bytes.into()).await.expect("made");
+        }
+    });
+}
+
+async fn problems(io: &Io) -> String {
+    let report = verify(io, Path::new(DIR), |_| ()).await.expect("can be checked");
+    report.problems.iter().map(|problem| format!("{problem}\n")).collect()
+}
+
+/// The copy that sorted last once became the partition, and got what was appended from then on.
+#[test]
+fn copy_of_a_partition_is_a_refusal_until_it_is_moved_away() {
+    for checkpoint in [false, true] {
+        for (from, to) in [("topic-0", "topic.bak-0"), ("topic-0", "a-0"), ("topic-1", "zzz-0")] {
+            let mut scene = scene_with_records(checkpoint);
+            copy_dir(&mut scene, from, to);
+            assert_refused(&mut scene, to);
+            let found = scene.live_and(End::Kill, |io| async move { problems(&io).await });
+            assert!(found.contains("one of them is a copy"), "{found}");
+            scene.live_and(End::Kill, move |io| async move {
+                io.fs().rename(format!("{DIR}/{to}"), "/elsewhere").await.expect("moved");
+            });
+            assert_whole(&mut scene);
+        }
+    }
+}
+
+/// A partition of which only the journal knew once began anew at offset 0 when its directory was gone.
+#[test]
+fn partition_that_only_the_journal_knows_is_fenced_without_its_directory() {
+    let mut scene = scene_with_records(false);
+    scene.live_and(End::Kill, |io| async move {
+        io.fs().rename(format!("{DIR}/topic-0"), "/away").await.expect("moved");
+    });
+    let found = scene.live_and(End::Kill, |io| async move { problems(&io).await });
+    assert!(found.contains("no directory has the topic id"), "{found}");
+    for _ in 0..3 {
+        scene.live_and(End::Kill, |io| async move {
+            let (_dir, logs, _) = open(&io).await;
+            // As a broker does, which has the topic in its metadata.
+            let partition = create(&logs, 0).await;
+            let reason = partition.fenced().expect("it had records");
+            assert!(reason.contains(".stray"), "{reason}");
+        });
+    }
+}
+
+#[test]
+fn missing_partition_metadata_is_a_refusal_until_it_is_put_back() {
+    let mut scene = scene_with_records(true);
+    scene.live_and(End::Kill, |io| async move {
+        io.fs().rename(format!("{DIR}/topic-0/partition.metadata"), "/away").await.expect("moved");
+    });
+    assert_refused(&mut scene, "partition.metadata");
+    let found = scene.live_and(End::Kill, |io| async move { problems(&io).await });
+    assert!(found.contains("partition.metadata: missing"), "{found}");
+    scene.live_and(End::Kill, |io| async move {
+        io.fs().rename("/away", format!("{DIR}/topic-0/partition.metadata")).await.expect("moved");
+    });
+    assert_whole(&mut scene);
+}
+
+#[test]
+fn renamed_partition_is_fenced_until_it_has_its_name() {
+    let mut scene = scene_with_records(true);
+    scene.live_and(End::Kill, |io| async move {
+        io.fs().rename(format!("{DIR}/topic-0"), format!("{DIR}/other-0")).await.expect("moved");
+    });
+    let found = scene.live_and(End::Kill, |io| async move { problems(&io).await });
+    assert!(found.contains("its name must be topic-0"), "{found}");
+    let report = scene.live_and(End::Kill, |io| async move { open(&io).await.2 });
+    assert_eq!(fenced(&report), [id(0)]);
+}
+
+#[test]
+fn check_of_what_is_no_data_directory_is_an_error() {
+    let mut scene = Scene::new(1);
+    let error = scene.live_and(End::Kill, |io| async move {
+        io.fs().create_dir_all_durable("/empty").await.expect("made");
+        verify(&io, Path::new("/empty"), |_| ()).await.expect_err("nothing was checked")
+    });
+    assert!(error.to_string().contains("is no data directory"), "{error}");
+}
+
+#[test]
+fn check_finds_a_first_segment_missing() {
+    let mut scene = scene_with_records(true);
+    let path = segments(&scene)[0].clone();
+    scene.live_and(End::Kill, |io| async move { io.fs().remove_file(path).await.expect("is there") });
+    let found = scene.live_and(End::Kill, |io| async move { problems(&io).await });
+    assert!(found.contains("from 0 on is missing"), "{found}");
 }
 
 /// Reads a partition to its end or to the damage; every record that is served must be what was appended at its offset.

@@ -91,7 +91,15 @@ impl Replay {
         for state in states {
             match self.found.remove(&state.id) {
                 Some(found) => {
-                    self.targets.insert(state.id, Target::new(state, found.path, false));
+                    let mut target = Target::new(state, found.path, false);
+                    if found.topic_name != target.state.topic_name {
+                        let name = partition_dir_name(&target.state.topic_name, target.state.id.partition.0);
+                        target.fence(format!(
+                            "{}: its name must be {name}; rename it back",
+                            target.dir.display()
+                        ));
+                    }
+                    self.targets.insert(target.state.id, target);
                 }
                 None => {
                     let stray = Target::stray(state, &self.path);
@@ -399,6 +407,7 @@ impl Replay {
         self.open.clear();
         for (id, found) in std::mem::take(&mut self.found) {
             let mut target = Target::new(PartitionState::empty(id, &found.topic_name), found.path, false);
+            target.state.fenced = dir::was_lost(&self.io, &self.path, id).await?;
             if let Some(reason) = &self.nameless_damage {
                 target.fence(reason.clone());
             } else if let Some(path) = first_with_records(&self.io, &target.dir).await? {
@@ -512,7 +521,7 @@ impl Target {
 
     /// A partition without a directory. Should there be bytes of it, they go beside the others under its id.
     fn stray(state: PartitionState, path: &Path) -> Self {
-        let dir = path.join(format!("{}.stray", state.id));
+        let dir = dir::stray_dir(path, state.id);
         Target::new(state, dir, true)
     }
 
