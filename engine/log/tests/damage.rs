@@ -379,7 +379,7 @@ fn copy_dir(scene: &mut Scene, from: &'static str, to: &'static str) {
         for entry in fs.read_dir(format!("{DIR}/{from}")).await.expect("is there") {
             let bytes =
                 fs.read_file(format!("{DIR}/{from}/{}", entry.name), 1 << 30).await.expect("is there");
-            fs.replace_file_durable(format!("{DIR}/{to}/{}", entry.name), bytes.into()).await.expect("made");
+            fs.replace_file_durable(format!("{DIR}/{to}/{}", entry.name), bytes).await.expect("made");
         }
     });
 }
