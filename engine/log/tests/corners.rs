@@ -204,20 +204,25 @@ fn append_that_waits_for_memory_learns_of_a_failure() {
             let shard = ShardConfig { journal_file_bytes: 8 << 20, ..small_shard() };
             let shard = ShardConfig { checkpoint_interval_bytes: 1 << 30, ..shard };
             let (_dir, logs, _) = open_with(&io, OpenOptions { shard, ..options() }).await;
+            let mut partitions = Vec::new();
+            for n in 0..8 {
+                let config = LogConfig { segment_bytes: 4 << 20, ..small_log() };
+                partitions.push(logs.create_partition(id(n), "topic", config).await.expect("created"));
+            }
             let late = Duration::from_secs(5);
             disk.inject(Fault::new(DiskOp::Write, FaultEffect::Delay(late)).on(".log").times(1));
             disk.inject(Fault::eio(DiskOp::Write).on(".log").skip(1));
-            let mut appends = Vec::new();
-            for n in 0..8 {
-                let config = LogConfig { segment_bytes: 4 << 20, ..small_log() };
-                let partition = logs.create_partition(id(n), "topic", config).await.expect("created");
-                appends.push(io.spawn(async move {
-                    for _ in 0..200 {
-                        try_append(&partition, &[n.to_le_bytes()[0]; 8_000]).await?;
-                    }
-                    Ok::<(), AppendError>(())
-                }));
-            }
+            let appends: Vec<_> = (0..8)
+                .zip(partitions)
+                .map(|(n, partition)| {
+                    io.spawn(async move {
+                        for _ in 0..200 {
+                            try_append(&partition, &[n; 8_000]).await?;
+                        }
+                        Ok::<(), AppendError>(())
+                    })
+                })
+                .collect();
             let mut failed = 0;
             for append in appends {
                 failed += u32::from(settle(&io, "an append", append).await.is_err());
