@@ -200,14 +200,17 @@ pub async fn verify(io: &Io, path: &Path, progress: impl FnMut(Progress)) -> Res
     }
     check.partitions(path).await?;
     if !has_meta && generation.is_none() {
-        if check.report.partitions.is_empty() {
+        let is_new = io.fs().exists(path.join(dir::LOCK_FILE)).await?;
+        if check.report.partitions.is_empty() && !is_new {
             return Err(OpenError::NotOurs {
                 path: path.to_owned(),
                 why: "is no data directory: it has no meta.properties, no journal and no partitions"
                     .to_owned(),
             });
         }
-        check.problem(&path.join("meta.properties"), None, "missing");
+        if !check.report.partitions.is_empty() {
+            check.problem(&path.join("meta.properties"), None, "missing");
+        }
     }
     Ok(check.report)
 }
@@ -380,7 +383,13 @@ impl<P: FnMut(Progress)> Check<'_, P> {
         if topic_id.is_none() && self.io.fs().exists(&metadata).await? {
             self.problem(&metadata, None, "does not tell the topic's id");
         } else if topic_id.is_none() && self.report.written_by == WrittenBy::Highwater {
-            self.problem(&metadata, None, "missing");
+            let entries = self.io.fs().read_dir(dir).await?;
+            if entries.iter().any(|entry| entry.name.ends_with(LOG_SUFFIX)) {
+                self.problem(&metadata, None, "missing");
+            } else {
+                let note = "its creation was interrupted; the next start removes it";
+                self.report.notes.push(format!("{}: {note}", dir.display()));
+            }
         } else if topic_id.is_none() {
             self.report.notes.push(format!("{}: no topic id ({PARTITION_METADATA})", dir.display()));
         }

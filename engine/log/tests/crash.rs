@@ -133,7 +133,10 @@ async fn life(io: Io, truth: Rc<Truth>, dice: Dice) {
 /// Whatever a crash leaves is in order: what a start would not mend is damage.
 async fn check_directory(io: &Io, truth: &Truth) {
     let dir = Path::new(common::DIR);
-    if !io.fs().exists(dir).await.expect("readable") {
+    // Before anything of it is durable it is nothing that could be checked.
+    if !io.fs().exists(dir).await.expect("readable")
+        || io.fs().read_dir(dir).await.expect("readable").is_empty()
+    {
         return;
     }
     let report = verify(io, dir, |_| {}).await.expect("nobody uses it");
