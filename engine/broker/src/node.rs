@@ -32,7 +32,7 @@ use highwater_cluster::{Broker, METADATA_PARTITION, MetadataImage, Record, lifec
 use highwater_io::mailbox::{self, Reply, ReplySender};
 use highwater_io::net::TcpListener;
 use highwater_io::{Io, MonoTime};
-use highwater_log::{DataDir, FoundPartition, OpenOptions, RecoveryReport, ShardLogs, ShardSeed};
+use highwater_log::{DataDir, FoundPartition, OpenError, OpenOptions, RecoveryReport, ShardLogs, ShardSeed};
 use highwater_model::{NO_PARTITION_LEADER_EPOCH, ProducerId, Timestamp, TopicPartition};
 
 use crate::config::{BrokerConfig, HostPort, log_config};
@@ -274,10 +274,7 @@ async fn start_first(
     let found = Leftovers::of(&data_dir);
     let mut seeds = split(&mut data_dir, config).await?.into_iter();
     let seed = seeds.next().ok_or(BrokerError::Ended)?;
-    let data_dir_error = |error: highwater_log::OpenError| BrokerError::DataDir {
-        path: config.data_dir.clone(),
-        reason: error.to_string(),
-    };
+    let data_dir_error = |error: OpenError| data_dir_error(config, &error);
     let logs = ShardLogs::start(io, seed).await.map_err(data_dir_error)?;
     let (metadata_log, image) = load_metadata(io, config, &logs, &advertised, &found).await?;
     let image = Arc::new(image);
@@ -355,18 +352,43 @@ async fn open_data_dir(io: &Io, config: &BrokerConfig) -> Result<(DataDir, Recov
         node_id: config.node_id,
         default_log: log_config(&view, None),
     };
-    DataDir::open(io, &config.data_dir, options)
-        .await
-        .map_err(|error| BrokerError::DataDir { path: config.data_dir.clone(), reason: error.to_string() })
+    DataDir::open(io, &config.data_dir, options).await.map_err(|error| data_dir_error(config, &error))
+}
+
+fn data_dir_error(config: &BrokerConfig, error: &OpenError) -> BrokerError {
+    BrokerError::DataDir {
+        path: config.data_dir.clone(),
+        reason: format!("{error}{}", advice(config, error)),
+    }
+}
+
+/// What to do about a failure of the file system, where that is known.
+fn advice(config: &BrokerConfig, error: &OpenError) -> String {
+    let OpenError::File(error) = error else { return String::new() };
+    if error.is_out_of_space() {
+        let file_mib = config.shard.journal_file_bytes.div_ceil(1 << 20);
+        return format!(
+            "; nothing is lost: make room on that file system and start again (each of the {} shards takes a journal file \
+             of {file_mib} MiB, journal.file.bytes, and what the journal holds goes into segments first)",
+            config.num_shards
+        );
+    }
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => {
+            "; run the broker as the owner of its data directory, or give the directory to its user".to_owned()
+        }
+        std::io::ErrorKind::ReadOnlyFilesystem => {
+            "; mount the file system for writing, or choose another --data-dir (highwater verify needs no writing)"
+                .to_owned()
+        }
+        _ => String::new(),
+    }
 }
 
 async fn split(data_dir: &mut DataDir, config: &BrokerConfig) -> Result<Vec<ShardSeed>, BrokerError> {
     let shards = config.num_shards;
     let assign = move |id: &TopicPartition, _: &str| shard_of(id, shards);
-    data_dir
-        .split(shards, assign)
-        .await
-        .map_err(|error| BrokerError::DataDir { path: config.data_dir.clone(), reason: error.to_string() })
+    data_dir.split(shards, assign).await.map_err(|error| data_dir_error(config, &error))
 }
 
 /// What is on the medium before the metadata says what should be.
@@ -575,4 +597,29 @@ fn log_ready(shard: &Shard, started: &Started) {
 
 fn log_stopped(begin: MonoTime, end: MonoTime) {
     tracing::info!(ms = (end - begin).as_millis(), "stopped cleanly");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use highwater_io::{FileError, FileOp};
+
+    use super::*;
+
+    #[test]
+    fn failure_to_open_says_what_to_do() {
+        let config = BrokerConfig::for_data_dir("/data");
+        let says = |errno: i32| {
+            let (op, path) = (FileOp::Allocate, PathBuf::from("/data/journal/j/shard-0/journal-0"));
+            let source = io::Error::from_raw_os_error(errno);
+            let error = OpenError::File(FileError { op, path, position_bytes: Some(0), source });
+            data_dir_error(&config, &error).to_string()
+        };
+        let full = says(28);
+        assert!(full.contains("No space left on device") && full.contains("make room"), "{full}");
+        assert!(full.contains("journal file of 64 MiB"), "{full}");
+        assert!(says(13).contains("owner of its data directory"));
+        assert!(says(30).contains("mount the file system for writing"));
+    }
 }

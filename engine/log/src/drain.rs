@@ -122,8 +122,13 @@ impl ShardCore {
     pub(crate) async fn drain_loop(self: Rc<Self>) {
         while let Some(core) = self.drain_queue.pop().await {
             core.drain_queued.set(false);
-            if let Err(error) = self.drain(&core, Until::Chunks).await {
-                tracing::error!("{error}: the log directory is fenced");
+            match self.drain(&core, Until::Chunks).await {
+                // What was drained stays drained, and the journal keeps the rest.
+                Err(error @ LogError::OutOfSpace { .. }) => {
+                    tracing::warn!("{error}: segments wait in the journal until there is space");
+                }
+                // Whoever met it has told, and latched it.
+                Ok(()) | Err(_) => {}
             }
         }
     }

@@ -295,7 +295,9 @@ fn next_base(named: &SegmentNames, base: Offset) -> Option<Offset> {
 /// after it, so that one alone tells of a segment that went by itself.
 fn missing_segment(named: &SegmentNames, state: &PartitionState) -> Option<Offset> {
     let has_data = |base: &Offset| named.get(base).copied().unwrap_or(false);
-    let first = named.iter().find(|(_, has_data)| **has_data).map_or(state.segment_base, |(base, _)| *base);
+    // What lies behind was made for a roll that the journal has lost.
+    let mut ours = named.range(..=state.segment_base);
+    let first = ours.find(|(_, has_data)| **has_data).map_or(state.segment_base, |(base, _)| *base);
     if first > state.log_start_offset {
         return Some(state.log_start_offset);
     }

@@ -257,16 +257,32 @@ fn missing_journal_file_is_a_refusal_until_it_is_put_back() {
 
 #[test]
 fn journal_file_that_was_cut_is_a_refusal() {
-    for len_bytes in [0, 4096, 3 * 4096] {
+    for len_bytes in [0, 4096, 3 * 4096, 3 * 4096 + 1] {
         let mut scene = scene_with_records(false);
-        let path = journal_path(&scene, "journal-0");
-        scene.live_and(End::Kill, move |io| async move {
-            let options = highwater_io::fs::OpenOptions::read_write();
-            let file = io.fs().open(path, options).await.expect("opens");
-            file.set_len(len_bytes).await.expect("is cut");
-        });
+        set_len(&mut scene, "journal-0", len_bytes);
         assert_refused(&mut scene, "journal-0");
     }
+}
+
+fn set_len(scene: &mut Scene, journal: &str, len_bytes: u64) {
+    let path = journal_path(scene, journal);
+    scene.live_and(End::Kill, move |io| async move {
+        let options = highwater_io::fs::OpenOptions::read_write();
+        let file = io.fs().open(path, options).await.expect("opens");
+        file.set_len(len_bytes).await.expect("has this length");
+    });
+}
+
+/// A direct read of the byte behind the last block was refused by the system, and so was the start.
+#[test]
+fn byte_behind_a_journal_file_is_nobodys() {
+    let mut scene = scene_with_records(false);
+    let files = scene.disk().file_lengths();
+    for journal in ["journal-0", "journal-1", "journal-2"] {
+        let len_bytes = files.iter().find(|(path, _)| path.ends_with(journal)).expect("is there").1;
+        set_len(&mut scene, journal, len_bytes + 1);
+    }
+    assert_whole(&mut scene);
 }
 
 #[test]
@@ -350,6 +366,28 @@ fn missing_segment_fences_its_partition_and_no_read_passes_over_it() {
             });
         }
     }
+}
+
+/// A cut may leave a segment that was made for a roll, and nothing else of what led there. It was taken for the first one
+/// of a log whose beginning is missing (seed 14907 of the simulator).
+#[test]
+fn segment_of_a_roll_that_the_journal_lost_is_no_sign_of_damage() {
+    let mut scene = Scene::new(1);
+    scene.live_and(End::Kill, |io| async move {
+        let (_dir, logs, _) = open(&io).await;
+        create(&logs, 0).await;
+    });
+    let path = Path::new(DIR).join("topic-0/00000000000000000001.log");
+    scene.live_and(End::Kill, |io| async move {
+        let options = highwater_io::fs::OpenOptions::read_write().create();
+        io.fs().open(path, options).await.expect("is made").sync_all().await.expect("the disk is sound");
+        io.fs().sync_dir(Path::new(DIR).join("topic-0")).await.expect("the disk is sound");
+        assert_eq!(problems(&io).await, "");
+        let (_dir, logs, report) = open(&io).await;
+        assert_eq!((report.fenced, report.strays), (Vec::new(), Vec::new()));
+        let partition = logs.partition(&id(0)).expect("is there");
+        assert_eq!(append_one(&partition, b"first").await.base_offset, Offset(0));
+    });
 }
 
 /// Without it the directory looked like one of Kafka's, whose journal nobody misses, and got another cluster id.

@@ -158,7 +158,6 @@ impl Scene {
     }
 
     fn live(&mut self) -> Result<(), Stopped> {
-        self.start_broker();
         let death = self.choose_death();
         if death.takes_memory() || death == Death::Kill {
             // Now and then the next death comes while the last one is being recovered from.
@@ -168,15 +167,18 @@ impl Scene {
             if in_recovery && !self.deaths.is_empty() {
                 self.figures.deaths_in_recovery += 1;
                 let before = self.looks_clean;
+                self.start_broker();
                 self.die_at_an_event(death, self.dice.micros(20_000))?;
                 // A start may not have come to the marker.
                 self.looks_clean = before.filter(|&before| !before);
                 return self.stay_down();
             }
         }
-        self.wait_until_served()?;
         if self.dice.one_in(2) {
-            self.look_at_ends()?;
+            self.start_and_look_at_ends()?;
+        } else {
+            self.start_broker();
+            self.wait_until_served()?;
         }
         self.recovered();
         self.serve(death)?;
@@ -317,14 +319,16 @@ impl Scene {
         Ok(())
     }
 
-    /// Asks for the log ends before anybody can have written anything new.
-    fn look_at_ends(&mut self) -> Result<(), Stopped> {
-        if self.unrecovered == 0 {
-            return Ok(());
-        }
+    /// Starts the broker, and asks for the log ends before anybody can have written anything new. The clients stand still
+    /// all the while: the broker listens before it has recovered, and requests would wait at its door.
+    fn start_and_look_at_ends(&mut self) -> Result<(), Stopped> {
         self.clients.iter().for_each(|&client| self.world.pause(client));
+        self.start_broker();
         let found: Found<Vec<(u32, u32, i64)>> = Rc::default();
-        let result = self.read(Rc::clone(&found), read_ends);
+        let mut result = self.wait_until_served();
+        if result.is_ok() && self.unrecovered > 0 {
+            result = self.read(Rc::clone(&found), read_ends);
+        }
         self.clients.iter().for_each(|&client| self.world.resume(client));
         result?;
         let Some(Ok(ends)) = found.take() else { return Ok(()) };
@@ -513,9 +517,7 @@ impl Scene {
 
     /// The clients finish in it, and everything is read.
     fn last_life(&mut self) -> Result<Content, Stopped> {
-        self.start_broker();
-        self.wait_until_served()?;
-        self.look_at_ends()?;
+        self.start_and_look_at_ends()?;
         self.recovered();
         self.hand.stage.set(Stage::Closing);
         let clients = self.clients.clone();

@@ -1,5 +1,8 @@
 //! `SIGTERM` and `SIGINT`: the first asks to stop, the second ends the process.
 //!
+//! One that comes within [`REPEAT_NANOS`] after the first says the same thing once more: `timeout(1)` signals its child
+//! and then the child's group, and a terminal's Ctrl-C reaches a whole pipeline by more than one way.
+//!
 //! The handler may do very little: it counts, and writes to an event descriptor that every shard of a runtime with
 //! [`RuntimeConfig::handle_signals`](crate::RuntimeConfig) polls through its ring. The descriptor is never read while
 //! such a runtime lives, so that a shard that starts late sees the signal too. The handlers stand as long as any such
@@ -9,7 +12,7 @@ use std::ffi::c_int;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::sys;
@@ -19,8 +22,12 @@ const NO_DESCRIPTOR: i32 = -1;
 
 /// For the handler: where it writes. The descriptor is never closed once it stands here.
 static EVENT: AtomicI32 = AtomicI32::new(NO_DESCRIPTOR);
-/// Signals since the handlers were installed.
-static COUNT: AtomicU32 = AtomicU32::new(0);
+/// When the first signal since the handlers were installed came, on the monotonic clock in nanoseconds.
+static FIRST_AT: AtomicU64 = AtomicU64::new(NEVER);
+const NEVER: u64 = 0;
+/// How long after the first signal another one is a repetition of it: longer than any program takes between two, shorter
+/// than anybody who is impatient.
+const REPEAT_NANOS: u64 = 100_000_000;
 static INSTALLED: Mutex<Installed> = Mutex::new(Installed { users: 0, event: None, previous: None });
 
 struct Installed {
@@ -73,7 +80,7 @@ impl Drop for SignalHandlers {
 }
 
 fn forget_earlier_signals(event: &File) {
-    COUNT.store(0, Ordering::SeqCst);
+    FIRST_AT.store(NEVER, Ordering::SeqCst);
     // Would block if nothing was written, which is as good.
     let _ = (&*event).read(&mut [0; 8]);
 }
@@ -96,9 +103,31 @@ fn set_action(signal: c_int, action: &libc::sigaction) -> io::Result<libc::sigac
     if result == 0 { Ok(previous) } else { Err(io::Error::last_os_error()) }
 }
 
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ask {
+    Stop,
+    /// What the first asked for already.
+    Same,
+    End,
+}
+
+fn ask(first_at: u64, now: u64) -> Ask {
+    match first_at {
+        NEVER => Ask::Stop,
+        // Another thread's handler may have looked at the clock later, and yet been first.
+        first_at if now.saturating_sub(first_at) < REPEAT_NANOS => Ask::Same,
+        _ => Ask::End,
+    }
+}
+
 extern "C" fn on_signal(signal: c_int) {
-    if COUNT.fetch_add(1, Ordering::SeqCst) > 0 {
-        sys::exit_now(128 + signal);
+    let now = sys::monotonic_nanos().max(NEVER + 1);
+    let first_at = FIRST_AT.compare_exchange(NEVER, now, Ordering::SeqCst, Ordering::SeqCst);
+    match ask(first_at.map_or_else(|at| at, |never| never), now) {
+        Ask::Stop => {}
+        Ask::Same => return,
+        Ask::End => sys::exit_now(128 + signal),
     }
     // SAFETY: takes nothing.
     let errno = unsafe { libc::__errno_location() };
@@ -110,4 +139,19 @@ extern "C" fn on_signal(signal: c_int) {
     let _ = unsafe { libc::write(EVENT.load(Ordering::SeqCst), one.as_ptr().cast(), one.len()) };
     // SAFETY: as above.
     unsafe { *errno = before };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signal_right_after_the_first_says_the_same() {
+        let first = 7_000_000_000;
+        assert_eq!(ask(NEVER, first), Ask::Stop);
+        assert_eq!(ask(first, first), Ask::Same);
+        assert_eq!(ask(first, first - 10), Ask::Same, "the clock was read before the first had its turn");
+        assert_eq!(ask(first, first + REPEAT_NANOS - 1), Ask::Same);
+        assert_eq!(ask(first, first + REPEAT_NANOS), Ask::End);
+    }
 }

@@ -124,6 +124,15 @@ pub(super) fn random_seed() -> io::Result<[u8; 32]> {
     if usize::try_from(result) == Ok(seed.len()) { Ok(seed) } else { Err(io::Error::last_os_error()) }
 }
 
+/// The monotonic clock in nanoseconds; may be called in a signal handler.
+pub(super) fn monotonic_nanos() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is valid for the call; clock_gettime(2) is allowed in a handler. It cannot fail: every kernel
+    // has this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
+}
+
 /// Ends the process without destructors or exit handlers.
 pub(super) fn exit_now(code: i32) -> ! {
     // SAFETY: takes no pointer and does not return.
