@@ -157,7 +157,7 @@ impl FrameReader {
     ) -> Result<Frame, FrameError> {
         let too_slow = || FrameError::TooSlow { size_bytes, timeout: self.read_timeout };
         let mut deadline = self.io.now() + self.read_timeout;
-        let mut memory = self.budget.begin();
+        let mut memory = self.budget.begin(size_bytes);
         let mut buffer: Option<IoBuf> = None;
         let mut capacity = 0;
         let mut received = 0;

@@ -3,7 +3,8 @@
 //! **Requests.** A frame holds units of the shard's budget for what has arrived of it, from its first bytes until its
 //! reply is sent: a peer that announces much and sends little holds little. Taking units step by step could leave many
 //! half-read frames that wait for each other. Hence the *last resort*: one frame at a time may grow beyond the budget,
-//! to the end. The bound is the budget plus one largest request.
+//! to the end. The bound is the budget plus one largest request. A part of the budget is for *small* frames alone, so that
+//! a crowd that sends large ones, slowly, keeps nobody from asking for metadata, from fetching or from a short produce.
 //!
 //! **Responses.** A fetch takes what it wants or a share of what is left, never all of it; the response is then shorter,
 //! which is always allowed. When hardly anything is left, fetches wait in turn. One batch is returned however large, so
@@ -25,18 +26,30 @@ use highwater_io::sync::{Permit, Semaphore, Watch};
 /// does not come, a fetch that waits for records. A crowd of them could otherwise keep everybody waiting for hours.
 pub(crate) const SHORT_MEMORY_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Frames up to this size may take from the reserve: all but those with many records.
+pub(crate) const SMALL_FRAME_BYTES: usize = 16 << 10;
+
+/// The fraction of the budget that is the reserve.
+const RESERVED_SHARE: usize = 8;
+
 /// The budget of a shard's requests.
 #[derive(Debug, Clone)]
 pub(crate) struct RequestBudget {
     units: Semaphore,
+    /// For small frames, when there are no other units.
+    reserve: Semaphore,
+    reserve_bytes: usize,
     last_resort: Semaphore,
     shortage: Shortage,
 }
 
 impl RequestBudget {
     pub(crate) fn new(limit_bytes: usize) -> Self {
+        let reserve_bytes = limit_bytes / RESERVED_SHARE;
         RequestBudget {
-            units: Semaphore::new(limit_bytes),
+            units: Semaphore::new(limit_bytes - reserve_bytes),
+            reserve: Semaphore::new(reserve_bytes),
+            reserve_bytes,
             last_resort: Semaphore::new(1),
             shortage: Shortage::default(),
         }
@@ -48,14 +61,15 @@ impl RequestBudget {
         self.shortage.lasts(io, patience).await;
     }
 
-    /// A holding of nothing, for a new frame.
-    pub(crate) fn begin(&self) -> RequestMemory {
-        RequestMemory { budget: self.clone(), permits: Vec::new(), last_resort: None }
+    /// A holding of nothing, for a new frame of `size_bytes`.
+    pub(crate) fn begin(&self, size_bytes: usize) -> RequestMemory {
+        let is_small = size_bytes <= SMALL_FRAME_BYTES;
+        RequestMemory { budget: self.clone(), is_small, permits: Vec::new(), last_resort: None }
     }
 
     #[cfg(test)]
     fn available(&self) -> usize {
-        self.units.available()
+        self.units.available() + self.reserve.available()
     }
 }
 
@@ -63,6 +77,7 @@ impl RequestBudget {
 #[derive(Debug)]
 pub(crate) struct RequestMemory {
     budget: RequestBudget,
+    is_small: bool,
     permits: Vec<Permit>,
     last_resort: Option<Permit>,
 }
@@ -77,8 +92,14 @@ impl RequestMemory {
             self.permits.push(permit);
             return;
         }
+        let may_take_reserve = self.is_small && bytes <= self.budget.reserve_bytes;
+        if may_take_reserve && let Some(permit) = self.budget.reserve.try_acquire(bytes) {
+            self.permits.push(permit);
+            return;
+        }
         let _waiting = self.budget.shortage.begin();
-        let mut units = pin!(self.budget.units.acquire(bytes));
+        let waits_for = if may_take_reserve { &self.budget.reserve } else { &self.budget.units };
+        let mut units = pin!(waits_for.acquire(bytes));
         let mut last_resort = pin!(self.budget.last_resort.acquire(1));
         let either = poll_fn(|cx| {
             if let Poll::Ready(permit) = units.as_mut().poll(cx) {
@@ -250,8 +271,8 @@ mod tests {
 
     #[test]
     fn half_read_frames_do_not_wait_for_each_other() {
-        let budget = RequestBudget::new(100);
-        let [mut a, mut b] = [budget.begin(), budget.begin()];
+        let budget = RequestBudget::new(114);
+        let [mut a, mut b] = [budget.begin(1 << 20), budget.begin(1 << 20)];
         assert!(poll_once(a.grow(60)).is_ready());
         assert!(poll_once(b.grow(40)).is_ready());
         assert!(poll_once(a.grow(60)).is_ready(), "the last resort");
@@ -264,7 +285,25 @@ mod tests {
             assert!(waiting.as_mut().poll(&mut cx).is_ready());
         }
         drop(b);
-        assert_eq!(budget.available(), 100);
+        assert_eq!(budget.available(), 114);
+    }
+
+    /// Four hundred clients that sent a large request each, slowly, once kept all others waiting for half a minute.
+    #[test]
+    fn small_frame_does_not_wait_for_large_ones() {
+        let budget = RequestBudget::new(160);
+        let mut large: Vec<RequestMemory> = (0..3).map(|_| budget.begin(1 << 20)).collect();
+        assert!(poll_once(large[0].grow(140)).is_ready());
+        assert!(poll_once(large[1].grow(100)).is_ready(), "the last resort");
+        assert!(poll_once(large[2].grow(10)).is_pending());
+        let [mut a, mut b, mut c] = [budget.begin(100), budget.begin(100), budget.begin(100)];
+        assert!(poll_once(a.grow(10)).is_ready());
+        assert!(poll_once(b.grow(10)).is_ready());
+        let mut waiting = pin!(c.grow(10));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(waiting.as_mut().poll(&mut cx).is_pending(), "the reserve has its bound, too");
+        drop(a);
+        assert!(waiting.as_mut().poll(&mut cx).is_ready());
     }
 
     #[test]

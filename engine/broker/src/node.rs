@@ -271,6 +271,7 @@ async fn start_first(
     let advertised = advertised(config, address)?;
     let (mut data_dir, recovery) = open_data_dir(io, config).await?;
     log_recovery(config, &recovery);
+    warn_of_memory(io, config).await;
     let found = Leftovers::of(&data_dir);
     let mut seeds = split(&mut data_dir, config).await?.into_iter();
     let seed = seeds.next().ok_or(BrokerError::Ended)?;
@@ -547,6 +548,15 @@ async fn drain(shard: &Rc<Shard>) {
     if shard.io.timeout(shard.broker.config.network.drain_timeout, idle).await.is_err() {
         let connections = shard.connections.get();
         tracing::warn!(shard = shard.index, connections, "connections are cut off");
+    }
+}
+
+/// A file system in memory answers a flush at once, and has nothing after a power cut.
+async fn warn_of_memory(io: &Io, config: &BrokerConfig) {
+    let space = io.fs().space(&config.data_dir).await;
+    if space.is_ok_and(|space| space.is_in_memory) {
+        let path = config.data_dir.display();
+        tracing::warn!(data_dir = %path, "data directory is in memory (tmpfs): an ack outlives the process, not the machine");
     }
 }
 

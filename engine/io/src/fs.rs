@@ -129,6 +129,8 @@ pub struct Space {
     pub available_bytes: u64,
     /// Size of the file system in bytes.
     pub total_bytes: u64,
+    /// Whether it is tmpfs or ramfs, which keep nothing when the machine goes down.
+    pub is_in_memory: bool,
 }
 
 /// The file system, as seen from one shard. Made by [`Io::fs`].

@@ -122,13 +122,9 @@ impl ShardCore {
     pub(crate) async fn drain_loop(self: Rc<Self>) {
         while let Some(core) = self.drain_queue.pop().await {
             core.drain_queued.set(false);
-            match self.drain(&core, Until::Chunks).await {
-                // What was drained stays drained, and the journal keeps the rest.
-                Err(error @ LogError::OutOfSpace { .. }) => {
-                    tracing::warn!("{error}: segments wait in the journal until there is space");
-                }
-                // Whoever met it has told, and latched it.
-                Ok(()) | Err(_) => {}
+            // What was drained stays drained, and the journal keeps the rest. Of all else, whoever met it has told.
+            if let Err(error @ LogError::OutOfSpace { .. }) = self.drain(&core, Until::Chunks).await {
+                tracing::warn!("{error}: segments wait in the journal until there is space");
             }
         }
     }

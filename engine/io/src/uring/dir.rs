@@ -94,12 +94,17 @@ pub(super) async fn metadata(core: &Rc<Core>, path: &Path) -> Result<Metadata, F
     Ok(Metadata { len_bytes: stat.stx_size, allocated_bytes, kind })
 }
 
+/// `f_type` of a ramfs (statfs(2)).
+const RAMFS_MAGIC: libc::__fsword_t = 0x8584_58f6;
+
 pub(super) fn space(path: &Path) -> Result<Space, FileError> {
-    let space = sys::c_path(path).and_then(|path| sys::statvfs(&path));
+    let space = sys::c_path(path).and_then(|path| sys::statfs(&path));
     let space = space.map_err(|error| FileError::new(FileOp::Space, path, error))?;
+    let block_bytes = space.f_frsize.unsigned_abs();
     Ok(Space {
-        available_bytes: space.f_bavail.saturating_mul(space.f_frsize),
-        total_bytes: space.f_blocks.saturating_mul(space.f_frsize),
+        available_bytes: space.f_bavail.saturating_mul(block_bytes),
+        total_bytes: space.f_blocks.saturating_mul(block_bytes),
+        is_in_memory: matches!(space.f_type, libc::TMPFS_MAGIC | RAMFS_MAGIC),
     })
 }
 
@@ -108,7 +113,7 @@ pub(super) async fn direct_io_alignment(core: &Rc<Core>, path: &Path) -> Result<
     let failed = |error| FileError::new(FileOp::Metadata, path, error);
     let stat = stat_path(core, path).await.map_err(failed)?;
     let c_path = sys::c_path(path).map_err(failed)?;
-    let block = sys::statvfs(&c_path).map_err(failed)?.f_frsize;
+    let block = sys::statfs(&c_path).map_err(failed)?.f_frsize.unsigned_abs();
     let physical_block = physical_block(stat.stx_dev_major, stat.stx_dev_minor);
     let [memory, position] = reported_alignment(core, path).await;
     let greatest = [block, physical_block, memory, position].into_iter().max().unwrap_or_default();

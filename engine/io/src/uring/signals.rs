@@ -124,7 +124,7 @@ fn ask(first_at: u64, now: u64) -> Ask {
 extern "C" fn on_signal(signal: c_int) {
     let now = sys::monotonic_nanos().max(NEVER + 1);
     let first_at = FIRST_AT.compare_exchange(NEVER, now, Ordering::SeqCst, Ordering::SeqCst);
-    match ask(first_at.map_or_else(|at| at, |never| never), now) {
+    match ask(first_at.unwrap_or_else(|at| at), now) {
         Ask::Stop => {}
         Ask::Same => return,
         Ask::End => sys::exit_now(128 + signal),

@@ -1,6 +1,6 @@
 //! The system calls that the ring has no operation for, each behind a safe function.
 //!
-//! None of them waits for a device or a peer, except [`statvfs`], which its callers use at start and for
+//! None of them waits for a device or a peer, except [`statfs`], which its callers use at start and for
 //! administration.
 
 use std::ffi::{CStr, CString, c_int};
@@ -106,11 +106,11 @@ pub(super) fn shut_down(socket: impl AsFd) -> io::Result<()> {
     check(result).map(drop)
 }
 
-/// `statvfs`.
-pub(super) fn statvfs(path: &CStr) -> io::Result<libc::statvfs> {
+/// statfs(2).
+pub(super) fn statfs(path: &CStr) -> io::Result<libc::statfs> {
     let mut space = MaybeUninit::uninit();
     // SAFETY: both pointers are valid for the call, the path ends in a zero byte.
-    let result = unsafe { libc::statvfs(path.as_ptr(), space.as_mut_ptr()) };
+    let result = unsafe { libc::statfs(path.as_ptr(), space.as_mut_ptr()) };
     check(result)?;
     // SAFETY: the call has succeeded, so it has filled the structure.
     Ok(unsafe { space.assume_init() })

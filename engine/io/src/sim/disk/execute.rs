@@ -261,7 +261,11 @@ impl DiskState {
     fn space(&self, names: &NamePath) -> Result<Reply, Errno> {
         self.resolve(names)?;
         let available_bytes = self.available_pages() * PAGE;
-        Ok(Reply::Space(Space { available_bytes, total_bytes: self.config.capacity_bytes }))
+        Ok(Reply::Space(Space {
+            available_bytes,
+            total_bytes: self.config.capacity_bytes,
+            is_in_memory: false,
+        }))
     }
 
     fn is_aligned(&self, value: u64) -> bool {
