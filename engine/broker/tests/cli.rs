@@ -161,3 +161,18 @@ fn damaged_metadata_log_is_refused_with_a_sentence_and_a_status() {
     assert!(sentences == 1 && !text.contains("panicked"), "{text}");
     assert!(text.contains("00000000000000000000.log"), "{text}");
 }
+
+/// The harness refuses what a workload asks of this broker and it does not have, without starting it.
+#[test]
+fn harness_knows_every_setting() {
+    let driver = concat!(env!("CARGO_MANIFEST_DIR"), "/../../workloads/brokers/highwater.toml");
+    let driver = std::fs::read_to_string(driver).expect("a driver");
+    for (key, arguments) in [("topic", &["settings", "--topic"][..]), ("broker", &["settings"])] {
+        let (_, list) = driver.split_once(&format!("\n{key} = [")).expect("a list of known settings");
+        let (list, _) = list.split_once(']').expect("its end");
+        let known: Vec<&str> = list.split('"').skip(1).step_by(2).collect();
+        let reference = String::from_utf8(run(arguments).stdout).expect("is text");
+        let names = reference.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+        assert_eq!(known, names.map(|(name, _)| name).collect::<Vec<_>>(), "known.{key}");
+    }
+}

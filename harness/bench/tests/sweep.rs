@@ -370,6 +370,41 @@ fn wrong_workload_is_refused_with_line_and_key() {
     );
 }
 
+#[test]
+fn unknown_brokers_and_settings_are_refused_without_a_run() {
+    let project = Project::new("[settings.nope]\nx = 1\n[settings.stand-in]\nlies = 'duplicate'\n[[grid]]");
+    for arguments in
+        [&["validate", "workloads/w.toml"], &["list", "workloads/w.toml"], &["run", "workloads/w.toml"]]
+    {
+        let output = project.run(arguments);
+        assert_exit(&output, 2);
+        for expected in [
+            "w.toml:11: settings.nope: no broker is called nope",
+            "w.toml:14: settings.stand-in.lies: Stand-in has no broker setting of this name; did you mean `lie`?",
+        ] {
+            assert!(text(&output).contains(expected), "{}", text(&output));
+        }
+    }
+    let project = Project::new("[[grid]]");
+    let output = project.run(&["validate", "workloads/w.toml"]);
+    assert_exit(&output, 0);
+    assert_eq!(text(&output), "workloads/w.toml: 1 cell for stand-in\n");
+    let output = project.run(&["validate", "workloads/w.toml", "--broker", "nope"]);
+    assert_exit(&output, 2);
+    assert!(text(&output).contains("no broker is called nope"), "{}", text(&output));
+    assert!(!project.path("results").exists());
+}
+
+#[test]
+fn value_that_the_broker_refuses_is_shown_where_it_was_written() {
+    let project = Project::new("[settings.stand-in]\nlie = 'white'\n[[grid]]");
+    let output = project.sweep(&[]);
+    assert_exit(&output, 2);
+    let shown = text(&output);
+    let expected = "workloads/w.toml:12: settings.stand-in.lie: \"white\" was asked for";
+    assert!(shown.contains(expected) && shown.contains("invalid value 'white'"), "{shown}");
+}
+
 /// A harness that is killed cannot clean up; the kernel and the disk's own process do.
 #[test]
 fn killed_harness_takes_its_broker_along() {

@@ -23,9 +23,12 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use super::admin::Settings;
-use crate::workload::document::{Field, Problems, Reader, Section};
+use crate::workload::document::{Field, Problems, Reader, Section, nearest};
 use crate::workload::settings::Flush;
 use crate::workload::units;
+
+/// A name of a setting is a slip of the pen if it is no further than this, in edits, from a known one.
+const SLIP: usize = 2;
 
 /// One kind of broker.
 #[derive(Debug, Clone)]
@@ -64,6 +67,14 @@ pub struct Driver {
     pub shown: Vec<String>,
     /// Names of the files in which it notes how far its log is recovered.
     pub checkpoint_files: Vec<String>,
+    known: Known,
+}
+
+/// The names of all settings that a broker has, where the driver tells them.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    topic: Option<Vec<String>>,
+    broker: Option<Vec<String>>,
 }
 
 /// Why there is no driver.
@@ -171,6 +182,31 @@ impl Driver {
         settings
     }
 
+    /// What is wrong with a topic setting of this name, if the driver can tell.
+    #[must_use]
+    pub fn unknown_topic_setting(&self, name: &str) -> Option<String> {
+        let message = unknown(name, self.known.topic.as_ref()?, "topic")?;
+        Some(format!("{} {message}", self.title))
+    }
+
+    /// What is wrong with a broker setting of this name, if the driver can tell. Where it does not list them all, one
+    /// that is spelled almost like one of its own is taken for a mistake.
+    #[must_use]
+    pub fn unknown_broker_setting(&self, name: &str) -> Option<String> {
+        if let Some(known) = &self.known.broker {
+            return Some(format!("{} {}", self.title, unknown(name, known, "broker")?));
+        }
+        let mapped: Vec<String> = [&self.settings, &self.flush_messages, &self.flush_ms]
+            .into_iter()
+            .flat_map(|settings| settings.keys())
+            .chain(&self.shown)
+            .chain(&self.flush_check_interval)
+            .cloned()
+            .collect();
+        let meant = nearest(name, &mapped, SLIP).filter(|&meant| meant != name)?;
+        Some(format!("is not a setting that the driver of {} has; did you mean `{meant}`?", self.title))
+    }
+
     /// How often this broker looks whether `flush.ms` has passed, from its settings in effect; 0 if it flushes by
     /// itself, `None` if it never looks.
     #[must_use]
@@ -273,8 +309,12 @@ fn read(reader: &mut Reader<'_>, name: &str, document: &toml::de::DeTable<'_>) -
     let environment = top.settings(reader, "environment");
     let flush_messages = top.settings(reader, "flush.messages");
     let flush_ms = top.settings(reader, "flush.ms");
+    let known = Known {
+        topic: top.read(reader, "known.topic", words),
+        broker: top.read(reader, "known.broker", words),
+    };
     top.finish(reader);
-    Some(Driver {
+    let driver = Driver {
         name: name.to_owned(),
         title: title?,
         homes: homes?,
@@ -296,7 +336,43 @@ fn read(reader: &mut Reader<'_>, name: &str, document: &toml::de::DeTable<'_>) -
         flush_check_interval,
         shown,
         checkpoint_files,
-    })
+        known,
+    };
+    check_known(reader, &driver);
+    Some(driver)
+}
+
+/// `has no such … setting`, unless it is a known one.
+fn unknown(name: &str, known: &[String], of: &str) -> Option<String> {
+    if known.iter().any(|known| known == name) {
+        return None;
+    }
+    let hint = match nearest(name, known, 1 + name.len() / 4) {
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None => format!("its driver lists those it has in `known.{of}`"),
+    };
+    Some(format!("has no {of} setting of this name; {hint}"))
+}
+
+/// Reports the broker settings of the driver itself that the broker does not have.
+fn check_known(reader: &mut Reader<'_>, driver: &Driver) {
+    let tables = [
+        ("settings", &driver.settings),
+        ("flush.messages", &driver.flush_messages),
+        ("flush.ms", &driver.flush_ms),
+    ];
+    let in_tables = tables
+        .into_iter()
+        .flat_map(|(table, settings)| settings.keys().map(move |name| (format!("{table}.{name}"), name)));
+    let shown = |(index, name)| (format!("shown[{index}]"), name);
+    let shown = driver.shown.iter().enumerate().map(shown);
+    let interval = driver.flush_check_interval.iter().map(|name| ("flush.check_interval".to_owned(), name));
+    let Some(known) = &driver.known.broker else { return };
+    for (key, name) in in_tables.chain(shown).chain(interval) {
+        if let Some(message) = unknown(name, known, "broker") {
+            reader.report_key(&key, format!("{} {message}", driver.title));
+        }
+    }
 }
 
 fn owned(field: &Field<'_>) -> Result<String, String> {
@@ -413,6 +489,34 @@ check_interval = "check.ms"
         assert!(error.contains("fake.toml:15: stop_signal: \"HUP\" is not one of"), "{error}");
         assert!(error.contains("markr: is not a known field; did you mean `marker`?"), "{error}");
         assert!(error.contains("marker: is missing"), "{error}");
+    }
+
+    #[test]
+    fn setting_that_the_broker_does_not_have_is_reported_in_the_driver_and_told_of_others() {
+        let listed = format!("{DRIVER}[known]\ntopic = ['segment.bytes']\nbroker = ['a.b', 'check.ms']\n");
+        let driver = parse(Path::new("fake.toml"), "fake", &listed).unwrap();
+        assert_eq!(driver.unknown_topic_setting("segment.bytes"), None);
+        assert_eq!(
+            driver.unknown_topic_setting("segment.byte").unwrap(),
+            "Fake has no topic setting of this name; did you mean `segment.bytes`?"
+        );
+        assert_eq!(
+            driver.unknown_broker_setting("quite.different").unwrap(),
+            "Fake has no broker setting of this name; its driver lists those it has in `known.broker`"
+        );
+        let wrong = listed.replace("a.b = 1", "a.c = 1").replace("\"check.ms\" = ", "\"check.s\" = ");
+        let error = parse(Path::new("fake.toml"), "fake", &wrong).unwrap_err().to_string();
+        assert!(error.contains("fake.toml:17: settings.a.c: Fake has no broker setting"), "{error}");
+        assert!(error.contains("fake.toml:23: flush.ms.check.s: Fake has no broker setting"), "{error}");
+    }
+
+    #[test]
+    fn driver_that_lists_no_settings_knows_a_slip_of_the_pen_in_its_own() {
+        assert_eq!(driver().unknown_topic_setting("anything"), None);
+        assert_eq!(driver().unknown_broker_setting("check.ms"), None);
+        assert_eq!(driver().unknown_broker_setting("log.segment.bytes"), None);
+        let message = driver().unknown_broker_setting("check_ms").unwrap();
+        assert!(message.ends_with("did you mean `check.ms`?"), "{message}");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::cancel::Interrupted;
 use crate::load::LoadError;
 use crate::medium::MediumError;
 use crate::results::{FaultMark, Latency, Load, Timeline};
+use crate::workload::Problems;
 use crate::workload::settings::Aim;
 
 /// Why a cell has no verdict.
@@ -38,6 +39,14 @@ pub enum CellError {
     /// A connection for that.
     #[error(transparent)]
     Wire(#[from] WireError),
+    /// The broker refuses a setting of the workload.
+    #[error("{problems}: {source}")]
+    Setting {
+        /// Where the workload asks for it.
+        problems: Problems,
+        /// What the broker says.
+        source: Box<CellError>,
+    },
     /// The broker ignores a setting.
     #[error("{0}")]
     NotInEffect(String),

@@ -39,7 +39,7 @@ pub(super) enum Command {
 }
 
 /// What a workload is run with.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(super) struct Common {
     /// The workload file. Its drivers are in `brokers/` beside it; relative homes of brokers, and the folders `results`
     /// and `target/bench`, are relative to the directory above it.
@@ -110,6 +110,9 @@ pub(super) struct Validate {
     /// Workload files.
     #[arg(required = true)]
     pub(super) workloads: Vec<PathBuf>,
+    /// A broker to check them with, in place of their own; may be given more than once.
+    #[arg(long = "broker", value_name = "NAME")]
+    pub(super) brokers: Vec<String>,
 }
 
 #[derive(Debug, Args)]

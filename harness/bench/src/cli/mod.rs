@@ -11,9 +11,10 @@ use clap::Parser;
 use highwater_checker::Standing;
 
 use crate::cancel::{Cancel, Interrupted};
+use crate::results::text;
 use crate::stand_in;
 use crate::sweep::{self, Options, Prepared, Progress};
-use crate::workload::{Cell, Workload};
+use crate::workload::Cell;
 
 use flags::{Command, Common, Flags};
 
@@ -42,7 +43,7 @@ fn run(command: Command) -> Result<u8> {
         Command::Run(flags) => run_sweep(&flags),
         Command::Cell(flags) => run_cell(&flags),
         Command::List(flags) => list(&flags.common),
-        Command::Validate(flags) => validate(&flags.workloads),
+        Command::Validate(flags) => validate(&flags),
         Command::Report(flags) => show::report_again(&flags.folder, flags.forensics).map(|()| 0),
         Command::StandIn(config) => {
             stand_in::serve(&config).with_context(|| format!("stand-in on {}", config.listen))?;
@@ -157,19 +158,22 @@ fn find<'a>(cells: &'a [Cell], id: &str) -> Result<&'a Cell> {
 
 fn list(common: &Common) -> Result<u8> {
     // Nothing is run, so the brokers need not be there.
-    for cell in sweep::cells(&options(common, None, None)?)? {
+    let (_, cells) = sweep::brokers_and_cells(&options(common, None, None)?)?;
+    for cell in cells {
         println!("{}  {} {}", cell.id(), cell.broker, cell.settings);
     }
     Ok(0)
 }
 
-fn validate(paths: &[PathBuf]) -> Result<u8> {
+fn validate(flags: &flags::Validate) -> Result<u8> {
     let mut wrong = false;
-    for path in paths {
-        match Workload::read(path) {
-            Ok(workload) => {
-                let cells = workload.expand(&workload.brokers).len();
-                println!("{}: {cells} cells for {}", path.display(), workload.brokers.join(", "));
+    for path in &flags.workloads {
+        let common = Common { workload: path.clone(), brokers: flags.brokers.clone(), ..Common::default() };
+        let options = options(&common, None, None)?;
+        match sweep::brokers_and_cells(&options) {
+            Ok((brokers, cells)) => {
+                let cells = text::counted(cells.len() as u64, "cell", "cells");
+                println!("{}: {cells} for {}", path.display(), brokers.join(", "));
             }
             Err(error) => {
                 wrong = true;

@@ -9,6 +9,7 @@ use highwater_checker::{Row, Verdict};
 use crate::cell::Outcome;
 use crate::report;
 use crate::results::store::ResultsDir;
+use crate::results::text;
 use crate::results::{Latency, Sweep};
 use crate::sweep::Swept;
 use crate::table::{self, Colour};
@@ -18,7 +19,8 @@ use crate::workload::Cell;
 pub(super) fn swept(swept: &Swept, forensics: bool) -> Result<()> {
     report(&swept.folder, &swept.sweep, forensics)?;
     if !swept.left_out.is_empty() {
-        println!("Left out, since they need a power cut: {} cells.", swept.left_out.len());
+        let cells = text::counted(swept.left_out.len() as u64, "cell", "cells");
+        println!("Left out for want of a power cut: {cells}.");
     }
     for failure in &swept.failures {
         println!("Failed: {failure}");

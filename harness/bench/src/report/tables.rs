@@ -275,7 +275,8 @@ fn lost(judged: &Judged, sent: bool) -> Field {
         (_, _, 0) => format!("all at the end, {}", text::bytes(judged.lost_bytes)),
         (_, tail, holes) => format!("{} at the end, {} in the middle", text::exact(tail), text::exact(holes)),
     };
-    let trials = format!("in {} of {} trials", judged.trials_with_loss(), judged.trials);
+    let of = text::counted(judged.trials as u64, "trial", "trials");
+    let trials = format!("in {} of {of}", judged.trials_with_loss());
     Field::new(text::exact(judged.lost)).note(format!("{share}, {trials}; {place}"))
 }
 

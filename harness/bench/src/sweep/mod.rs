@@ -6,6 +6,7 @@
 //! resume it runs again only if its fault had not struck yet, since to repeat a fault until it goes well would be to choose
 //! the result.
 
+mod check;
 mod plan;
 mod progress;
 
@@ -171,8 +172,8 @@ pub fn prepare(options: &Options) -> Result<Prepared, SweepError> {
     let (workload, brokers) = workload(options)?;
     let text = read(&options.workload)?;
     let mut contenders = BTreeMap::new();
-    for name in &brokers {
-        contenders.insert(name.clone(), contender(options, name)?);
+    for (name, driver) in check::drivers(&workload, &options.drivers, &brokers)? {
+        contenders.insert(name, contender(options, driver)?);
     }
     let cells = expand(options, &workload, &brokers);
     if cells.is_empty() {
@@ -185,10 +186,12 @@ pub fn prepare(options: &Options) -> Result<Prepared, SweepError> {
     Ok(Prepared { workload, text, brokers, contenders, cells, no_power_cuts, simulator })
 }
 
-/// The cells of the workload, whether or not its brokers are installed.
-pub fn cells(options: &Options) -> Result<Vec<Cell>, SweepError> {
+/// The brokers that would run and their cells, checked whether or not the brokers are installed.
+pub fn brokers_and_cells(options: &Options) -> Result<(Vec<String>, Vec<Cell>), SweepError> {
     let (workload, brokers) = workload(options)?;
-    Ok(expand(options, &workload, &brokers))
+    check::drivers(&workload, &options.drivers, &brokers)?;
+    let cells = expand(options, &workload, &brokers);
+    Ok((brokers, cells))
 }
 
 fn workload(options: &Options) -> Result<(Workload, Vec<String>), SweepError> {
@@ -206,8 +209,7 @@ fn expand(options: &Options, workload: &Workload, brokers: &[String]) -> Vec<Cel
     cells
 }
 
-fn contender(options: &Options, name: &str) -> Result<Contender, SweepError> {
-    let driver = Driver::read(&options.drivers, name)?;
+fn contender(options: &Options, driver: Driver) -> Result<Contender, SweepError> {
     let home = absolute(&driver.home(&options.root)?)?;
     let version = version(&driver, &home);
     Ok(Contender { driver, home, version })
@@ -293,7 +295,7 @@ pub fn run_cell(
         cancel,
         observer,
     };
-    cell::run(&bench, cell)
+    cell::run(&bench, cell).map_err(|error| check::blame(error, &prepared.workload, &cell.broker))
 }
 
 struct Runner<'a> {

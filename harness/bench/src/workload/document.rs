@@ -56,12 +56,14 @@ pub struct Reader<'a> {
     text: &'a str,
     problems: Vec<Problem>,
     known: BTreeSet<String>,
+    /// Byte position of every key that was seen, in full, and of every item of a list.
+    places: BTreeMap<String, usize>,
 }
 
 impl<'a> Reader<'a> {
     /// A reader of `text`, which came from `path`.
     pub fn new(path: &'a Path, text: &'a str) -> Self {
-        Reader { path, text, problems: Vec::new(), known: BTreeSet::new() }
+        Reader { path, text, problems: Vec::new(), known: BTreeSet::new(), places: BTreeMap::new() }
     }
 
     /// The top of the document. Text that is not TOML is a problem of its own, and nothing more can be read.
@@ -75,8 +77,26 @@ impl<'a> Reader<'a> {
 
     /// Notes one more problem, at byte `position`.
     pub fn report(&mut self, position: usize, key: &str, message: impl Into<String>) {
-        let line = 1 + self.text.bytes().take(position).filter(|&byte| byte == b'\n').count();
+        let line = self.line(position);
         self.problems.push(Problem { line, key: key.to_owned(), message: message.into() });
+    }
+
+    /// The same, at a key that was read before.
+    pub fn report_key(&mut self, key: &str, message: impl Into<String>) {
+        // An item stands where its key does if there is no list.
+        let whole = key.split('[').next().unwrap_or(key);
+        let position = self.places.get(key).or_else(|| self.places.get(whole)).copied();
+        self.report(position.unwrap_or(0), key, message);
+    }
+
+    fn line(&self, position: usize) -> usize {
+        1 + self.text.bytes().take(position).filter(|&byte| byte == b'\n').count()
+    }
+
+    /// The line of every key and list item of the file, for complaints that come only after it was read.
+    #[must_use]
+    pub fn lines(&self) -> BTreeMap<String, usize> {
+        self.places.iter().map(|(key, &position)| (key.clone(), self.line(position))).collect()
     }
 
     /// Every field that a section of this file was asked for, indices left out.
@@ -216,6 +236,10 @@ impl<'t> Section<'t> {
                 inner => {
                     let full = self.full(&name);
                     let field = Field { key: full.clone(), position: key.span().start, value: inner };
+                    reader.places.insert(full.clone(), field.position);
+                    if inner.is_array() {
+                        reader.places.extend(field.items().into_iter().map(|item| (item.key, item.position)));
+                    }
                     if self.fields.insert(name, field).is_some() {
                         reader.report(
                             key.span().start,
@@ -318,19 +342,24 @@ impl<'t> Section<'t> {
         let prefix = if path.is_empty() { String::new() } else { format!("{path}.") };
         reader.known.extend(self.asked.iter().map(|name| format!("{prefix}{name}")));
         for (name, field) in &self.fields {
-            let nearest = self
-                .asked
-                .iter()
-                .map(|known| (distance(known, name), known))
-                .min()
-                .filter(|(distance, _)| *distance <= 1 + name.len() / 4);
-            let message = match nearest {
-                Some((_, known)) => format!("is not a known field; did you mean `{known}`?"),
+            let message = match nearest(name, &self.asked, 1 + name.len() / 4) {
+                Some(known) => format!("is not a known field; did you mean `{known}`?"),
                 None => format!("is not a known field; known here: {}", self.asked.join(", ")),
             };
             reader.report(field.position, &field.key, message);
         }
     }
+}
+
+/// The one of `known` that is spelled most like `name`, no more than `within` edits away.
+#[must_use]
+pub fn nearest<'k>(
+    name: &str,
+    known: impl IntoIterator<Item = &'k String>,
+    within: usize,
+) -> Option<&'k String> {
+    let by_distance = known.into_iter().map(|known| (distance(known, name), known));
+    by_distance.min().filter(|(distance, _)| *distance <= within).map(|(_, known)| known)
 }
 
 /// Levenshtein distance in bytes, which is enough for names of settings.

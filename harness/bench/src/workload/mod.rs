@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use document::Problems;
+pub use document::{Problem, Problems};
 pub use grid::{Cell, CellId};
 pub use parse::fields;
 use settings::{Acks, Aim, CompressionType, Fault, Flush, Key, Payload};
@@ -41,6 +41,8 @@ pub struct Workload {
     pub grids: Vec<Grid>,
     /// Where it was read.
     pub path: PathBuf,
+    /// The line of each of its keys (`topic.segment.bytes`, `brokers[0]`), for what is found wrong later.
+    pub lines: BTreeMap<String, usize>,
 }
 
 /// Lists of values on each axis; their product is the cells.
@@ -133,6 +135,13 @@ impl Workload {
         let text = std::fs::read_to_string(path)
             .map_err(|source| WorkloadError::Unreadable { path: path.to_owned(), source })?;
         Ok(parse::workload(path, &text)?)
+    }
+
+    /// Something wrong with what the file says at `key`. A key that is not in it is reported at its first line.
+    #[must_use]
+    pub fn problem(&self, key: &str, message: impl Into<String>) -> Problem {
+        let line = self.lines.get(key).copied().unwrap_or(1);
+        Problem { line, key: key.to_owned(), message: message.into() }
     }
 }
 

@@ -66,6 +66,7 @@ fn read(reader: &mut Reader<'_>, path: &Path, document: &DeTable<'_>) -> Option<
         settings,
         grids,
         path: path.to_owned(),
+        lines: reader.lines(),
     })
 }
 
