@@ -38,14 +38,15 @@ impl Nanos {
 impl fmt::Display for Nanos {
     /// A unit that leaves one to three digits before the point, and three digits in all.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What would be rounded up to 1000 has a larger unit.
         let (scaled, unit) = match self.0 {
             0 => return f.write_str("0 s"),
             1..1_000 => (self.0 as f64, "ns"),
-            1_000..1_000_000 => (self.0 as f64 / 1e3, "µs"),
-            1_000_000..1_000_000_000 => (self.0 as f64 / 1e6, "ms"),
+            1_000..999_500 => (self.0 as f64 / 1e3, "µs"),
+            999_500..999_500_000 => (self.0 as f64 / 1e6, "ms"),
             _ => (self.0 as f64 / 1e9, "s"),
         };
-        let decimals = if scaled < 10.0 { 2 } else { usize::from(scaled < 100.0) };
+        let decimals = if scaled < 9.995 { 2 } else { usize::from(scaled < 99.95) };
         write!(f, "{scaled:.decimals$} {unit}")
     }
 }
@@ -171,5 +172,15 @@ mod tests {
         let shown = [0, 999, 1_500, 12_345_678, 987_654_321, 7_004_000_000, 61_000_000_000];
         let texts: Vec<String> = shown.iter().map(|n| Nanos(*n).to_string()).collect();
         assert_eq!(texts, ["0 s", "999 ns", "1.50 µs", "12.3 ms", "988 ms", "7.00 s", "61.0 s"]);
+    }
+
+    #[test]
+    fn nanos_display_keeps_three_digits_where_rounding_reaches_the_next_unit() {
+        let shown = [999_499, 999_500, 999_999, 999_499_999, 999_600_000, 9_994_000, 9_996_000, 99_960_000];
+        let texts: Vec<String> = shown.iter().map(|n| Nanos(*n).to_string()).collect();
+        assert_eq!(
+            texts,
+            ["999 µs", "1.00 ms", "1.00 ms", "999 ms", "1.00 s", "9.99 ms", "10.0 ms", "100 ms"]
+        );
     }
 }

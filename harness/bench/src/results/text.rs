@@ -35,8 +35,8 @@ pub fn bytes(count: u64) -> String {
     let value = count as f64;
     let (scaled, unit) = match count {
         0..1_000 => return format!("{count} B"),
-        1_000..1_000_000 => (value / 1e3, "kB"),
-        1_000_000..1_000_000_000 => (value / 1e6, "MB"),
+        1_000..999_500 => (value / 1e3, "kB"),
+        999_500..999_500_000 => (value / 1e6, "MB"),
         _ => (value / 1e9, "GB"),
     };
     format!("{} {unit}", three_digits(scaled))
@@ -67,7 +67,7 @@ pub fn percent(fraction: f64) -> String {
     match value {
         0.0 => "0\u{a0}%".to_owned(),
         v if v < 0.01 => "under 0.01\u{a0}%".to_owned(),
-        v if v < 1.0 => format!("{v:.2}\u{a0}%"),
+        v if v < 0.995 => format!("{v:.2}\u{a0}%"),
         v if v < 9.95 => format!("{v:.1}\u{a0}%"),
         v => format!("{v:.0}\u{a0}%"),
     }
@@ -122,6 +122,8 @@ mod tests {
         let texts = [9_999, 10_000, 612_345, 999_499, 999_500, 3_140_000, 2_000_000_000].map(rounded);
         assert_eq!(texts, ["9,999", "10.0 k", "612 k", "999 k", "1.00 M", "3.14 M", "2.00 G"]);
         assert_eq!([0, 48, 1_500, 3_140_000].map(bytes), ["0 B", "48 B", "1.50 kB", "3.14 MB"]);
+        let borders = [999_499, 999_500, 999_499_999, 999_500_000].map(bytes);
+        assert_eq!(borders, ["999 kB", "1.00 MB", "999 MB", "1.00 GB"]);
     }
 
     #[test]
