@@ -5,12 +5,17 @@
 //!   sweep.json                     stamp, environment, configurations, comparisons, order of cells, failures
 //!   cells/<cell>/cell.json         the plan of a cell
 //!   cells/<cell>/trial-0007.json   one trial, written when it ended
+//!   cells/<cell>/trial-0007/       what else is kept of it: details.json, and the broker's broker.log and prepare.log
 //!   histograms/<cell>.intended.hgrm, <cell>.service.hgrm
 //!   report.html
+//!   table.txt                      the same in short, as the terminal shows it
+//!   workload.toml, brokers/<broker>.toml   copies of what the sweep was begun with
 //! ```
 //!
-//! Every file is written under a temporary name and renamed, so that a reader sees whole files only.
-//! These are results, not records: they are not flushed.
+//! A simulated trial has no logs. [`ResultsDir`] writes the JSON files of the first three lines, the histograms and the
+//! report, each under a temporary name and then renamed, so that a reader sees whole files only; the others, which nothing
+//! is computed from (`--resume` compares the workload), are written by [`crate::sweep`], [`crate::cell`] and the command
+//! line as they are. These are results, not records: they are not flushed.
 
 use super::{Cell, CellPlan, Comparison, Configuration, Environment, Failure, SCHEMA, Stamp, Sweep, Trial};
 use crate::results::summary;

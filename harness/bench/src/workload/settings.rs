@@ -130,7 +130,8 @@ words! {
     Payload {
         /// Random: nothing on the way can make them smaller.
         Incompressible = "incompressible",
-        /// Text-like: about half random, half repetitive.
+        /// The first half zeros, the second random: a codec makes it about half as large. No text, which would be
+        /// compressed further.
         Compressible = "compressible",
     }
 }
