@@ -32,7 +32,7 @@ pub const SUSPICIOUS_FLUSH: Duration = Duration::from_micros(15);
 #[non_exhaustive]
 pub enum CalibrationError {
     /// The device refused.
-    #[error("measuring the device at {path}: {source}", path = path.display())]
+    #[error("measuring the device at {path}: {source}; --scratch DIR names a place on another", path = path.display())]
     Io {
         /// The scratch file.
         path: PathBuf,

@@ -124,6 +124,14 @@ pub enum MediumError {
         /// Why.
         source: io::Error,
     },
+    /// The directory for everything that is thrown away.
+    #[error("no broker can keep files below {path}: {source}; --scratch DIR takes them elsewhere", path = path.display())]
+    Scratch {
+        /// It.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// A simulated medium has no directory.
     #[error("a simulated disk has no directory for a real broker")]
     Simulated,
@@ -141,10 +149,12 @@ impl Scratch {
     /// A new directory below `parent`, which is made if it is missing. Directories of processes that are gone are
     /// removed first.
     pub fn create(parent: &Path) -> Result<Self, MediumError> {
-        make(parent)?;
-        remove_stale(parent);
         let path = parent.join(format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
-        make(&path)?;
+        let made = std::fs::create_dir_all(parent).and_then(|()| {
+            remove_stale(parent);
+            std::fs::create_dir(&path)
+        });
+        made.map_err(|source| MediumError::Scratch { path: parent.to_owned(), source })?;
         Ok(Scratch { path })
     }
 

@@ -86,8 +86,8 @@ pub fn render(sweep: &Sweep, report: &Path, colour: Colour) -> String {
     for line in answer::failures(sweep) {
         out.push_str(&format!("! {}\n", printable(&line)));
     }
-    if !sweep.stamp.complete {
-        out.push_str("This sweep was interrupted: planned trials are missing.\n");
+    if let Some(line) = answer::incomplete(sweep) {
+        out.push_str(&format!("! {line}\n"));
     }
     out.push_str(&format!("\nReport: {}\n", printable(&report.display().to_string())));
     out

@@ -243,6 +243,8 @@ fn fault_aimed_at_what_never_comes_fails_its_cell_and_says_why() {
         "{}",
         text(&output)
     );
+    assert!(text(&output).contains("This sweep failed: 1 trial has no verdict."), "{}", text(&output));
+    assert!(!text(&output).contains("nterrupted"), "{}", text(&output));
     assert!(text(&output).contains("! 1 trial without a verdict"), "{}", text(&output));
     project.assert_clean();
     // Nothing had struck: it may run again, and does.
@@ -285,6 +287,7 @@ fn interrupted_sweep_leaves_nothing_behind_and_goes_on_where_it_stopped() {
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     let output = child.wait_with_output().unwrap();
     assert_exit(&output, 130);
+    assert!(text(&output).contains("This sweep was interrupted; planned trials are missing."));
     project.assert_clean();
     let done = project.trials();
     let stamps: Vec<_> =
@@ -368,6 +371,42 @@ fn wrong_workload_is_refused_with_line_and_key() {
         "{}",
         text(&output)
     );
+}
+
+#[test]
+fn sweep_whose_broker_never_starts_is_given_up_and_called_failed() {
+    let project = Project::new("[settings.stand-in]\nlie = 'white'\n[[grid]]\nrepeats = 5");
+    let output = project.sweep(&[]);
+    assert_exit(&output, 2);
+    let expected =
+        "This sweep failed: it was given up after 3 failures in a row; planned trials are missing.";
+    let shown = text(&output);
+    assert!(shown.contains(expected) && !shown.contains("nterrupted"), "{shown}");
+    assert!(shown.contains("! 3 trials without a verdict, since they failed: "), "{shown}");
+    let folder = std::fs::read_dir(project.path("results")).unwrap().next().unwrap().unwrap().path();
+    for file in ["report.html", "table.txt"] {
+        let written = std::fs::read_to_string(folder.join(file)).unwrap();
+        assert!(written.contains(expected) && !written.contains("was interrupted"), "{written}");
+    }
+}
+
+/// Root may write everywhere, so a file stands where a directory should.
+#[test]
+fn directory_that_cannot_be_made_names_the_flag_for_another_and_leaves_no_results() {
+    let project = Project::new("[[grid]]\nfault = 'kill'");
+    std::fs::write(project.path("file"), "").unwrap();
+    let output = project.sweep(&["--results", "file/results"]);
+    assert_exit(&output, 2);
+    assert!(text(&output).contains("; --results DIR takes them elsewhere"), "{}", text(&output));
+    let output = project.sweep(&["--scratch", "file/scratch"]);
+    assert_exit(&output, 2);
+    assert!(text(&output).contains("; --scratch DIR takes them elsewhere"), "{}", text(&output));
+    assert!(!project.path("results").exists());
+    let listed = project.run(&["list", "workloads/w.toml"]);
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let output = project.run(&["cell", "workloads/w.toml", &listed[..10], "--scratch", "file/scratch"]);
+    assert_exit(&output, 2);
+    assert!(text(&output).contains("; --scratch DIR takes them elsewhere"), "{}", text(&output));
 }
 
 #[test]

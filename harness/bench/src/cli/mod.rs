@@ -116,7 +116,7 @@ fn run_sweep(flags: &flags::Run) -> Result<u8> {
     };
     show::swept(&swept, flags.forensics)?;
     Ok(match () {
-        () if swept.interrupted => INTERRUPTED,
+        () if swept.is_interrupted() => INTERRUPTED,
         () if swept.is_broken() => BROKEN,
         () if !swept.failures.is_empty() => FAILED,
         () => 0,

@@ -8,6 +8,7 @@ use highwater_checker::{Row, Verdict};
 
 use crate::cell::Outcome;
 use crate::report;
+use crate::results::answer;
 use crate::results::store::ResultsDir;
 use crate::results::text;
 use crate::results::{Latency, Sweep};
@@ -25,8 +26,8 @@ pub(super) fn swept(swept: &Swept, forensics: bool) -> Result<()> {
     for failure in &swept.failures {
         println!("Failed: {failure}");
     }
-    if swept.interrupted {
-        println!("Interrupted; --resume goes on from here.");
+    if let Some(how) = answer::incomplete(&swept.sweep) {
+        println!("{how} --resume runs what can still be run.");
     }
     Ok(())
 }

@@ -47,8 +47,8 @@ pub(super) fn headline(html: &mut Html, sweep: &Sweep, headline: &Headline) {
         for line in answer::failures(sweep) {
             html.element("p", "warning", &format!("⚠ {line}"));
         }
-        if !stamp.complete {
-            html.element("p", "warning", "⚠ This sweep was interrupted: planned trials are missing.");
+        if let Some(line) = answer::incomplete(sweep) {
+            html.element("p", "warning", &format!("⚠ {line}"));
         }
     });
 }
@@ -441,7 +441,7 @@ fn known_limits(sweep: &Sweep, cells: &[CellSummary<'_>]) -> Vec<String> {
     );
     let unread = cells.iter().any(|cell| cell.fault().is_some() && cell.judged.is_none());
     say(unread, "What the cells without a verdict lost: their logs were not read back.");
-    say(!sweep.stamp.complete, "What the missing trials would have shown: the sweep was interrupted.");
+    say(!sweep.stamp.complete, "What the trials that are missing, or have no verdict, would have shown.");
     limits
 }
 

@@ -7,7 +7,7 @@ use std::fmt;
 
 use super::stats::{Spread, rule_of_three};
 use super::summary::{CellSummary, open_loop, performance};
-use super::{Configuration, Failure, Sweep, text};
+use super::{Configuration, Failure, Stopped, Sweep, text};
 use highwater_checker::{Acks, Anomaly, Fault, FaultKind, Loss, Scope};
 
 /// So many different reasons of failures are told at the top.
@@ -227,16 +227,38 @@ pub fn failures(sweep: &Sweep) -> Vec<String> {
         }
         let more = match reasons.len().saturating_sub(REASONS) {
             0 => String::new(),
-            more => format!("; and {more} other reasons"),
+            more => format!("; and {}", text::counted(more as u64, "other reason", "other reasons")),
         };
         reasons.truncate(REASONS);
         (count > 0).then(|| {
             format!("{} {what}: {}{more}.", text::counted(count, "trial", "trials"), reasons.join("; "))
         })
     };
-    let open = line(sweep.without_verdict(), "without a verdict, since the harness failed");
-    let repeated = line(sweep.repeated(), "repeated after a failure of the harness");
+    let they = if sweep.without_verdict().len() == 1 { "it" } else { "they" };
+    let open = line(sweep.without_verdict(), &format!("without a verdict, since {they} failed"));
+    let repeated = line(sweep.repeated(), "repeated after a failure");
     open.into_iter().chain(repeated).collect()
+}
+
+/// Why planned trials are missing, in a sentence; `None` if none is. What made trials fail says [`failures`].
+#[must_use]
+pub fn incomplete(sweep: &Sweep) -> Option<String> {
+    if sweep.stamp.complete {
+        return None;
+    }
+    let how = match sweep.stamp.stopped {
+        Some(Stopped::Interrupted) => "was interrupted".to_owned(),
+        Some(Stopped::GivenUp { failures }) => {
+            let failures = text::counted(u64::from(failures), "failure", "failures in a row");
+            format!("failed: it was given up after {failures}")
+        }
+        None if !sweep.without_verdict().is_empty() => {
+            let trials = text::counted(sweep.without_verdict().len() as u64, "trial has", "trials have");
+            return Some(format!("This sweep failed: {trials} no verdict."));
+        }
+        None => "did not come to its end".to_owned(),
+    };
+    Some(format!("This sweep {how}; planned trials are missing."))
 }
 
 /// What is said first.

@@ -113,8 +113,24 @@ pub struct Stamp {
     pub commit: String,
     /// The one command that runs it again.
     pub command: String,
-    /// Set once every planned trial ran; until then the sweep was interrupted.
+    /// Set once every planned trial ran.
     pub complete: bool,
+    /// Why it did not go on to its end, if it could still say so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<Stopped>,
+}
+
+/// Why a sweep ended before it had run every trial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stopped {
+    /// Somebody asked it to (SIGINT, SIGTERM).
+    Interrupted,
+    /// So many trials in a row failed that nothing good could be expected of the rest.
+    GivenUp {
+        /// How many.
+        failures: u32,
+    },
 }
 
 /// The machine and its disk.

@@ -27,7 +27,7 @@ use crate::machine;
 use crate::medium::{MediumError, Scratch, can_cut_power};
 use crate::results::store::{ResultsDir, StoreError};
 use crate::results::text::exact;
-use crate::results::{Environment, Failure, Property, Purpose, Stamp, Sweep, Trial};
+use crate::results::{Environment, Failure, Property, Purpose, Stamp, Stopped, Sweep, Trial};
 use crate::workload::{Cell, Workload, WorkloadError};
 
 use plan::{Contender, Plan, PlannedTrial};
@@ -87,6 +87,14 @@ pub enum SweepError {
     /// The scratch directory.
     #[error(transparent)]
     Medium(#[from] MediumError),
+    /// The folder of results cannot be made.
+    #[error("no results can be written to {path}: {source}; --results DIR takes them elsewhere", path = path.display())]
+    Results {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A file.
     #[error("{path}: {source}", path = path.display())]
     Io {
@@ -138,11 +146,15 @@ pub struct Swept {
     pub failures: Vec<String>,
     /// Trials that were left out, with the reason.
     pub left_out: Vec<String>,
-    /// It was stopped before its end.
-    pub interrupted: bool,
 }
 
 impl Swept {
+    /// Whether it ended since somebody asked it to.
+    #[must_use]
+    pub fn is_interrupted(&self) -> bool {
+        self.sweep.stamp.stopped == Some(Stopped::Interrupted)
+    }
+
     /// Whether a contract was broken anywhere.
     #[must_use]
     pub fn is_broken(&self) -> bool {
@@ -248,7 +260,13 @@ pub fn run(options: &Options, prepared: &Prepared, cancel: &Cancel) -> Result<Sw
     };
     let mut sweep = match before {
         Some(before) => resumed(&plan, before, &machine::commit(&options.root)),
-        None => begun(options, prepared, &plan, cancel)?,
+        None => match begun(options, prepared, &plan, cancel) {
+            Ok(sweep) => sweep,
+            Err(error) => {
+                discard(folder.path(), &options.results);
+                return Err(error);
+            }
+        },
     };
     folder.save_plan(&sweep)?;
     let Plan { trials, .. } = plan;
@@ -261,15 +279,16 @@ pub fn run(options: &Options, prepared: &Prepared, cancel: &Cancel) -> Result<Sw
         failures: Vec::new(),
         left_out: Vec::new(),
     };
-    let interrupted = runner.run_all(&trials, &mut sweep)?;
+    // As long as it runs there is nothing to say, and if it is killed it cannot.
+    sweep.stamp.stopped = runner.run_all(&trials, &mut sweep)?;
     let Runner { failures, left_out, .. } = runner;
     sweep.comparisons = plan::comparisons(&sweep, &trials);
     let to_run = |planned: &&PlannedTrial| !is_done(&sweep, planned);
     let left = trials.iter().filter(to_run).count();
-    sweep.stamp.complete = !interrupted && left <= left_out.len();
+    sweep.stamp.complete = sweep.stamp.stopped.is_none() && left <= left_out.len();
     folder.save_plan(&sweep)?;
     folder.save_histograms(&sweep)?;
-    Ok(Swept { sweep, folder, failures, left_out, interrupted })
+    Ok(Swept { sweep, folder, failures, left_out })
 }
 
 /// Runs one cell by itself; its logs go to `logs`.
@@ -309,8 +328,8 @@ struct Runner<'a> {
 }
 
 impl Runner<'_> {
-    /// Runs every trial that is not there yet. True if it was interrupted.
-    fn run_all(&mut self, trials: &[PlannedTrial], sweep: &mut Sweep) -> Result<bool, SweepError> {
+    /// Runs every trial that is not there yet, or says why it stopped before.
+    fn run_all(&mut self, trials: &[PlannedTrial], sweep: &mut Sweep) -> Result<Option<Stopped>, SweepError> {
         let begun = Instant::now();
         let took_before = sweep.stamp.took;
         let mut failed_in_a_row = 0;
@@ -319,8 +338,7 @@ impl Runner<'_> {
                 continue;
             }
             if failed_in_a_row >= GIVE_UP_AFTER {
-                self.failures.push(format!("given up after {GIVE_UP_AFTER} failures in a row"));
-                return Ok(false);
+                return Ok(Some(Stopped::GivenUp { failures: failed_in_a_row }));
             }
             let left =
                 trials[index + 1..].iter().filter(|later| !is_done(sweep, later)).map(|later| &later.cell);
@@ -330,7 +348,7 @@ impl Runner<'_> {
                     self.keep(trial, outcome, sweep)?;
                     failed_in_a_row = 0;
                 }
-                Err(error) if error.is_interrupted() => return Ok(true),
+                Err(error) if error.is_interrupted() => return Ok(Some(Stopped::Interrupted)),
                 Err(CellError::NeedsSimulation) => {
                     self.progress.end(&trial.cell, "left out");
                     self.left_out.push(trial.cell.title());
@@ -344,7 +362,7 @@ impl Runner<'_> {
             }
             sweep.stamp.took = Nanos(took_before.0 + nanos(begun.elapsed()).0);
         }
-        Ok(false)
+        Ok(None)
     }
 
     fn run_one(&self, trial: &PlannedTrial, id: &str) -> Result<Outcome, CellError> {
@@ -485,6 +503,7 @@ fn begun(options: &Options, prepared: &Prepared, plan: &Plan, cancel: &Cancel) -
         commit: machine::commit(&options.root),
         command: options.command.clone(),
         complete: false,
+        stopped: None,
     };
     let environment = environment(options, &prepared.cells[0], cancel)?;
     Ok(Sweep {
@@ -520,6 +539,7 @@ fn environment(options: &Options, like: &Cell, cancel: &Cancel) -> Result<Enviro
 fn resumed(plan: &Plan, before: Sweep, commit: &str) -> Sweep {
     let mut sweep =
         Sweep { configurations: plan.configurations.clone(), cells: plan.cells.clone(), ..before };
+    sweep.stamp.stopped = None;
     if !sweep.stamp.commit.ends_with(commit) {
         sweep.stamp.commit = format!("{}, resumed with {commit}", sweep.stamp.commit);
     }
@@ -546,13 +566,30 @@ fn new_folder(options: &Options, prepared: &Prepared) -> Result<ResultsDir, Swee
         .map(|name| options.results.join(name))
         .find(|path| !path.exists())
         .unwrap_or_else(|| options.results.join(base));
-    write(&path.join("workload.toml"), prepared.text.as_bytes())?;
+    let filled = fill(&path, options, prepared);
+    if filled.is_err() {
+        discard(&path, &options.results);
+    }
+    filled.map(|()| ResultsDir::new(path))
+}
+
+fn fill(folder: &Path, options: &Options, prepared: &Prepared) -> Result<(), SweepError> {
+    let results = |source| SweepError::Results { path: folder.to_owned(), source };
+    std::fs::create_dir_all(folder.join("brokers")).map_err(results)?;
+    std::fs::write(folder.join("workload.toml"), &prepared.text).map_err(results)?;
     for name in &prepared.brokers {
         let file = format!("{name}.toml");
         let text = read(&options.drivers.join(&file))?;
-        write(&path.join("brokers").join(&file), text.as_bytes())?;
+        std::fs::write(folder.join("brokers").join(&file), text).map_err(results)?;
     }
-    Ok(ResultsDir::new(path))
+    Ok(())
+}
+
+/// Takes a folder away in which nothing was measured, and the one around it if it is empty then.
+fn discard(folder: &Path, results: &Path) {
+    // What cannot be removed is harmless, and the error that led here says more.
+    let _ = std::fs::remove_dir_all(folder);
+    let _ = std::fs::remove_dir(results);
 }
 
 /// The newest folder of this workload that is not complete.

@@ -356,6 +356,7 @@ mod tests {
                 commit: String::new(),
                 command: String::new(),
                 complete: true,
+                stopped: None,
             },
             environment: crate::machine::environment(Path::new("/"), floor),
             configurations: plan.configurations,

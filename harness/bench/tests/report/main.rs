@@ -6,7 +6,7 @@ use highwater_bench::report;
 use highwater_bench::results::answer::{self, Tone};
 use highwater_bench::results::store::{ResultsDir, StoreError};
 use highwater_bench::results::summary::summaries;
-use highwater_bench::results::{DiskKind, Failure, Property, Sweep};
+use highwater_bench::results::{DiskKind, Failure, Property, Stopped, Sweep};
 use highwater_bench::table::{self, Colour};
 use highwater_checker::{Anomaly, Finding};
 use sample::{CUT, break_contract, sweep};
@@ -301,10 +301,30 @@ fn empty_sweep_renders_and_claims_nothing() {
     sweep.cells.clear();
     sweep.stamp.complete = false;
     let html = report::render(&sweep);
-    assert!(
-        html.contains("this report says nothing about loss") && html.contains("This sweep was interrupted")
-    );
-    assert!(table::render(&sweep, Path::new("r"), Colour::Plain).contains("interrupted"));
+    assert!(html.contains("this report says nothing about loss"));
+    assert!(html.contains("This sweep did not come to its end; planned trials are missing."));
+}
+
+#[test]
+fn sweep_is_called_interrupted_only_where_somebody_stopped_it() {
+    let mut sweep = sweep(7, 2);
+    sweep.stamp.complete = false;
+    let said = |sweep: &Sweep, what: &str| {
+        let shown = [report::render(sweep), table::render(sweep, Path::new("r"), Colour::Plain)];
+        assert!(shown.iter().all(|shown| shown.contains(what)), "{what}: {}", shown[1]);
+        shown.iter().any(|shown| shown.contains("interrupted"))
+    };
+    sweep.stamp.stopped = Some(Stopped::Interrupted);
+    assert!(said(&sweep, "This sweep was interrupted; planned trials are missing."));
+    sweep.stamp.stopped = Some(Stopped::GivenUp { failures: 3 });
+    assert!(!said(
+        &sweep,
+        "This sweep failed: it was given up after 3 failures in a row; planned trials are missing."
+    ));
+    sweep.stamp.stopped = None;
+    sweep.failures = vec![failure(&sweep, 1, 99, false)];
+    assert!(!said(&sweep, "This sweep failed: 1 trial has no verdict."));
+    assert!(!said(&sweep, "without a verdict, since it failed: the disk cannot be mounted"));
 }
 
 #[test]
@@ -436,9 +456,7 @@ fn trials_without_a_verdict_and_repeated_ones_are_said_at_the_top() {
     let sweep = results.load().unwrap();
     let html = report::render(&sweep);
     let terminal = table::render(&sweep, Path::new("r"), Colour::Plain);
-    for said in
-        ["1 trial without a verdict, since the harness failed: the disk", "1 trial repeated after a failure"]
-    {
+    for said in ["1 trial without a verdict, since it failed: the disk", "1 trial repeated after a failure"] {
         let place = html.find(said).unwrap_or_else(|| panic!("{said} is missing"));
         assert!(place < html.find("class=\"cards\"").unwrap());
         assert!(terminal.contains(said), "{terminal}");

@@ -335,6 +335,7 @@ pub(crate) fn sweep(seed: u64, trials: u64) -> Sweep {
             commit: "0000000".to_owned(),
             command: format!("highwater-bench sweep workloads/sample.toml --seed {seed}"),
             complete: true,
+            stopped: None,
         },
         environment: environment(&mut rng),
         configurations: sorts.iter().map(configuration).collect(),
