@@ -1,7 +1,7 @@
 //! The terminal view: the sentence, the table, where the file is.
 
 use crate::results::answer::{self, Ordeal, Tone};
-use crate::results::summary::{CellSummary, open_loop, performance, summaries};
+use crate::results::summary::{CellSummary, Judged, open_loop, performance, summaries};
 use crate::results::{Sweep, text};
 use highwater_checker::{Acks, Loss, Scope, Standing};
 use std::path::Path;
@@ -50,6 +50,10 @@ pub fn render(sweep: &Sweep, report: &Path, colour: Colour) -> String {
     out.push('\n');
     out.push_str(&grid(&rows(sweep, &cells), colour));
     if cells.iter().any(|cell| cell.fault().is_some()) {
+        let lossy = |judged: &Judged| judged.standing == Standing::Kept && judged.lost > 0;
+        if cells.iter().filter_map(|cell| cell.judged.as_ref()).any(lossy) {
+            out.push_str("▽ lost, as the contract permits\n");
+        }
         out.push_str(
             "lost: over all trials; 0 (≤ x): with 95 % confidence at most x of such faults lose anything\n",
         );
@@ -182,8 +186,12 @@ fn fault_row(
     let (verdict, paint) = match judged.standing {
         Standing::Broken => ("✗ BROKEN", Paint::Bad),
         Standing::Kept if judged.telling_trials == 0 => ("– proves nothing", Paint::Soft),
-        Standing::Kept if !promised => ("– no promise", Paint::Soft),
-        Standing::Kept => ("✓ kept", Paint::None),
+        Standing::Kept => match (judged.lost, promised) {
+            (0, true) => ("✓ kept", Paint::None),
+            (_, true) => ("▽ kept", Paint::None),
+            (0, false) => ("– no promise", Paint::Soft),
+            (_, false) => ("▽ no promise", Paint::Soft),
+        },
     };
     let acknowledged = match cell.configuration.setting.acks {
         Acks::Zero => "none".to_owned(),

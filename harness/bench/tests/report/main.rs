@@ -352,6 +352,17 @@ fn terminal_view_is_sentence_table_file() {
     assert!(table::render(&broken(), Path::new("r"), Colour::Ansi).contains("\u{1b}[1;31m"));
 }
 
+#[test]
+fn loss_within_the_contract_has_a_mark_of_its_own_in_the_terminal() {
+    let text = table::render(&sweep(7, 24), Path::new("r"), Colour::Plain);
+    let lost = |line: &&str| line.contains("▽ kept");
+    assert!(text.lines().any(|line| lost(&line)) && text.contains("\n▽ lost, as the contract permits\n"));
+    // A kept verdict without the mark stands beside a zero.
+    for line in text.lines().filter(|line| line.contains("✓ kept")) {
+        assert!(line.contains(" 0 ("), "{line}");
+    }
+}
+
 fn save(results: &ResultsDir, sweep: &Sweep) {
     results.save_plan(sweep).unwrap();
     for cell in &sweep.cells {
