@@ -197,7 +197,7 @@ pub(super) fn legend(html: &mut Html, page: &Page<'_, '_>) {
         "outline only: rate not sustained, loss window a lower bound (↑), or acks=0 (nothing acknowledged)";
     svg.text("label", at(25.0, 66.0), Anchor::Start, doubt);
     html.chart(&svg.finish());
-    html.element("p", "note", "Beside a point: acks, replicas if more than one, flush, records lost in the worst trial and the rate at which. Pointing at it shows the figures; it links to the cell.");
+    html.element("p", "note", "Beside a point: acks, replicas if more than one, flush, records lost in the worst trial and the rate at which. Where there is no room for these, the number in the tables, or nothing. Pointing at it shows the figures; it links to the cell.");
 }
 
 /// What a panel rests on, and what it must not be taken for.

@@ -14,6 +14,7 @@
 mod cell;
 mod frame;
 mod html;
+mod labels;
 mod latency;
 mod marks;
 mod pareto;

@@ -7,6 +7,7 @@
 //! loss do not depend on that rate, records do; so the axis has seconds, and the records stand beside the point with their
 //! rate. acks=0 is drawn in outline and is on no frontier: what it sends is not acknowledged, and its speed is the socket's.
 
+use super::labels::{Labels, Mark, Place};
 use super::marks::{Certainty, Shape, mark, shape_of};
 use super::svg::{Anchor, Area, At, Scale, Svg, at};
 use crate::results::summary::{CellSummary, Judged, performance};
@@ -20,8 +21,8 @@ const LANE_GAP: f64 = 10.0;
 const LANE_HEIGHT: f64 = 92.0;
 const PLOT: (f64, f64) = (84.0, WIDTH - 26.0);
 const RADIUS: f64 = 6.5;
-/// Width of a character of a label, for placing it.
-const CHARACTER: f64 = 6.1;
+/// Between the rows of the lane, in which marks are moved apart that would hide each other.
+const ROW: f64 = 17.0;
 
 const AXIS: &str = "loss window, worst trial (log)";
 
@@ -94,8 +95,7 @@ struct Panel {
     x: Scale,
     y: Option<Scale>,
     lane: Area,
-    taken: Vec<Area>,
-    whiskers: Vec<Area>,
+    labels: Labels,
 }
 
 impl Panel {
@@ -117,31 +117,60 @@ impl Panel {
             x: Scale::from_zero(fastest * 1.04, PLOT.0, PLOT.1),
             y: has_loss.then(|| Scale::decades(least, most * 1.25, bottom, TOP)),
             lane,
-            taken: Vec::new(),
-            whiskers: Vec::new(),
+            labels: Labels::within(Area {
+                left: PLOT.0,
+                top: TOP - 22.0,
+                right: WIDTH - 2.0,
+                bottom: lane.bottom,
+            }),
         }
     }
 
     fn draw(mut self, points: &[Point<'_, '_>]) -> String {
         self.axes();
         let places = self.places(points);
-        self.frontier(points, &places);
+        let frontier = self.frontier(points, &places);
         for (point, place) in points.iter().zip(&places) {
             self.whisker(point, *place);
         }
-        for place in &places {
-            let reach = RADIUS + 2.0;
-            self.taken.push(Area {
-                left: place.x - reach,
-                top: place.y - reach,
-                right: place.x + reach,
-                bottom: place.y + reach,
-            });
+        let marks: Vec<Mark> =
+            points.iter().zip(&places).map(|(point, place)| self.extent(point, *place)).collect();
+        marks.iter().for_each(|mark| self.labels.take(mark));
+        if let [.., before, last] = frontier.as_slice() {
+            self.name_frontier(*before, *last);
         }
-        for (point, place) in points.iter().zip(&places) {
-            self.mark(point, *place);
+        // What matters most has the first choice of a place.
+        let mut order: Vec<usize> = (0..points.len()).collect();
+        let weight = |index: usize| {
+            let point = &points[index];
+            (
+                !point.cell.is_broken(),
+                !frontier.contains(&places[index]),
+                point.certainty == Certainty::InDoubt,
+            )
+        };
+        order.sort_by_key(|&index| weight(index));
+        let mut found = vec![None; points.len()];
+        for index in order {
+            let texts = points[index].texts();
+            found[index] =
+                self.labels.beside(&marks[index], &texts).map(|(place, text)| (place, text.to_owned()));
+        }
+        for ((point, place), label) in points.iter().zip(&places).zip(found) {
+            self.mark(point, *place, label);
         }
         self.svg.finish()
+    }
+
+    /// What a point covers, for placing labels.
+    fn extent(&self, point: &Point<'_, '_>, center: At) -> Mark {
+        let ring = if point.cell.is_broken() { 4.0 } else { 0.0 };
+        Mark {
+            center,
+            reach: RADIUS + 2.0 + ring,
+            left: self.x.position(point.speed.low / 1e6),
+            right: self.x.position(point.speed.high / 1e6),
+        }
     }
 
     fn axes(&mut self) {
@@ -184,18 +213,24 @@ impl Panel {
     /// other are moved apart.
     fn places(&self, points: &[Point<'_, '_>]) -> Vec<At> {
         let middle = f64::midpoint(self.lane.top, self.lane.bottom);
-        let rows = [0.0, -26.0, 26.0, -13.0, 13.0];
+        let rows = [0.0, -ROW, ROW, -2.0 * ROW, 2.0 * ROW];
+        let apart = |place: At, other: &At, width: f64| {
+            (other.x - place.x).abs() >= width || (other.y - place.y).abs() >= ROW - 1.0
+        };
         let mut places: Vec<At> = Vec::new();
         for point in points {
             let x = self.x.position(point.speed.median / 1e6);
             let y = match self.y {
                 Some(scale) if point.losses.high > 0.0 => scale.position(point.losses.high),
                 _ => {
-                    let free = |row: &&f64| {
-                        let y = middle + **row;
-                        !places.iter().any(|other| (other.x - x).abs() < 90.0 && (other.y - y).abs() < 12.0)
+                    // With room for a label where there is some, else for the mark.
+                    let free = |width: f64| {
+                        let place = |row: &&f64| {
+                            places.iter().all(|other| apart(at(x, middle + **row), other, width))
+                        };
+                        rows.iter().find(place)
                     };
-                    middle + rows.iter().find(free).unwrap_or(&rows[0])
+                    middle + free(90.0).or_else(|| free(2.0 * RADIUS + 4.0)).unwrap_or(&rows[0])
                 }
             };
             places.push(at(x, y));
@@ -203,8 +238,8 @@ impl Panel {
         places
     }
 
-    /// The settings that no other beats in both directions, joined by the steps of what can be had.
-    fn frontier(&mut self, points: &[Point<'_, '_>], places: &[At]) {
+    /// The settings that no other beats in both directions, joined by the steps of what can be had. Where they stand.
+    fn frontier(&mut self, points: &[Point<'_, '_>], places: &[At]) -> Vec<At> {
         let mut sure: Vec<(f64, f64, At)> = (points.iter().zip(places))
             .filter(|(point, _)| point.certainty == Certainty::Certain && !point.cell.is_broken())
             .map(|(point, place)| (point.losses.high, point.speed.median, *place))
@@ -218,21 +253,28 @@ impl Panel {
                 best.push(place);
             }
         }
-        if best.len() < 2 {
-            return;
-        }
         let corner = |pair: &[At]| [Some(pair[0]), Some(at(pair[0].x, pair[1].y)), Some(pair[1])];
         for pair in best.windows(2) {
             let (from, to) = (pair[0], pair[1]);
-            self.whiskers.push(Area { left: from.x - 2.0, top: to.y, right: from.x + 2.0, bottom: from.y });
-            self.whiskers.push(Area { left: from.x, top: to.y - 2.0, right: to.x, bottom: to.y + 2.0 });
+            self.labels.line(Area { left: from.x - 2.0, top: to.y, right: from.x + 2.0, bottom: from.y });
+            self.labels.line(Area { left: from.x, top: to.y - 2.0, right: to.x, bottom: to.y + 2.0 });
         }
         self.svg.polyline("frontier", best.windows(2).flat_map(corner));
-        let (last, before) = (best[best.len() - 1], best[best.len() - 2]);
-        let middle = at(f64::midpoint(last.x, before.x), last.y - 6.0);
-        if last.x - before.x > 70.0 {
-            self.svg.text("frontier-name", middle, Anchor::Middle, "frontier");
-            self.taken.push(label_area(middle, Anchor::Middle, "frontier"));
+        best
+    }
+
+    /// Along the last step, on either side of it.
+    fn name_frontier(&mut self, before: At, last: At) {
+        let middle = f64::midpoint(last.x, before.x);
+        let places = [
+            (at(middle, last.y - 6.0), Anchor::Middle),
+            (at(before.x, last.y - 6.0), Anchor::Start),
+            (at(before.x + 6.0, last.y + 15.0), Anchor::Start),
+            (at(before.x - 6.0, last.y + 15.0), Anchor::End),
+            (at(before.x - 6.0, f64::midpoint(before.y, last.y)), Anchor::End),
+        ];
+        if let Some((place, anchor)) = self.labels.first_free(&places, "frontier") {
+            self.svg.text("frontier-name", place, anchor, "frontier");
         }
     }
 
@@ -247,7 +289,7 @@ impl Panel {
             self.svg.line(&class, from, to);
         }
         let pad = 4.0;
-        self.whiskers.push(Area {
+        self.labels.line(Area {
             left: left - pad,
             top: place.y - 3.0,
             right: right + pad,
@@ -264,9 +306,15 @@ impl Panel {
             self.svg.line(&format!("{class} partly"), at(place.x, low), at(place.x, end));
             self.svg.line(&class, at(place.x - 3.0, end), at(place.x + 3.0, end));
         }
-        self.whiskers.push(Area { left: place.x - 3.0, top: place.y, right: place.x + 3.0, bottom: end });
+        self.labels.line(Area { left: place.x - 3.0, top: place.y, right: place.x + 3.0, bottom: end });
         if point.judged.window_is_lower_bound {
             let tip = place.y - 20.0;
+            self.labels.line(Area {
+                left: place.x - 5.0,
+                top: tip - 1.0,
+                right: place.x + 5.0,
+                bottom: place.y,
+            });
             self.svg.line(&class, place, at(place.x, tip));
             self.svg.polyline(
                 &class,
@@ -275,81 +323,42 @@ impl Panel {
         }
     }
 
-    fn mark(&mut self, point: &Point<'_, '_>, place: At) {
-        let label = self.place_label(point, place);
+    fn mark(&mut self, point: &Point<'_, '_>, place: At, label: Option<(Place, String)>) {
         let flush = point.cell.configuration.flush_class();
         let broken = point.cell.is_broken();
         self.svg.link(&point.cell.cell.plan.id, &point.title(), |svg| {
+            if let Some((from, to)) = label.as_ref().and_then(|(place, _)| place.leader) {
+                svg.line("leader", from, to);
+            }
             svg.circle("target", place, RADIUS * 2.2);
             mark(svg, point.shape, flush, point.certainty, place, RADIUS);
             if broken {
                 svg.circle("broken-ring", place, RADIUS + 5.0);
             }
             let class = if broken { "label broken-label" } else { "label" };
-            svg.text(class, label.0, label.1, &label.2);
+            if let Some((place, text)) = &label {
+                svg.text(class, place.at, place.anchor, text);
+            }
         });
     }
-
-    /// A place for the label that hides nothing, tried from the nearest; else the number of its row.
-    fn place_label(&mut self, point: &Point<'_, '_>, place: At) -> (At, Anchor, String) {
-        let broken = if point.cell.is_broken() { "✗ broken: " } else { "" };
-        let unpromised = if point.cell.lost_nothing_unpromised() { " (not promised)" } else { "" };
-        let short = format!("{broken}{}{unpromised}", point.cell.configuration.short_label());
-        let texts = match point.judged.worst_loss() {
-            0 => vec![short],
-            lost => {
-                let rate = super::frame::at_rate(point.cell);
-                vec![format!("{short}: {} lost{rate}", text::rounded(lost)), short]
-            }
-        };
-        let number = format!("#{}", point.number);
-        let frame = Area { left: PLOT.0, top: TOP - 22.0, right: WIDTH - 2.0, bottom: self.lane.bottom };
-        let ring = if point.cell.is_broken() { 4.0 } else { 0.0 };
-        let left = self.x.position(point.speed.low / 1e6).min(place.x - ring);
-        let right = self.x.position(point.speed.high / 1e6).max(place.x + ring);
-        for (full, mind_whiskers) in texts.iter().flat_map(|text| [(text, true), (text, false)]) {
-            for (position, anchor) in candidates(place, left, right) {
-                let area = label_area(position, anchor, full);
-                let free = frame.contains(&area)
-                    && !self.taken.iter().any(|other| other.overlaps(&area))
-                    && !(mind_whiskers && self.whiskers.iter().any(|other| other.overlaps(&area)));
-                if free {
-                    self.taken.push(area);
-                    return (position, anchor, full.clone());
-                }
-            }
-        }
-        (at(place.x, place.y - RADIUS - 4.0), Anchor::Middle, number)
-    }
-}
-
-/// Beside the mark, or beyond its whisker; above, below, at the corners.
-fn candidates(place: At, left: f64, right: f64) -> impl Iterator<Item = (At, Anchor)> {
-    let near = RADIUS + 6.0;
-    let beyond = |end: f64| near.max((end - place.x).abs() + 8.0);
-    let sides = [(beyond(right), 4.0, Anchor::Start), (-beyond(left), 4.0, Anchor::End)];
-    let above_below = [(0.0, -near - 1.0, Anchor::Middle), (0.0, near + 9.0, Anchor::Middle)];
-    let corners = [
-        (near - 2.0, -9.0, Anchor::Start),
-        (near - 2.0, 16.0, Anchor::Start),
-        (2.0 - near, -9.0, Anchor::End),
-        (2.0 - near, 16.0, Anchor::End),
-    ];
-    let all = sides.into_iter().chain(above_below).chain(corners);
-    all.map(move |(dx, dy, anchor)| (at(place.x + dx, place.y + dy), anchor))
-}
-
-fn label_area(position: At, anchor: Anchor, text: &str) -> Area {
-    let width = text.chars().count() as f64 * CHARACTER;
-    let left = match anchor {
-        Anchor::Start => position.x,
-        Anchor::Middle => position.x - width / 2.0,
-        Anchor::End => position.x - width,
-    };
-    Area { left, top: position.y - 10.0, right: left + width, bottom: position.y + 3.0 }
 }
 
 impl Point<'_, '_> {
+    /// What its label may be, from the most telling on; at last the number of its row.
+    fn texts(&self) -> Vec<String> {
+        let broken = if self.cell.is_broken() { "✗ broken: " } else { "" };
+        let unpromised = if self.cell.lost_nothing_unpromised() { " (not promised)" } else { "" };
+        let short = format!("{broken}{}{unpromised}", self.cell.configuration.short_label());
+        let number = format!("#{}", self.number);
+        match self.judged.worst_loss() {
+            0 => vec![short, number],
+            lost => {
+                let rate = super::frame::at_rate(self.cell);
+                vec![format!("{short}: {} lost{rate}", text::rounded(lost)), short, number]
+            }
+        }
+    }
+
     fn title(&self) -> String {
         let Self { cell, judged, speed, .. } = self;
         let mut lines = vec![
