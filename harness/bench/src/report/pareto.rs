@@ -157,7 +157,7 @@ impl Panel {
                 self.labels.beside(&marks[index], &texts).map(|(place, text)| (place, text.to_owned()));
         }
         for ((point, place), label) in points.iter().zip(&places).zip(found) {
-            self.mark(point, *place, label);
+            self.mark(point, *place, label.as_ref());
         }
         self.svg.finish()
     }
@@ -323,11 +323,11 @@ impl Panel {
         }
     }
 
-    fn mark(&mut self, point: &Point<'_, '_>, place: At, label: Option<(Place, String)>) {
+    fn mark(&mut self, point: &Point<'_, '_>, place: At, label: Option<&(Place, String)>) {
         let flush = point.cell.configuration.flush_class();
         let broken = point.cell.is_broken();
         self.svg.link(&point.cell.cell.plan.id, &point.title(), |svg| {
-            if let Some((from, to)) = label.as_ref().and_then(|(place, _)| place.leader) {
+            if let Some((from, to)) = label.and_then(|(place, _)| place.leader) {
                 svg.line("leader", from, to);
             }
             svg.circle("target", place, RADIUS * 2.2);
@@ -336,7 +336,7 @@ impl Panel {
                 svg.circle("broken-ring", place, RADIUS + 5.0);
             }
             let class = if broken { "label broken-label" } else { "label" };
-            if let Some((place, text)) = &label {
+            if let Some((place, text)) = label {
                 svg.text(class, place.at, place.anchor, text);
             }
         });
