@@ -227,7 +227,7 @@ fn fault_that_waits_for_more_acks_than_come_fails_its_cell_and_says_so() {
     assert_exit(&output, 2);
     let shown = text(&output);
     assert!(
-        shown.contains("the fault waits for 100000000 acknowledged records, and the load ended with"),
+        shown.contains("the fault waits for 100,000,000 acknowledged records, and the load ended with"),
         "{shown}"
     );
     project.assert_clean();

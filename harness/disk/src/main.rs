@@ -133,7 +133,7 @@ fn replay(arguments: &Replay, json: bool) -> Result<()> {
     let report = highwater_disk::replay(&arguments.recording, arguments.stop(), mode, &arguments.image)?;
     print(json, &report, |report| {
         format!(
-            "{} events, {} writes, {} flushes; at the cut {} unflushed sectors were dropped and {} kept",
+            "events: {}, writes: {}, flushes: {}; unflushed sectors at the cut: {} dropped, {} kept",
             report.events, report.writes, report.flushes, report.dropped_sectors, report.kept_sectors
         )
     })

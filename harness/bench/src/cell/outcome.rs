@@ -13,6 +13,7 @@ use crate::broker::wire::WireError;
 use crate::cancel::Interrupted;
 use crate::load::LoadError;
 use crate::medium::MediumError;
+use crate::results::text::counted;
 use crate::results::{FaultMark, Latency, Load, Timeline};
 use crate::workload::Problems;
 use crate::workload::settings::Aim;
@@ -59,7 +60,7 @@ pub enum CellError {
         why: &'static str,
     },
     /// The fault waits for progress, and the load ended first.
-    #[error("the fault waits for {wanted} acknowledged records, and the load ended with {acked}")]
+    #[error("the fault waits for {}, and the load ended with {acked}", counted(*wanted, "acknowledged record", "acknowledged records"))]
     TooFewAcked {
         /// For how many it waits.
         wanted: u64,

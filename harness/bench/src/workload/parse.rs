@@ -318,11 +318,8 @@ mod tests {
             ("[[grid]]\nacks = [0, 2]", "w.toml:5: grid[0].acks[1]: 2 is not one of 0, 1, \"all\""),
             ("[[grid]]\n\nflush = 'often'", "w.toml:6: grid[0].flush: \"often\" is not a flush policy"),
             ("[[grid]]\nlinger.ms = -1", "w.toml:5: grid[0].linger.ms: -1 is not a whole number"),
-            ("[[grid]]\nbatch.size = '1 GB'", "w.toml:5: grid[0].batch.size: 1000000000 bytes is outside"),
-            (
-                "[[grid]]\nrecord.size = 10",
-                "w.toml:5: grid[0].record.size: 10 bytes is outside 64 B to 8 MiB",
-            ),
+            ("[[grid]]\nbatch.size = '1 GB'", "w.toml:5: grid[0].batch.size: 1000000000 B is outside"),
+            ("[[grid]]\nrecord.size = 10", "w.toml:5: grid[0].record.size: 10 B is outside 64 B to 8 MiB"),
             (
                 "[[grid]]\nfault = 'fire'",
                 "\"fire\" is not one of \"none\", \"kill\", \"power-cut\", \"lying-flush\"",

@@ -89,7 +89,7 @@ pub fn size_within(field: &Field<'_>, range: std::ops::RangeInclusive<u64>) -> R
     if range.contains(&bytes) {
         return Ok(bytes);
     }
-    Err(format!("{bytes} bytes is outside {} to {}", show_size(*range.start()), show_size(*range.end())))
+    Err(format!("{bytes} B is outside {} to {}", show_size(*range.start()), show_size(*range.end())))
 }
 
 /// `"250ms"`, `"3s"`, `"2min"`.
