@@ -9,8 +9,8 @@
 //!   24   8  number; the higher of two valid ones counts
 //!   32   8  sequence of the last group that it covers
 //!   40   8  that group's header checksum
-//!   48   8  number of the file in which the next group is looked for
-//!   56   8  position in that file
+//!   48   8  number of the file in which that group lies
+//!   56   8  its end in that file: there the next one is looked for
 //!   64   8  length of the body
 //!   72   8  xxh3-64 of the above and the body
 //!   80      body: partition states, one after the other
