@@ -330,19 +330,21 @@ impl Batch {
 }
 
 /// Sends all pieces, as long as the peer takes some of them within each time limit. Who takes his time is cut off while
-/// others wait for the memory that his reply holds.
+/// others wait for the memory that his request and its reply hold.
 async fn send(shard: &Shard, stream: &TcpStream, pieces: Vec<Bytes>, holds_memory: bool) -> bool {
     let limit = shard.broker.config.network.response_write_timeout;
     for part in parts(pieces) {
-        let short = async {
+        let responses_short = async {
             if !holds_memory {
                 std::future::pending::<()>().await;
             }
             shard.response_budget.is_short_for(&shard.io, SLOW_READER_PATIENCE).await;
         };
+        let short =
+            first(shard.request_budget.is_short_for(&shard.io, SLOW_READER_PATIENCE), responses_short);
         let sent = match first(shard.io.timeout(limit, stream.send(part)), short).await {
             Either::Left(sent) => sent,
-            Either::Right(()) => Err(TimedOut),
+            Either::Right(_) => Err(TimedOut),
         };
         match sent {
             Ok(Ok(())) => {}

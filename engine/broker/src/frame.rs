@@ -10,7 +10,7 @@ use bytes::Bytes;
 use highwater_io::net::TcpStream;
 use highwater_io::{BufPool, Io, IoBuf};
 
-use crate::memory::{RequestBudget, RequestMemory, SHORT_MEMORY_PATIENCE};
+use crate::memory::{RequestBudget, RequestMemory, SHORT_MEMORY_PATIENCE, SMALL_FRAME_BYTES};
 use highwater_io::race::{Either, first};
 
 /// Bytes of a frame's size.
@@ -18,7 +18,7 @@ const SIZE_BYTES: usize = 4;
 
 /// A frame begins in a small piece of memory and moves to the next larger one when that is full, so that it holds at
 /// most some eight times what has arrived of it; beyond the largest it grows to twice its size.
-const SMALL_BYTES: usize = 16 << 10;
+const SMALL_BYTES: usize = SMALL_FRAME_BYTES;
 const MEDIUM_BYTES: usize = 128 << 10;
 const LARGE_BYTES: usize = 1 << 20;
 
@@ -171,7 +171,7 @@ impl FrameReader {
             capacity = larger;
             let step = (capacity - received).min(size_bytes - received);
             let arrives = self.io.timeout(deadline - self.io.now(), stream.recv_into(room, step));
-            let short = self.budget.is_short_for(&self.io, SHORT_MEMORY_PATIENCE);
+            let short = memory.is_short_for(&self.io, SHORT_MEMORY_PATIENCE);
             let arrived = match first(arrives, short).await {
                 Either::Left(arrived) => arrived,
                 Either::Right(()) => return Err(FrameError::GaveWay { size_bytes }),

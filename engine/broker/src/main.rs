@@ -33,8 +33,8 @@ enum Command {
     /// Run a broker until SIGTERM or SIGINT.
     ///
     /// The first signal stops it cleanly: accepted requests are answered (within shutdown.drain.timeout.ms), logs are
-    /// closed, the data directory is marked clean. A second one ends it at once; the next start then recovers. Exits with
-    /// status 1 if it did not start or did not stop cleanly.
+    /// closed, the data directory is marked clean. A second one, 100 ms later or more, ends it at once; the next start then
+    /// recovers. Exits with status 1 if it did not start or did not stop cleanly.
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(Serve),
     /// Check a data directory that no broker uses: checksums of journal and segments, offsets, indexes.

@@ -20,6 +20,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use highwater_io::Io;
+use highwater_io::race::first;
 use highwater_io::sync::{Permit, Semaphore, Watch};
 
 /// While others wait for memory, whoever holds some and makes no use of it may keep it this long: a frame whose next piece
@@ -38,33 +39,40 @@ pub(crate) struct RequestBudget {
     units: Semaphore,
     /// For small frames, when there are no other units.
     reserve: Semaphore,
-    reserve_bytes: usize,
     last_resort: Semaphore,
+    /// Of those who wait for units.
     shortage: Shortage,
+    /// Of those who could do with the reserve.
+    small_shortage: Shortage,
 }
 
 impl RequestBudget {
     pub(crate) fn new(limit_bytes: usize) -> Self {
-        let reserve_bytes = limit_bytes / RESERVED_SHARE;
+        // Less than a frame's first memory is of use to nobody.
+        let reserve_bytes = Some(limit_bytes / RESERVED_SHARE).filter(|&bytes| bytes >= SMALL_FRAME_BYTES);
+        Self::with_reserve(limit_bytes, reserve_bytes.unwrap_or(0))
+    }
+
+    fn with_reserve(limit_bytes: usize, reserve_bytes: usize) -> Self {
         RequestBudget {
             units: Semaphore::new(limit_bytes - reserve_bytes),
             reserve: Semaphore::new(reserve_bytes),
-            reserve_bytes,
             last_resort: Semaphore::new(1),
             shortage: Shortage::default(),
+            small_shortage: Shortage::default(),
         }
     }
 
     /// Resolves when somebody waits for memory, and still does after `patience`: who holds some and makes no use of it
     /// should give way.
     pub(crate) async fn is_short_for(&self, io: &Io, patience: Duration) {
-        self.shortage.lasts(io, patience).await;
+        first(self.shortage.lasts(io, patience), self.small_shortage.lasts(io, patience)).await;
     }
 
     /// A holding of nothing, for a new frame of `size_bytes`.
     pub(crate) fn begin(&self, size_bytes: usize) -> RequestMemory {
         let is_small = size_bytes <= SMALL_FRAME_BYTES;
-        RequestMemory { budget: self.clone(), is_small, permits: Vec::new(), last_resort: None }
+        RequestMemory { budget: self.clone(), is_small, units: Vec::new(), reserve: None, last_resort: None }
     }
 
     #[cfg(test)]
@@ -78,7 +86,8 @@ impl RequestBudget {
 pub(crate) struct RequestMemory {
     budget: RequestBudget,
     is_small: bool,
-    permits: Vec<Permit>,
+    units: Vec<Permit>,
+    reserve: Option<Permit>,
     last_resort: Option<Permit>,
 }
 
@@ -89,27 +98,45 @@ impl RequestMemory {
             return;
         }
         if let Some(permit) = self.budget.units.try_acquire(bytes) {
-            self.permits.push(permit);
+            self.units.push(permit);
             return;
         }
-        let may_take_reserve = self.is_small && bytes <= self.budget.reserve_bytes;
-        if may_take_reserve && let Some(permit) = self.budget.reserve.try_acquire(bytes) {
-            self.permits.push(permit);
-            return;
-        }
-        let _waiting = self.budget.shortage.begin();
-        let waits_for = if may_take_reserve { &self.budget.reserve } else { &self.budget.units };
-        let mut units = pin!(waits_for.acquire(bytes));
-        let mut last_resort = pin!(self.budget.last_resort.acquire(1));
-        let either = poll_fn(|cx| {
-            if let Poll::Ready(permit) = units.as_mut().poll(cx) {
-                return Poll::Ready(Ok(permit));
+        // Once, and no more than a small frame: what it asks the broker to do may take far more.
+        let may_take_reserve = self.is_small
+            && self.reserve.is_none()
+            && bytes <= SMALL_FRAME_BYTES.min(self.budget.reserve.limit());
+        if may_take_reserve {
+            self.reserve = self.budget.reserve.try_acquire(bytes);
+            if self.reserve.is_some() {
+                return;
             }
-            last_resort.as_mut().poll(cx).map(Err)
-        });
-        match either.await {
-            Ok(permit) => self.permits.push(permit),
-            Err(permit) => self.last_resort = Some(permit),
+        }
+        let shortage = if may_take_reserve { &self.budget.small_shortage } else { &self.budget.shortage };
+        let _waiting = shortage.begin();
+        let mut units = pin!(self.budget.units.acquire(bytes));
+        let mut reserve = pin!(self.budget.reserve.acquire(bytes));
+        let mut last_resort = pin!(self.budget.last_resort.acquire(1));
+        poll_fn(|cx| {
+            if let Poll::Ready(permit) = units.as_mut().poll(cx) {
+                self.units.push(permit);
+            } else if may_take_reserve && let Poll::Ready(permit) = reserve.as_mut().poll(cx) {
+                self.reserve = Some(permit);
+            } else if let Poll::Ready(permit) = last_resort.as_mut().poll(cx) {
+                self.last_resort = Some(permit);
+            } else {
+                return Poll::Pending;
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    /// Resolves when somebody waits for memory that this holds, and still does after `patience`.
+    pub(crate) async fn is_short_for(&self, io: &Io, patience: Duration) {
+        if self.units.is_empty() && self.last_resort.is_none() {
+            self.budget.small_shortage.lasts(io, patience).await;
+        } else {
+            self.budget.is_short_for(io, patience).await;
         }
     }
 }
@@ -271,7 +298,7 @@ mod tests {
 
     #[test]
     fn half_read_frames_do_not_wait_for_each_other() {
-        let budget = RequestBudget::new(114);
+        let budget = RequestBudget::new(100);
         let [mut a, mut b] = [budget.begin(1 << 20), budget.begin(1 << 20)];
         assert!(poll_once(a.grow(60)).is_ready());
         assert!(poll_once(b.grow(40)).is_ready());
@@ -285,13 +312,13 @@ mod tests {
             assert!(waiting.as_mut().poll(&mut cx).is_ready());
         }
         drop(b);
-        assert_eq!(budget.available(), 114);
+        assert_eq!(budget.available(), 100);
     }
 
     /// Four hundred clients that sent a large request each, slowly, once kept all others waiting for half a minute.
     #[test]
     fn small_frame_does_not_wait_for_large_ones() {
-        let budget = RequestBudget::new(160);
+        let budget = RequestBudget::with_reserve(160, 20);
         let mut large: Vec<RequestMemory> = (0..3).map(|_| budget.begin(1 << 20)).collect();
         assert!(poll_once(large[0].grow(140)).is_ready());
         assert!(poll_once(large[1].grow(100)).is_ready(), "the last resort");
@@ -304,6 +331,33 @@ mod tests {
         assert!(waiting.as_mut().poll(&mut cx).is_pending(), "the reserve has its bound, too");
         drop(a);
         assert!(waiting.as_mut().poll(&mut cx).is_ready());
+    }
+
+    #[test]
+    fn small_frame_that_waits_takes_whatever_comes_free() {
+        let budget = RequestBudget::with_reserve(160, 20);
+        let mut large: Vec<RequestMemory> = (0..2).map(|_| budget.begin(1 << 20)).collect();
+        assert!(poll_once(large[0].grow(140)).is_ready());
+        assert!(poll_once(large[1].grow(100)).is_ready(), "the last resort");
+        let [mut small, mut waits] = [budget.begin(100), budget.begin(100)];
+        assert!(poll_once(small.grow(20)).is_ready());
+        let mut waiting = pin!(waits.grow(20));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(waiting.as_mut().poll(&mut cx).is_pending());
+        large.remove(0);
+        assert!(waiting.as_mut().poll(&mut cx).is_ready(), "the units of a large one");
+    }
+
+    /// A fetch of thirty bytes may ask for a session of thousands of partitions.
+    #[test]
+    fn what_a_small_frame_asks_for_does_not_come_from_the_reserve() {
+        let budget = RequestBudget::with_reserve(160, 20);
+        let [mut large, mut last] = [budget.begin(1 << 20), budget.begin(1 << 20)];
+        assert!(poll_once(large.grow(140)).is_ready());
+        assert!(poll_once(last.grow(100)).is_ready(), "the last resort");
+        let mut small = budget.begin(100);
+        assert!(poll_once(small.grow(10)).is_ready());
+        assert!(poll_once(small.grow(10)).is_pending());
     }
 
     #[test]

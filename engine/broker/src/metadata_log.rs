@@ -53,6 +53,17 @@ pub enum MetadataLogError {
     },
 }
 
+impl MetadataLogError {
+    /// Whether the disk is full.
+    pub(crate) fn is_out_of_space(&self) -> bool {
+        matches!(
+            self,
+            Self::Log(LogError::OutOfSpace { .. })
+                | Self::Append(AppendError::Log(LogError::OutOfSpace { .. }))
+        )
+    }
+}
+
 /// A place in the log, and what is wrong there.
 struct Damage {
     offset: Offset,

@@ -31,7 +31,7 @@ use highwater_cluster::config::effective::ConfigView;
 use highwater_cluster::{Broker, METADATA_PARTITION, MetadataImage, Record, lifecycle};
 use highwater_io::mailbox::{self, Reply, ReplySender};
 use highwater_io::net::TcpListener;
-use highwater_io::{Io, MonoTime};
+use highwater_io::{FileOp, Io, MonoTime};
 use highwater_log::{DataDir, FoundPartition, OpenError, OpenOptions, RecoveryReport, ShardLogs, ShardSeed};
 use highwater_model::{NO_PARTITION_LEADER_EPOCH, ProducerId, Timestamp, TopicPartition};
 
@@ -40,7 +40,7 @@ use crate::controller::Controller;
 use crate::counters::{Metrics, ShardCounters};
 use crate::limits::ConnectionLimits;
 use crate::listener;
-use crate::metadata_log::MetadataLog;
+use crate::metadata_log::{MetadataLog, MetadataLogError};
 use crate::shard::{BrokerContext, CONTROLLER_SHARD, Message, Shard, ShardParts, shard_of};
 
 /// Why a broker does not start, or did not stop as it should. Displays as a sentence.
@@ -366,13 +366,9 @@ fn data_dir_error(config: &BrokerConfig, error: &OpenError) -> BrokerError {
 /// What to do about a failure of the file system, where that is known.
 fn advice(config: &BrokerConfig, error: &OpenError) -> String {
     let OpenError::File(error) = error else { return String::new() };
-    if error.is_out_of_space() {
-        let file_mib = config.shard.journal_file_bytes.div_ceil(1 << 20);
-        return format!(
-            "; nothing is lost: make room on that file system and start again (each of the {} shards takes a journal file \
-             of {file_mib} MiB, journal.file.bytes, and what the journal holds goes into segments first)",
-            config.num_shards
-        );
+    let is_flush = matches!(error.op, FileOp::SyncData | FileOp::SyncAll | FileOp::SyncDirectory);
+    if error.is_out_of_space() && !is_flush {
+        return make_room(config);
     }
     match error.kind() {
         std::io::ErrorKind::PermissionDenied => {
@@ -384,6 +380,16 @@ fn advice(config: &BrokerConfig, error: &OpenError) -> String {
         }
         _ => String::new(),
     }
+}
+
+/// What to do about a full disk. What was promised is on the medium: room is made sure of before anything is accepted.
+fn make_room(config: &BrokerConfig) -> String {
+    format!(
+        "; nothing is lost: make room on that file system and start again (each of the {} shards takes a journal file \
+         of {} MiB, journal.file.bytes, and what the journal holds goes into segments first)",
+        config.num_shards,
+        config.shard.journal_file_bytes.div_ceil(1 << 20)
+    )
 }
 
 async fn split(data_dir: &mut DataDir, config: &BrokerConfig) -> Result<Vec<ShardSeed>, BrokerError> {
@@ -422,7 +428,10 @@ async fn load_metadata(
     advertised: &HostPort,
     found: &Leftovers,
 ) -> Result<(MetadataLog, MetadataImage), BrokerError> {
-    let failed = |error: crate::metadata_log::MetadataLogError| BrokerError::Metadata(error.to_string());
+    let failed = |error: MetadataLogError| {
+        let advice = if error.is_out_of_space() { make_room(config) } else { String::new() };
+        BrokerError::Metadata(format!("{error}{advice}"))
+    };
     let log = MetadataLog::open(logs).await.map_err(failed)?;
     let mut image = log.replay().await.map_err(failed)?;
     let broker = Broker {
@@ -459,7 +468,8 @@ async fn run_other(
     // The first shard did not come that far.
     let Some(StartShard { broker, seed, image, address, ready }) = start.recv().await else { return };
     let backlog = broker.config.network.backlog;
-    let logs = ShardLogs::start(&io, seed).await.map_err(|error| error.to_string());
+    let logs = ShardLogs::start(&io, seed).await;
+    let logs = logs.map_err(|error| format!("{error}{}", advice(&broker.config, &error)));
     let listener = listener::listen(&io, address, backlog).await.map_err(|error| error.to_string());
     let (logs, listener) = match (logs, listener) {
         (Ok(logs), Ok(listener)) => (logs, listener),
@@ -613,22 +623,25 @@ fn log_stopped(begin: MonoTime, end: MonoTime) {
 mod tests {
     use std::io;
 
-    use highwater_io::{FileError, FileOp};
+    use highwater_io::FileError;
 
     use super::*;
 
     #[test]
     fn failure_to_open_says_what_to_do() {
         let config = BrokerConfig::for_data_dir("/data");
-        let says = |errno: i32| {
-            let (op, path) = (FileOp::Allocate, PathBuf::from("/data/journal/j/shard-0/journal-0"));
+        let says_after = |op: FileOp, errno: i32| {
+            let path = PathBuf::from("/data/journal/j/shard-0/journal-0");
             let source = io::Error::from_raw_os_error(errno);
             let error = OpenError::File(FileError { op, path, position_bytes: Some(0), source });
             data_dir_error(&config, &error).to_string()
         };
+        let says = |errno| says_after(FileOp::Allocate, errno);
         let full = says(28);
         assert!(full.contains("No space left on device") && full.contains("make room"), "{full}");
         assert!(full.contains("journal file of 64 MiB"), "{full}");
+        let flush = says_after(FileOp::SyncData, 28);
+        assert!(!flush.contains("nothing is lost"), "a flush that failed promises nothing: {flush}");
         assert!(says(13).contains("owner of its data directory"));
         assert!(says(30).contains("mount the file system for writing"));
     }

@@ -16,8 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 type Case = (&'static str, fn(), fn());
 
 /// Name, what the child does, what the parent does and expects.
-const CASES: [Case; 4] = [
+const CASES: [Case; 5] = [
     ("first_signal_asks_to_stop", child_stops_on_signal, first_signal_asks_to_stop),
+    ("same_signal_twice_asks_to_stop_once", child_stops_on_signal, same_signal_twice_asks_to_stop_once),
     ("second_signal_ends_the_process", child_ignores_the_request, second_signal_ends_the_process),
     ("start_without_descriptors_leaves_no_shard", child_starts_too_many, start_without_descriptors),
     ("accept_without_descriptors_is_an_error", child_runs_out_of_descriptors, accept_without_descriptors),
@@ -100,6 +101,17 @@ fn first_signal_asks_to_stop() {
         assert!(status.success(), "{name}: {status}");
         assert_eq!(rest.trim(), "stopped", "{name}");
     }
+}
+
+/// As `timeout` does, or a terminal that signals a whole pipeline.
+fn same_signal_twice_asks_to_stop_once() {
+    let mut child = child("same_signal_twice_asks_to_stop_once", 1000);
+    wait_for(&mut child, "ready");
+    let both = format!("kill -TERM {0}; kill -TERM {0} || true", child.id());
+    assert!(Command::new("sh").args(["-c", &both]).status().expect("sh").success());
+    let (status, rest) = end_of(child);
+    assert!(status.success(), "{status}");
+    assert_eq!(rest.trim(), "stopped");
 }
 
 fn child_ignores_the_request() {

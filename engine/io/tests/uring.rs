@@ -91,6 +91,28 @@ fn foreign_thread_and_sleeping_shard_wake_each_other() {
 }
 
 #[test]
+fn file_system_in_memory_is_told() {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").expect("Linux");
+    // What is mounted over another is seen last.
+    let in_memory = mounts.lines().rev().find_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let path = fields.next()?.to_owned();
+        (fields.next()? == "tmpfs" && std::fs::read_dir(&path).is_ok()).then_some(path)
+    });
+    let look = |io: Io, path: Option<String>| async move {
+        let is_in_memory = async |path: &str| io.fs().space(path).await.expect("is there").is_in_memory;
+        assert!(!is_in_memory("/proc").await);
+        if let Some(path) = path {
+            assert!(is_in_memory(&path).await, "{path}");
+        }
+    };
+    Runtime::start(&RuntimeConfig::default(), vec![in_memory], look)
+        .expect("started")
+        .join()
+        .expect("no panic");
+}
+
+#[test]
 fn stop_reaches_every_waiter_of_every_shard() {
     let stopped = Arc::new(AtomicUsize::new(0));
     let (ready, mut all_wait) = mailbox::channel(3);

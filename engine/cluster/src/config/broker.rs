@@ -299,7 +299,7 @@ pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
         Some("268435456"),
         AtLeast(1_048_576),
         "Memory in bytes, of all shards together, for requests from their first byte to their answer; no more is read \
-         while it is spent. An eighth of it is for requests of up to 16 KiB alone. Kafka's default is -1, without a limit.",
+         while it is spent. An eighth of it, where that is 16 KiB a shard or more, is for requests of up to 16 KiB alone. Kafka's default is -1, without a limit.",
     ),
     fixed(
         "queued.max.response.bytes",

@@ -3,7 +3,7 @@
 //! One that comes within [`REPEAT_NANOS`] after the first says the same thing once more: `timeout(1)` signals its child
 //! and then the child's group, and a terminal's Ctrl-C reaches a whole pipeline by more than one way.
 //!
-//! The handler may do very little: it counts, and writes to an event descriptor that every shard of a runtime with
+//! The handler may do very little: it looks at the clock, and writes to an event descriptor that every shard of a runtime with
 //! [`RuntimeConfig::handle_signals`](crate::RuntimeConfig) polls through its ring. The descriptor is never read while
 //! such a runtime lives, so that a shard that starts late sees the signal too. The handlers stand as long as any such
 //! runtime does.
@@ -25,8 +25,8 @@ static EVENT: AtomicI32 = AtomicI32::new(NO_DESCRIPTOR);
 /// When the first signal since the handlers were installed came, on the monotonic clock in nanoseconds.
 static FIRST_AT: AtomicU64 = AtomicU64::new(NEVER);
 const NEVER: u64 = 0;
-/// How long after the first signal another one is a repetition of it: longer than any program takes between two, shorter
-/// than anybody who is impatient.
+/// How long after the first signal another one is a repetition of it: longer than a program usually takes between two,
+/// shorter than anybody who is impatient.
 const REPEAT_NANOS: u64 = 100_000_000;
 static INSTALLED: Mutex<Installed> = Mutex::new(Installed { users: 0, event: None, previous: None });
 

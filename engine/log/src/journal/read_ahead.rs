@@ -55,7 +55,8 @@ pub(crate) struct ReadAhead {
 
 impl ReadAhead {
     /// Begins at `position_bytes`, a multiple of [`MIN_ALIGNMENT`]. Nothing is read until something is asked for. What is
-    /// left of `end_bytes` behind the last whole block was put there by nobody of ours, and cannot be read directly.
+    /// left of `end_bytes` behind the last whole block cannot be read directly, and no group ends in it. Whether a file
+    /// was cut, the length in its header tells.
     pub(crate) fn new(io: &Io, file: Rc<fs::File>, position_bytes: u64, end_bytes: u64) -> Self {
         debug_assert!(position_bytes.is_multiple_of(MIN_ALIGNMENT), "reads are direct");
         ReadAhead {
