@@ -507,7 +507,6 @@ impl ShardCore {
                 Some(deadline) if deadline > now => self.flush_by(deadline, &core, &mut live),
                 Some(_) => {
                     live.flush_deadline = None;
-                    live.unflushed_messages = 0;
                     wanted = true;
                 }
                 None => {}

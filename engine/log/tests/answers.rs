@@ -140,3 +140,27 @@ fn retry_of_the_append_that_asked_for_a_flush_waits_for_it() {
         assert_eq!(read_values(&partition).await.len(), 3);
     });
 }
+
+/// With `flush.messages` = N a power cut takes N - 1 acknowledged messages at most. Those accepted right behind the one that
+/// asked for the flush were acknowledged before it was done, and N - 1 more of them (seeds 3333 and 9892 of the simulator).
+#[test]
+fn append_behind_one_that_asked_for_a_flush_waits_for_it() {
+    let mut scene = Scene::new(1);
+    let disk = scene.disk();
+    scene.live(move |io| async move {
+        let (_dir, logs, _) = open(&io).await;
+        let config = LogConfig { flush_messages: 4, ..small_log() };
+        let partition = logs.create_partition(id(0), "topic", config).await.expect("created");
+        partition.begin_epoch(LeaderEpoch(0));
+        let append = || partition.append(batch_at(&[1], ProducerStamp::NONE), LeaderEpoch(0), Origin::Client);
+        for _ in 0..3 {
+            append().await.expect("accepted").acknowledged().await.expect("written");
+        }
+        disk.inject(Fault::new(DiskOp::Flush, FaultEffect::Delay(Duration::from_secs(2))).on("journal-0"));
+        let asks = append().await.expect("accepted");
+        let behind = append().await.expect("accepted");
+        behind.acknowledged().await.expect("the disk is sound");
+        let durable = partition.watermarks().get().durable_offset;
+        assert!(durable > asks.last_offset, "five are acknowledged, {durable} are durable");
+    });
+}

@@ -51,7 +51,9 @@ pub struct Appended {
     shard: Rc<ShardCore>,
     sequence: u64,
     ack: Mark,
-    /// Must be durable, too, before this is acknowledged: the flush that a retry's original may have asked for.
+    /// Must be durable, too, before this is acknowledged: the group of the last flush that `flush.messages` asked for. It may
+    /// be this one's own, and then more than was counted would be at risk until it is flushed. A retry waits for the
+    /// flush that its original may have asked for.
     flushed_with: u64,
 }
 
@@ -423,7 +425,7 @@ impl Partition {
             live.flush_deadline = Some(deadline);
             self.shard.flush_by(deadline, &self.core, &mut live);
         }
-        let log_start_offset = live.state.log_start_offset;
+        let (log_start_offset, flushed_with) = (live.state.log_start_offset, live.last_flushing_sequence);
         drop(live);
         drop(turn);
         Appended {
@@ -435,7 +437,7 @@ impl Partition {
             shard: Rc::clone(&self.shard),
             sequence,
             ack: if flush { Mark::Durable } else { Mark::Written },
-            flushed_with: 0,
+            flushed_with,
         }
     }
 

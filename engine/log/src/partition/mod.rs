@@ -106,7 +106,8 @@ pub(crate) struct Live {
     pub(crate) repeat_end_block: bool,
     /// Epoch that may append.
     pub(crate) leader_epoch: LeaderEpoch,
-    /// Records accepted since the last flush that covers them was asked for.
+    /// Records accepted since `flush.messages` last asked for a flush. A flush for another reason does not count: until it is
+    /// done, they are at risk.
     pub(crate) unflushed_messages: u64,
     /// When the oldest of them has to be flushed.
     pub(crate) flush_deadline: Option<MonoTime>,
@@ -333,7 +334,6 @@ impl Partition {
         // What waited under the old settings is not left to wait longer than the new ones allow.
         let mut live = self.core.live.borrow_mut();
         if flush_now && live.unflushed_messages > 0 {
-            live.unflushed_messages = 0;
             live.flush_deadline = None;
             self.shard.journal.request_flush();
         }
