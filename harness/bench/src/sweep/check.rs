@@ -107,7 +107,8 @@ fn names(directory: &Path) -> Vec<String> {
 }
 
 /// `error`, with the places of the workload that it is about: the settings that a broker names when it refuses to start
-/// or to make a topic. Only before a fault; what comes after it is no matter of settings.
+/// or to make a topic. Only before a fault; what comes after it is no matter of settings. Nor is a start that takes too
+/// long: that broker refused nothing, and brokers log their settings.
 pub(super) fn blame(error: CellError, workload: &Workload, broker: &str) -> CellError {
     let of_topic = || workload.topic.keys().map(|name| (format!("topic.{name}"), name.as_str()));
     let of_broker = || {
@@ -119,11 +120,9 @@ pub(super) fn blame(error: CellError, workload: &Workload, broker: &str) -> Cell
             said(message.as_deref().unwrap_or_default(), of_topic())
         }
         CellError::NotInEffect(message) => said(message, of_topic()),
-        CellError::Broker(
-            BrokerError::Ended { quoted, .. }
-            | BrokerError::Prepare { quoted, .. }
-            | BrokerError::NotReady { quoted, .. },
-        ) => said(quoted, of_broker()),
+        CellError::Broker(BrokerError::Ended { quoted, .. } | BrokerError::Prepare { quoted, .. }) => {
+            said(quoted, of_broker())
+        }
         _ => return error,
     };
     if let (true, CellError::Admin(AdminError::Refused { code: INVALID_CONFIG, .. })) =
@@ -252,12 +251,22 @@ mod tests {
             "{shown}"
         );
         assert!(blamed(refused(41, "no")).starts_with("creation of topic t"));
-        let shown = blamed(CellError::Broker(BrokerError::NotReady {
-            within: std::time::Duration::from_secs(1),
-            last: "gone".to_owned(),
+        let shown = blamed(CellError::Broker(BrokerError::Ended {
+            status: std::os::unix::process::ExitStatusExt::from_raw(256),
             log: "broker.log".into(),
             quoted: "error: invalid value 'y' for '--lie <LIE>'".to_owned(),
         }));
         assert!(shown.starts_with("w.toml:8: settings.fake.lie: \"y\" was asked for: the broker"), "{shown}");
+    }
+
+    #[test]
+    fn slow_start_is_no_refusal_of_what_the_log_happens_to_mention() {
+        let shown = blamed(CellError::Broker(BrokerError::NotReady {
+            within: std::time::Duration::from_secs(1),
+            last: "connection refused".to_owned(),
+            log: "broker.log".into(),
+            quoted: "lie = y\nloading segments".to_owned(),
+        }));
+        assert!(shown.starts_with("the broker was not ready within 1s"), "{shown}");
     }
 }
