@@ -41,9 +41,9 @@ pub enum CellError {
     #[error(transparent)]
     Wire(#[from] WireError),
     /// The broker refuses a setting of the workload.
-    #[error("{problems}: {source}")]
+    #[error("{}: {source}", suspects(problems))]
     Setting {
-        /// Where the workload asks for it.
+        /// Where the workload asks for it; several where the broker does not say which one it means.
         problems: Problems,
         /// What the broker says.
         source: Box<CellError>,
@@ -90,6 +90,14 @@ pub enum CellError {
     /// Somebody asked to stop.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
+}
+
+/// In one line with what the broker says of them, since reports show the first line of a failure.
+fn suspects(problems: &Problems) -> String {
+    let shown = problems.to_string();
+    let lines: Vec<&str> = shown.lines().collect();
+    let one_of = if lines.len() > 1 { "one of " } else { "" };
+    format!("{one_of}{}", lines.join(", "))
 }
 
 impl CellError {
