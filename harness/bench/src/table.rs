@@ -50,7 +50,9 @@ pub fn render(sweep: &Sweep, report: &Path, colour: Colour) -> String {
     out.push('\n');
     out.push_str(&grid(&rows(sweep, &cells), colour));
     if cells.iter().any(|cell| cell.fault().is_some()) {
-        let lossy = |judged: &Judged| judged.standing == Standing::Kept && judged.lost > 0;
+        let lossy = |judged: &Judged| {
+            judged.standing == Standing::Kept && judged.telling_trials > 0 && judged.lost > 0
+        };
         if cells.iter().filter_map(|cell| cell.judged.as_ref()).any(lossy) {
             out.push_str("▽ lost, as the contract permits\n");
         }

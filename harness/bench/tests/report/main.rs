@@ -8,7 +8,7 @@ use highwater_bench::results::store::{ResultsDir, StoreError};
 use highwater_bench::results::summary::summaries;
 use highwater_bench::results::{DiskKind, Failure, Property, Stopped, Sweep};
 use highwater_bench::table::{self, Colour};
-use highwater_checker::{Anomaly, Finding};
+use highwater_checker::{Anomaly, Finding, Nanos};
 use sample::{CUT, break_contract, sweep};
 use std::path::Path;
 
@@ -361,6 +361,18 @@ fn loss_within_the_contract_has_a_mark_of_its_own_in_the_terminal() {
     for line in text.lines().filter(|line| line.contains("✓ kept")) {
         assert!(line.contains(" 0 ("), "{line}");
     }
+}
+
+#[test]
+fn loss_in_a_row_that_proves_nothing_has_no_mark_and_no_legend() {
+    let mut sweep = sweep(7, 24);
+    for mark in sweep.cells.iter_mut().flat_map(|cell| &mut cell.trials).flat_map(|trial| &mut trial.faults) {
+        mark.since_last_ack = Some(Nanos::from_millis(1_000));
+    }
+    let cells = summaries(&sweep);
+    assert!(cells.iter().filter_map(|cell| cell.judged.as_ref()).any(|judged| judged.lost > 0));
+    let text = table::render(&sweep, Path::new("r"), Colour::Plain);
+    assert!(text.contains("– proves nothing") && !text.contains('▽'), "{text}");
 }
 
 fn save(results: &ResultsDir, sweep: &Sweep) {
