@@ -251,6 +251,10 @@ fn fault_aimed_at_what_never_comes_fails_its_cell_and_says_why() {
     let again = project.sweep(&["--resume"]);
     assert_exit(&again, 2);
     assert!(text(&again).contains("! 1 trial without a verdict"), "{}", text(&again));
+    // And so says the report when it is written again from the files.
+    let folder = std::fs::read_dir(project.path("results")).unwrap().next().unwrap().unwrap().path();
+    let report = project.run(&["report", &folder.display().to_string()]);
+    assert!(text(&report).contains("! This sweep failed: 1 trial has no verdict."), "{}", text(&report));
 }
 
 /// Needs root and FUSE; without them the cell must be left out, with the reason, and not be taken for a success.
@@ -287,9 +291,10 @@ fn interrupted_sweep_leaves_nothing_behind_and_goes_on_where_it_stopped() {
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     let output = child.wait_with_output().unwrap();
     assert_exit(&output, 130);
-    assert!(text(&output).contains("This sweep was interrupted; planned trials are missing."));
     project.assert_clean();
     let done = project.trials();
+    let missing = ["2 of 3 planned trials are missing", "1 of 3 planned trials is missing"][done.len() - 1];
+    assert!(text(&output).contains(&format!("This sweep was interrupted; {missing}.")), "{}", text(&output));
     let stamps: Vec<_> =
         done.iter().map(|path| std::fs::metadata(path).unwrap().modified().unwrap()).collect();
     assert!(done.len() < 3, "the sweep was not interrupted");
@@ -379,7 +384,7 @@ fn sweep_whose_broker_never_starts_is_given_up_and_called_failed() {
     let output = project.sweep(&[]);
     assert_exit(&output, 2);
     let expected =
-        "This sweep failed: it was given up after 3 failures in a row; planned trials are missing.";
+        "This sweep failed: it was given up after 3 failures in a row; 5 of 5 planned trials are missing.";
     let shown = text(&output);
     assert!(shown.contains(expected) && !shown.contains("nterrupted"), "{shown}");
     assert!(shown.contains("! 3 trials without a verdict, since they failed: "), "{shown}");

@@ -34,7 +34,7 @@ pub(super) fn headline(html: &mut Html, sweep: &Sweep, headline: &Headline) {
             stamp.title,
             stamp.started_at,
             text::counted(sweep.cells.len() as u64, "cell", "cells"),
-            text::counted(sweep.cells.iter().map(|cell| cell.trials.len() as u64).sum(), "trial", "trials")
+            text::counted(sweep.trials(), "trial", "trials")
         );
         html.markup(format_args!(
             "<p class=\"what\">{} · <a href=\"#words\">the words used here</a></p>\n",

@@ -240,7 +240,8 @@ pub fn failures(sweep: &Sweep) -> Vec<String> {
     open.into_iter().chain(repeated).collect()
 }
 
-/// Why planned trials are missing, in a sentence; `None` if none is. What made trials fail says [`failures`].
+/// How a sweep that is not complete ended, and how many planned trials are missing, those that failed among them; `None`
+/// if it is complete. What made trials fail says [`failures`].
 #[must_use]
 pub fn incomplete(sweep: &Sweep) -> Option<String> {
     if sweep.stamp.complete {
@@ -252,13 +253,23 @@ pub fn incomplete(sweep: &Sweep) -> Option<String> {
             let failures = text::counted(u64::from(failures), "failure", "failures in a row");
             format!("failed: it was given up after {failures}")
         }
-        None if !sweep.without_verdict().is_empty() => {
+        Some(Stopped::TriedAll) => {
             let trials = text::counted(sweep.without_verdict().len() as u64, "trial has", "trials have");
             return Some(format!("This sweep failed: {trials} no verdict."));
         }
+        // It cannot have said so: it was killed, or it still runs.
         None => "did not come to its end".to_owned(),
     };
-    Some(format!("This sweep {how}; planned trials are missing."))
+    let missing = match sweep.stamp.planned.map(|planned| (planned.saturating_sub(sweep.trials()), planned)) {
+        None => "planned trials are missing".to_owned(),
+        Some((0, _)) => "no planned trial is missing".to_owned(),
+        Some((missing, planned)) => {
+            let are = if missing == 1 { "is" } else { "are" };
+            let trials = text::counted(planned, "planned trial", "planned trials");
+            format!("{} of {trials} {are} missing", text::exact(missing))
+        }
+    };
+    Some(format!("This sweep {how}; {missing}."))
 }
 
 /// What is said first.

@@ -55,6 +55,12 @@ impl Sweep {
         of.is_some_and(|known| known.trials.iter().any(|trial| trial.seed == seed))
     }
 
+    /// Trials that were run to their verdict.
+    #[must_use]
+    pub fn trials(&self) -> u64 {
+        self.cells.iter().map(|cell| cell.trials.len() as u64).sum()
+    }
+
     /// Failures whose trial ran again, to its verdict.
     #[must_use]
     pub fn repeated(&self) -> Vec<&Failure> {
@@ -113,14 +119,17 @@ pub struct Stamp {
     pub commit: String,
     /// The one command that runs it again.
     pub command: String,
+    /// How many trials it is to have; absent in files older than this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub planned: Option<u64>,
     /// Set once every planned trial ran.
     pub complete: bool,
-    /// Why it did not go on to its end, if it could still say so.
+    /// How it ended, if it is not complete. A sweep that still runs, or was killed, has neither.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped: Option<Stopped>,
 }
 
-/// Why a sweep ended before it had run every trial.
+/// Why a sweep that ended is not complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stopped {
@@ -131,6 +140,8 @@ pub enum Stopped {
         /// How many.
         failures: u32,
     },
+    /// It tried every trial, and some failed that can still be run.
+    TriedAll,
 }
 
 /// The machine and its disk.

@@ -279,13 +279,16 @@ pub fn run(options: &Options, prepared: &Prepared, cancel: &Cancel) -> Result<Sw
         failures: Vec::new(),
         left_out: Vec::new(),
     };
-    // As long as it runs there is nothing to say, and if it is killed it cannot.
+    // As long as it runs there is nothing to say, and a sweep that is killed never says it.
     sweep.stamp.stopped = runner.run_all(&trials, &mut sweep)?;
     let Runner { failures, left_out, .. } = runner;
     sweep.comparisons = plan::comparisons(&sweep, &trials);
     let to_run = |planned: &&PlannedTrial| !is_done(&sweep, planned);
     let left = trials.iter().filter(to_run).count();
     sweep.stamp.complete = sweep.stamp.stopped.is_none() && left <= left_out.len();
+    if !sweep.stamp.complete {
+        sweep.stamp.stopped.get_or_insert(Stopped::TriedAll);
+    }
     folder.save_plan(&sweep)?;
     folder.save_histograms(&sweep)?;
     Ok(Swept { sweep, folder, failures, left_out })
@@ -502,6 +505,7 @@ fn begun(options: &Options, prepared: &Prepared, plan: &Plan, cancel: &Cancel) -
         version: env!("CARGO_PKG_VERSION").to_owned(),
         commit: machine::commit(&options.root),
         command: options.command.clone(),
+        planned: Some(plan.trials.len() as u64),
         complete: false,
         stopped: None,
     };
@@ -540,6 +544,7 @@ fn resumed(plan: &Plan, before: Sweep, commit: &str) -> Sweep {
     let mut sweep =
         Sweep { configurations: plan.configurations.clone(), cells: plan.cells.clone(), ..before };
     sweep.stamp.stopped = None;
+    sweep.stamp.planned = Some(plan.trials.len() as u64);
     if !sweep.stamp.commit.ends_with(commit) {
         sweep.stamp.commit = format!("{}, resumed with {commit}", sweep.stamp.commit);
     }

@@ -355,6 +355,7 @@ mod tests {
                 version: String::new(),
                 commit: String::new(),
                 command: String::new(),
+                planned: None,
                 complete: true,
                 stopped: None,
             },

@@ -321,10 +321,27 @@ fn sweep_is_called_interrupted_only_where_somebody_stopped_it() {
         &sweep,
         "This sweep failed: it was given up after 3 failures in a row; planned trials are missing."
     ));
-    sweep.stamp.stopped = None;
+    sweep.stamp.stopped = Some(Stopped::TriedAll);
     sweep.failures = vec![failure(&sweep, 1, 99, false)];
     assert!(!said(&sweep, "This sweep failed: 1 trial has no verdict."));
     assert!(!said(&sweep, "without a verdict, since it failed: the disk cannot be mounted"));
+}
+
+/// A failure early on, and then the harness was killed: the failure is not all that is wrong with this sweep.
+#[test]
+fn sweep_that_was_killed_says_how_many_trials_are_missing_whatever_failed_before() {
+    let mut sweep = sweep(7, 2);
+    sweep.stamp.complete = false;
+    sweep.stamp.planned = Some(sweep.trials() + 91);
+    sweep.failures = vec![failure(&sweep, 1, 99, true)];
+    let shown = table::render(&sweep, Path::new("r"), Colour::Plain);
+    let (planned, end) = (sweep.trials() + 91, "did not come to its end");
+    let expected = format!("! This sweep {end}; 91 of {planned} planned trials are missing.\n");
+    assert!(shown.contains(&expected) && shown.contains("! 1 trial without a verdict"), "{shown}");
+    sweep.stamp.planned = Some(sweep.trials() + 1);
+    sweep.stamp.stopped = Some(Stopped::Interrupted);
+    let shown = answer::incomplete(&sweep).unwrap();
+    assert!(shown.ends_with(" planned trials is missing."), "{shown}");
 }
 
 #[test]

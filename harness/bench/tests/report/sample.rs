@@ -334,6 +334,7 @@ pub(crate) fn sweep(seed: u64, trials: u64) -> Sweep {
             version: "0.1.0".to_owned(),
             commit: "0000000".to_owned(),
             command: format!("highwater-bench sweep workloads/sample.toml --seed {seed}"),
+            planned: None,
             complete: true,
             stopped: None,
         },
