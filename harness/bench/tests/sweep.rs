@@ -414,6 +414,35 @@ fn directory_that_cannot_be_made_names_the_flag_for_another_and_leaves_no_result
     assert!(text(&output).contains("; --scratch DIR takes them elsewhere"), "{}", text(&output));
 }
 
+/// What a sweep that comes to nothing takes away is what it made: not a folder that was there, not the one beside its own.
+#[test]
+fn sweep_that_comes_to_nothing_takes_away_what_it_made_and_no_more() {
+    let project = Project::new("[[grid]]\nfault = 'kill'");
+    std::fs::write(project.path("file"), "").unwrap();
+    std::fs::create_dir(project.path("mine")).unwrap();
+    for (results, first_made) in [("mine", None), ("mine/a/b", Some("mine/a")), ("new/results", Some("new"))]
+    {
+        let output = project.sweep(&["--results", results, "--scratch", "file/scratch"]);
+        assert_exit(&output, 2);
+        assert!(text(&output).contains("; --scratch DIR takes them elsewhere"), "{}", text(&output));
+        assert!(project.path("mine").exists(), "{results}");
+        assert!(first_made.is_none_or(|made| !project.path(made).exists()), "{results}");
+        assert!(std::fs::read_dir(project.path("mine")).unwrap().next().is_none(), "{results}");
+    }
+}
+
+/// The name of a cell's folder is as long as that of its broker and some more, here more than a file system takes.
+#[test]
+fn sweep_whose_plan_cannot_be_written_leaves_no_folder() {
+    let project = Project::new("[[grid]]\nfault = 'kill'");
+    let (drivers, long) = (project.path("workloads/brokers"), "a".repeat(240));
+    std::fs::copy(drivers.join("stand-in.toml"), drivers.join(format!("{long}.toml"))).unwrap();
+    let output = project.sweep(&["--broker", &long]);
+    assert_exit(&output, 2);
+    assert!(text(&output).contains("File name too long"), "{}", text(&output));
+    assert!(!project.path("results").exists());
+}
+
 #[test]
 fn unknown_brokers_and_settings_are_refused_without_a_run() {
     let project = Project::new("[settings.nope]\nx = 1\n[settings.stand-in]\nlies = 'duplicate'\n[[grid]]");

@@ -7,6 +7,7 @@
 //! the result.
 
 mod check;
+mod folder;
 mod plan;
 mod progress;
 
@@ -30,6 +31,7 @@ use crate::results::text::exact;
 use crate::results::{Environment, Failure, Property, Purpose, Stamp, Stopped, Sweep, Trial};
 use crate::workload::{Cell, Workload, WorkloadError};
 
+use folder::NewFolder;
 use plan::{Contender, Plan, PlannedTrial};
 pub use progress::Progress;
 
@@ -252,23 +254,17 @@ pub fn run(options: &Options, prepared: &Prepared, cancel: &Cancel) -> Result<Sw
     let plan = plan::plan(&prepared.workload, &prepared.cells, &prepared.contenders, &|cell| {
         cell::medium_kind(cell, prepared.no_power_cuts.is_none(), prepared.simulator.as_deref())
     });
-    let (folder, before) = if options.resume {
-        let (folder, sweep) = unfinished(options, prepared)?;
-        (folder, Some(sweep))
+    let (folder, mut sweep) = if options.resume {
+        let (folder, before) = unfinished(options, prepared)?;
+        let sweep = resumed(&plan, before, &machine::commit(&options.root));
+        folder.save_plan(&sweep)?;
+        (folder, sweep)
     } else {
-        (new_folder(options, prepared)?, None)
+        let new = new_folder(options, prepared)?;
+        let sweep = begun(options, prepared, &plan, cancel)?;
+        new.results().save_plan(&sweep)?;
+        (new.keep(), sweep)
     };
-    let mut sweep = match before {
-        Some(before) => resumed(&plan, before, &machine::commit(&options.root)),
-        None => match begun(options, prepared, &plan, cancel) {
-            Ok(sweep) => sweep,
-            Err(error) => {
-                discard(folder.path(), &options.results);
-                return Err(error);
-            }
-        },
-    };
-    folder.save_plan(&sweep)?;
     let Plan { trials, .. } = plan;
     let mut runner = Runner {
         options,
@@ -562,25 +558,17 @@ fn resumed(plan: &Plan, before: Sweep, commit: &str) -> Sweep {
 }
 
 /// A new folder `results/DATE-NAME`, with the workload and the drivers that it is made with.
-fn new_folder(options: &Options, prepared: &Prepared) -> Result<ResultsDir, SweepError> {
+fn new_folder(options: &Options, prepared: &Prepared) -> Result<NewFolder, SweepError> {
     let now = machine::now_rfc3339();
     let date = now.split('T').next().unwrap_or_default();
-    let base = format!("{date}-{}", prepared.workload.name);
-    let names = std::iter::once(base.clone()).chain((2..).map(|number| format!("{base}-{number}")));
-    let path = names
-        .map(|name| options.results.join(name))
-        .find(|path| !path.exists())
-        .unwrap_or_else(|| options.results.join(base));
-    let filled = fill(&path, options, prepared);
-    if filled.is_err() {
-        discard(&path, &options.results);
-    }
-    filled.map(|()| ResultsDir::new(path))
+    let new = NewFolder::make(&options.results, &format!("{date}-{}", prepared.workload.name))?;
+    fill(&new.path, options, prepared)?;
+    Ok(new)
 }
 
 fn fill(folder: &Path, options: &Options, prepared: &Prepared) -> Result<(), SweepError> {
     let results = |source| SweepError::Results { path: folder.to_owned(), source };
-    std::fs::create_dir_all(folder.join("brokers")).map_err(results)?;
+    std::fs::create_dir(folder.join("brokers")).map_err(results)?;
     std::fs::write(folder.join("workload.toml"), &prepared.text).map_err(results)?;
     for name in &prepared.brokers {
         let file = format!("{name}.toml");
@@ -588,13 +576,6 @@ fn fill(folder: &Path, options: &Options, prepared: &Prepared) -> Result<(), Swe
         std::fs::write(folder.join("brokers").join(&file), text).map_err(results)?;
     }
     Ok(())
-}
-
-/// Takes a folder away in which nothing was measured, and the one around it if it is empty then.
-fn discard(folder: &Path, results: &Path) {
-    // What cannot be removed is harmless, and the error that led here says more.
-    let _ = std::fs::remove_dir_all(folder);
-    let _ = std::fs::remove_dir(results);
 }
 
 /// The newest folder of this workload that is not complete.
