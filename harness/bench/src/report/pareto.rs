@@ -7,7 +7,7 @@
 //! loss do not depend on that rate, records do; so the axis has seconds, and the records stand beside the point with their
 //! rate. acks=0 is drawn in outline and is on no frontier: what it sends is not acknowledged, and its speed is the socket's.
 
-use super::labels::{Labels, Mark, Place};
+use super::labels::{Labels, Mark, Place, Weight};
 use super::marks::{Certainty, Shape, mark, shape_of};
 use super::svg::{Anchor, Area, At, Scale, Svg, at};
 use crate::results::summary::{CellSummary, Judged, performance};
@@ -153,8 +153,9 @@ impl Panel {
         let mut found = vec![None; points.len()];
         for index in order {
             let texts = points[index].texts();
-            found[index] =
-                self.labels.beside(&marks[index], &texts).map(|(place, text)| (place, text.to_owned()));
+            let weight = if points[index].cell.is_broken() { Weight::Bold } else { Weight::Normal };
+            let label = self.labels.beside(&marks[index], weight, &texts);
+            found[index] = label.map(|(place, text)| (place, text.to_owned()));
         }
         for ((point, place), label) in points.iter().zip(&places).zip(found) {
             self.mark(point, *place, label.as_ref());
