@@ -242,15 +242,36 @@ impl Journal {
         }
     }
 
+    /// As [`admit`](Self::admit), but only waits for what comes without a checkpoint: whether there is room. The answer
+    /// holds until the caller yields, and no longer: groups that are written apart take more of a file than together.
+    pub(crate) async fn admit_without_checkpoint(
+        &self,
+        payload_bytes: usize,
+        entries: usize,
+    ) -> Result<bool, LogError> {
+        let needed = group::bytes_needed(payload_bytes, entries);
+        loop {
+            if let Some(failure) = self.progress.failure() {
+                return Err(failure.into());
+            }
+            let changes = self.changes.get();
+            match self.obstacle(needed) {
+                None => return Ok(true),
+                Some(Obstacle::GroupFull) => {
+                    self.changes.wait_for(|now| (*now != changes).then_some(())).await;
+                }
+                Some(Obstacle::Memory) => match self.pool.try_take() {
+                    Some(slab) => self.forming.borrow_mut().add_slab(slab),
+                    None => return Ok(false),
+                },
+                Some(Obstacle::File) => return Ok(false),
+            }
+        }
+    }
+
     /// Whether a change without bytes is [admitted](Self::admit) without a wait. A failed journal admits it, to say so.
     pub(crate) fn admits_change(&self) -> bool {
         self.progress.failure().is_some() || self.obstacle(group::bytes_needed(0, 1)).is_none()
-    }
-
-    /// Whether only a checkpoint makes room for `payload_bytes` in `entries` entries, or only the preparation of a file.
-    pub(crate) fn is_full_for(&self, payload_bytes: usize, entries: usize) -> bool {
-        let obstacle = self.obstacle(group::bytes_needed(payload_bytes, entries));
-        matches!(obstacle, Some(Obstacle::File | Obstacle::Memory))
     }
 
     /// The log closes: sends away whoever waits for room, since nobody makes any.

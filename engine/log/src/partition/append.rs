@@ -235,22 +235,37 @@ impl Partition {
         if self.core.config.borrow().is_durable_ack() { Mark::Durable } else { Mark::Written }
     }
 
-    /// Brings the end block into the journal, by itself: its segment is about to be trimmed.
+    /// Brings the end block into the journal, by itself: its segment is about to be trimmed. Waits for room in the journal,
+    /// which whoever closes the log has made.
     pub(crate) async fn repeat_end_block(&self) -> Result<(), LogError> {
         self.know_end_block().await?;
         self.shard.journal.admit_last(IO_ALIGNMENT, 1).await?;
+        self.repeat_end_block_now();
+        Ok(())
+    }
+
+    /// As [`repeat_end_block`](Self::repeat_end_block), if there is room without a checkpoint: whether there was.
+    pub(crate) async fn repeat_end_block_if_room(&self) -> Result<bool, LogError> {
+        self.know_end_block().await?;
+        let has_room = self.shard.journal.admit_without_checkpoint(IO_ALIGNMENT, 1).await?;
+        if has_room {
+            self.repeat_end_block_now();
+        }
+        Ok(has_room)
+    }
+
+    fn repeat_end_block_now(&self) {
         let prefix = self.end_block_to_repeat();
         let mut live = self.core.live.borrow_mut();
         live.repeat_end_block = false;
         if prefix.is_empty() {
-            return Ok(());
+            return;
         }
         let (leader_epoch, next_offset) = (live.leader_epoch, live.state.next_offset);
         live.last_sequence = self.shard.journal.append(|group| {
             EntryBuilder::begin(&live.state, &prefix, group).finish(self, leader_epoch, next_offset, group);
         });
         live.touched = true;
-        Ok(())
     }
 
     /// The start of the end block, if the next append repeats it.

@@ -2,8 +2,6 @@
 
 use std::rc::Rc;
 
-use highwater_io::IO_ALIGNMENT;
-
 use super::ShardCore;
 use crate::checkpoint;
 use crate::error::LogError;
@@ -56,11 +54,9 @@ impl ShardCore {
         for core in &cores {
             let partition = Partition { core: Rc::clone(core), shard: Rc::clone(self) };
             partition.drop_unused_segment(None).await?;
-            if core.has_settled_end() {
-                if self.journal.is_full_for(IO_ALIGNMENT, 1) {
-                    self.complete_all(&mut portion).await?;
-                    self.checkpoint_in_turn().await?;
-                }
+            if core.has_settled_end() && !partition.repeat_end_block_if_room().await? {
+                self.complete_all(&mut portion).await?;
+                self.checkpoint_in_turn().await?;
                 partition.repeat_end_block().await?;
             }
             portion.push(Rc::clone(core));
