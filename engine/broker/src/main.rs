@@ -116,8 +116,9 @@ fn run_broker(serve: &Serve) -> Result<()> {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
-    let config = BrokerConfig::from_settings(settings_of(serve)?)?;
+    let mut config = BrokerConfig::from_settings(settings_of(serve)?)?;
     let tell_open_files = raise_open_files();
+    leave_descriptors_to_logs(&mut config);
     let broker = Broker::start_with(&config, Signals::Stop)?;
     tell_open_files();
     Ok(broker.wait()?)
@@ -138,6 +139,22 @@ fn raise_open_files() -> impl FnOnce() {
         Err(error) => {
             tracing::warn!(limit = text(current), %error, "the limit of open files cannot be raised");
         }
+    }
+}
+
+/// Connections take at most half of the descriptors that the process may have: each segment that is written or read takes
+/// one, too, and whoever may connect must not be able to keep the logs from opening theirs.
+fn leave_descriptors_to_logs(config: &mut BrokerConfig) {
+    let Some(limit) = getrlimit(Resource::Nofile).current else { return };
+    let most = usize::try_from(limit / 2).unwrap_or(usize::MAX).max(1);
+    let wanted = config.network.max_connections;
+    if wanted > most {
+        tracing::warn!(
+            limit,
+            "max.connections={wanted} is more than half of the limit of open files: at most {most} connections are taken \
+             (LimitNOFILE, ulimit -n)"
+        );
+        config.network.max_connections = most;
     }
 }
 

@@ -65,6 +65,13 @@ impl FileError {
         matches!(self.errno(), Some(libc::ENOSPC | libc::EDQUOT))
     }
 
+    /// Whether the process or the system has no descriptor left (`EMFILE`, `ENFILE`): nothing was carried out, whatever the
+    /// operation, since only its opening of a file or directory fails so.
+    #[must_use]
+    pub fn is_out_of_descriptors(&self) -> bool {
+        matches!(self.errno(), Some(libc::EMFILE | libc::ENFILE))
+    }
+
     /// Whether the file or directory does not exist.
     #[must_use]
     pub fn is_not_found(&self) -> bool {

@@ -123,8 +123,8 @@ impl ShardCore {
         while let Some(core) = self.drain_queue.pop().await {
             core.drain_queued.set(false);
             // What was drained stays drained, and the journal keeps the rest. Of all else, whoever met it has told.
-            if let Err(error @ LogError::OutOfSpace { .. }) = self.drain(&core, Until::Chunks).await {
-                tracing::warn!("{error}: segments wait in the journal until there is space");
+            if let Err(error) = self.drain(&core, Until::Chunks).await {
+                self.tell_shortage(&error);
             }
         }
     }
@@ -290,7 +290,7 @@ impl ShardCore {
         fs.replace_file_durable(core.dir.join(EPOCH_CHECKPOINT), epochs.into()).await
     }
 
-    /// Latches a failure of the log directory; a full disk is none (rule 8).
+    /// Latches a failure of the log directory; a full disk is none (rule 8), and nor is a lack of descriptors.
     pub(crate) fn fence(&self, error: &FileError) -> LogError {
         if error.is_out_of_space() {
             return LogError::OutOfSpace { path: error.path.display().to_string().into() };
@@ -298,14 +298,38 @@ impl ShardCore {
         self.fence_device(error)
     }
 
-    /// Latches a failure of the log directory, whatever the errno: a flush that failed is never retried (rule 7).
+    /// Latches a failure of the log directory, whatever the errno: a flush that failed is never retried (rule 7). One that
+    /// was not begun, for lack of a descriptor, is another matter: the caller must try it again.
     pub(crate) fn fence_device(&self, error: &FileError) -> LogError {
+        if error.is_out_of_descriptors() {
+            return LogError::OutOfDescriptors { path: error.path.display().to_string().into() };
+        }
         let failure = StorageFailure { cause: error.to_string().into() };
         tracing::error!("{error}: the log directory is fenced");
         self.journal.fail(failure.clone());
         failure.into()
     }
 }
+
+impl ShardCore {
+    /// Whether this is a shortage, which passes; it is told now and then while it lasts.
+    pub(crate) fn tell_shortage(&self, error: &LogError) -> bool {
+        if !matches!(error, LogError::OutOfSpace { .. } | LogError::OutOfDescriptors { .. }) {
+            return false;
+        }
+        let now = self.io.now();
+        if self.shortage_told_at.get().is_none_or(|at| now - at >= TELL_AGAIN_AFTER) {
+            self.shortage_told_at.set(Some(now));
+            tracing::warn!(
+                "{error}: what is appended stays in the journal, and producers wait when that is full"
+            );
+        }
+        true
+    }
+}
+
+/// A shortage that lasts is told again after this.
+const TELL_AGAIN_AFTER: std::time::Duration = std::time::Duration::from_secs(10);
 
 impl crate::partition::Live {
     /// Whether the write-behind has an older segment to complete.

@@ -67,6 +67,12 @@ pub enum LogError {
         /// The file that could not grow.
         path: Arc<str>,
     },
+    /// No descriptor is left to open a file with; the log goes on when there is one.
+    #[error("no descriptor is left to open {path}: raise the limit of open files (ulimit -n, LimitNOFILE)")]
+    OutOfDescriptors {
+        /// The file that could not be opened.
+        path: Arc<str>,
+    },
     /// Another topic's partition of the same name is still there.
     #[error("{path} belongs to another topic of this name, which is not deleted yet")]
     NameInUse {

@@ -76,6 +76,8 @@ pub(crate) struct ShardCore {
     flush_deadlines: RefCell<BTreeMap<MonoTime, Vec<Weak<PartitionCore>>>>,
     flush_deadlines_changed: Watch<u64>,
     checkpoint_number: Cell<u64>,
+    /// When a lack of space or descriptors was last told.
+    pub(crate) shortage_told_at: Cell<Option<MonoTime>>,
     checkpoint_turn: Semaphore,
     create_turn: Semaphore,
     closing: Watch<bool>,
@@ -126,6 +128,7 @@ impl ShardLogs {
             flush_deadlines: RefCell::default(),
             flush_deadlines_changed: Watch::new(0),
             checkpoint_number: Cell::new(0),
+            shortage_told_at: Cell::new(None),
             checkpoint_turn: Semaphore::new(1),
             create_turn: Semaphore::new(1),
             closing: Watch::new(false),
@@ -401,8 +404,11 @@ impl ShardCore {
     }
 
     pub(crate) async fn flush_dir_if_new(&self, core: &PartitionCore) -> Result<(), LogError> {
-        if self.new_names.borrow_mut().remove(&core.id) {
-            self.io.fs().sync_dir(&core.dir).await.map_err(|error| self.fence_device(&error))?;
+        if self.new_names.borrow_mut().remove(&core.id)
+            && let Err(error) = self.io.fs().sync_dir(&core.dir).await
+        {
+            self.new_names.borrow_mut().insert(core.id);
+            return Err(self.fence_device(&error));
         }
         Ok(())
     }
@@ -525,8 +531,7 @@ impl ShardCore {
             }
             match self.checkpoint().await {
                 Ok(()) => {}
-                Err(LogError::OutOfSpace { path }) => {
-                    tracing::warn!("no space left in {path}: producers wait until there is some");
+                Err(error) if self.tell_shortage(&error) => {
                     self.io.sleep(std::time::Duration::from_millis(500)).await;
                 }
                 Err(error) => tracing::error!("checkpoint failed: {error}"),
@@ -616,10 +621,11 @@ impl ShardCore {
         (body, touched)
     }
 
-    /// Flushes every segment written to, and the directories of new ones.
+    /// Flushes every segment written to, and the directories of new ones. What could not even be opened is flushed the next
+    /// time.
     async fn flush_segments(&self) -> Result<(), LogError> {
-        let dirty = std::mem::take(&mut *self.dirty.borrow_mut());
-        for segment in dirty.into_values() {
+        let mut dirty = std::mem::take(&mut *self.dirty.borrow_mut());
+        while let Some((key, segment)) = dirty.pop_first() {
             let flushed = async {
                 let file = segment.file(&self.io, self.direct).await?;
                 file.sync_data().await
@@ -627,14 +633,22 @@ impl ShardCore {
             match flushed.await {
                 // Retention or a truncation was faster; what is gone need not be flushed.
                 Err(_) if segment.is_removed() => {}
-                outcome => outcome.map_err(|error| self.fence_device(&error))?,
+                Ok(()) => {}
+                Err(error) => {
+                    dirty.insert(key, segment);
+                    self.dirty.borrow_mut().append(&mut dirty);
+                    return Err(self.fence_device(&error));
+                }
             }
         }
-        let new_names = std::mem::take(&mut *self.new_names.borrow_mut());
+        let new_names: Vec<TopicPartition> = self.new_names.borrow().iter().copied().collect();
         for id in new_names {
             let core = self.partitions.borrow().get(&id).cloned();
-            if let Some(core) = core {
-                self.io.fs().sync_dir(&core.dir).await.map_err(|error| self.fence_device(&error))?;
+            match core {
+                Some(core) => self.flush_dir_if_new(&core).await?,
+                None => {
+                    self.new_names.borrow_mut().remove(&id);
+                }
             }
         }
         Ok(())

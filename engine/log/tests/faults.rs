@@ -244,6 +244,53 @@ async fn wait_until_it_takes(io: &Io, partition: &Partition) {
     panic!("writes do not resume");
 }
 
+const EMFILE: i32 = 24;
+
+/// A crowd of connections once took the last descriptor, and the log directory was given up until the next start.
+#[test]
+fn lack_of_descriptors_is_an_error_to_the_producer_and_no_failure() {
+    for seed in 0..20 {
+        let mut scene = Scene::new(seed);
+        let disk = scene.disk();
+        let appended = scene.live_and(End::PowerCut, move |io| async move {
+            let (_dir, logs, _) = open(&io).await;
+            let partition = create(&logs, 0).await;
+            let mut appended = 0;
+            for round in 0..12 {
+                // Now one is missing for a segment or an index, then for its directory, then for a checkpoint.
+                let on = ["topic-0/", "topic-0", "checkpoint-", "journal-"][round % 4];
+                for op in [DiskOp::Open, DiskOp::Create, DiskOp::SyncDirectory] {
+                    let fault = Fault::new(op, FaultEffect::Errno(EMFILE)).on(on);
+                    disk.inject(fault.skip(seed % 3).times(2 + seed % 5));
+                }
+                for _ in 0..12 {
+                    match try_append(&partition, &[b'x'; 3000]).await {
+                        Ok(()) => appended += 1,
+                        Err(AppendError::Log(LogError::OutOfDescriptors { .. })) => {
+                            io.sleep(Duration::from_millis(200)).await;
+                        }
+                        Err(error) => panic!("seed {seed}: {error}"),
+                    }
+                }
+                match logs.checkpoint().await {
+                    Ok(()) | Err(LogError::OutOfDescriptors { .. }) => {}
+                    Err(error) => panic!("seed {seed}: {error}"),
+                }
+                disk.lift_all();
+                assert!(logs.failure().is_none() && partition.fenced().is_none(), "seed {seed}");
+            }
+            appended
+        });
+        assert!(appended > 60, "seed {seed}: {appended}");
+        scene.live(move |io| async move {
+            let (_dir, logs, report) = open(&io).await;
+            assert!(report.fenced.is_empty(), "seed {seed}: {:?}", report.fenced);
+            let partition = logs.partition(&id(0)).expect("is there");
+            assert_eq!(read_values(&partition).await.len(), appended, "seed {seed}");
+        });
+    }
+}
+
 const PRODUCER: ProducerStamp = ProducerStamp {
     producer_id: ProducerId(7),
     producer_epoch: ProducerEpoch(0),

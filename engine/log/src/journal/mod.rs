@@ -577,8 +577,8 @@ impl Journal {
                     self.changed();
                 }
                 Ok(None) => self.wait_for_release().await,
-                Err(error) if error.is_out_of_space() => {
-                    tracing::warn!("{error}: no further journal file until there is space");
+                Err(error) if error.is_out_of_space() || error.is_out_of_descriptors() => {
+                    tracing::warn!("{error}: no further journal file until there is room");
                     self.io.sleep(std::time::Duration::from_secs(1)).await;
                 }
                 Err(error) => {

@@ -306,6 +306,10 @@ impl Partition {
     }
 
     fn fence_unreadable_end(&self, error: &ReadError) -> LogError {
+        // It was not even tried.
+        if let ReadError::Log(error) = error {
+            return error.clone();
+        }
         let reason = format!("the end of the log cannot be read: {error}");
         tracing::error!(topic = %self.core.topic_name, partition = %self.core.id.partition, "{reason}");
         self.core.fence(&reason);

@@ -15,7 +15,7 @@ use highwater_io::{FileError, Io, IoBuf, fs};
 use highwater_model::Offset;
 use highwater_model::batch::{BATCH_HEADER_BYTES, BatchError, BatchHeader};
 
-use crate::error::ReadError;
+use crate::error::{LogError, ReadError};
 use crate::journal::files::lock_for_writing;
 use crate::kafka_files::{INDEX_SUFFIX, LOG_SUFFIX, TIME_INDEX_SUFFIX, segment_path};
 use crate::partition::index::SparseIndex;
@@ -308,5 +308,8 @@ pub(crate) enum Walk {
 }
 
 pub(crate) fn io_error(error: &FileError) -> ReadError {
+    if error.is_out_of_descriptors() {
+        return LogError::OutOfDescriptors { path: error.path.display().to_string().into() }.into();
+    }
     ReadError::Io { cause: error.to_string().into() }
 }

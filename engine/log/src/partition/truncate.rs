@@ -92,21 +92,22 @@ impl Partition {
     /// before the cut is, since recovery does not look at them.
     async fn forget_index_files(&self, segment_base: Offset) -> Result<(), LogError> {
         let fs = self.shard.io.fs();
-        let mut removed = false;
         for suffix in [INDEX_SUFFIX, TIME_INDEX_SUFFIX] {
             match fs.remove_file(segment_path(&self.core.dir, segment_base, suffix)).await {
-                Ok(()) => removed = true,
+                Ok(()) => {}
                 Err(error) if error.is_not_found() => {}
                 Err(error) => return Err(self.shard.fence(&error)),
             }
         }
-        if removed {
-            fs.sync_dir(&self.core.dir).await.map_err(|error| self.shard.fence(&error))?;
-        }
-        Ok(())
+        // Also where none is left: an attempt before this one may have come so far and no further.
+        fs.sync_dir(&self.core.dir).await.map_err(|error| self.shard.fence(&error))
     }
 
     fn fence_unreadable(&self, error: &ReadError) -> LogError {
+        // It was not even tried.
+        if let ReadError::Log(error) = error {
+            return error.clone();
+        }
         let reason = format!("the log cannot be read where it is to be cut: {error}");
         self.core.fence(&reason);
         LogError::Fenced { reason: reason.into() }
