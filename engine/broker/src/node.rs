@@ -22,6 +22,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,7 +32,7 @@ use highwater_cluster::config::effective::ConfigView;
 use highwater_cluster::{Broker, METADATA_PARTITION, MetadataImage, Record, lifecycle};
 use highwater_io::mailbox::{self, Reply, ReplySender};
 use highwater_io::net::TcpListener;
-use highwater_io::{FileOp, Io, MonoTime};
+use highwater_io::{FileOp, Io, MonoTime, TimedOut};
 use highwater_log::{DataDir, FoundPartition, OpenError, OpenOptions, RecoveryReport, ShardLogs, ShardSeed};
 use highwater_model::{NO_PARTITION_LEADER_EPOCH, ProducerId, Timestamp, TopicPartition};
 
@@ -374,6 +375,7 @@ fn advice(config: &BrokerConfig, error: &OpenError) -> String {
         std::io::ErrorKind::PermissionDenied => {
             "; run the broker as the owner of its data directory, or give the directory to its user".to_owned()
         }
+        std::io::ErrorKind::NotADirectory => "; the data directory must be a directory, and is a file".to_owned(),
         std::io::ErrorKind::ReadOnlyFilesystem => {
             "; mount the file system for writing, or choose another --data-dir (highwater verify needs no writing)"
                 .to_owned()
@@ -454,9 +456,27 @@ async fn load_metadata(
     for record in &records {
         image.apply(record).map_err(|error| BrokerError::Metadata(error.to_string()))?;
     }
-    log.append(&records, Timestamp(io.wall_time().as_millis())).await.map_err(failed)?;
+    note_start(io, log.append(&records, Timestamp(io.wall_time().as_millis()))).await.map_err(failed)?;
     Ok((log, image))
 }
+
+/// Waits for the start's records to be durable, and tells while they find no room.
+async fn note_start<T>(io: &Io, append: impl Future<Output = T>) -> T {
+    let mut append = pin!(append);
+    loop {
+        match io.timeout(TELL_OF_WAIT_AFTER, append.as_mut()).await {
+            Ok(appended) => return appended,
+            Err(TimedOut) => {
+                tracing::warn!(
+                    "not started yet: the journal has no room for the start; is the file system full?"
+                );
+            }
+        }
+    }
+}
+
+/// A start that waits for room in the journal says so after this, again and again.
+const TELL_OF_WAIT_AFTER: Duration = Duration::from_secs(5);
 
 async fn run_other(
     io: Io,
@@ -643,6 +663,7 @@ mod tests {
         let flush = says_after(FileOp::SyncData, 28);
         assert!(!flush.contains("nothing is lost"), "a flush that failed promises nothing: {flush}");
         assert!(says(13).contains("owner of its data directory"));
+        assert!(says(20).contains("is a file"));
         assert!(says(30).contains("mount the file system for writing"));
     }
 }
