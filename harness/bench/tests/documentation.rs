@@ -29,7 +29,7 @@ fn every_shipped_workload_is_valid_and_has_cells() {
     assert!(!shipped.is_empty());
     for path in shipped {
         let workload = Workload::read(&path).unwrap_or_else(|error| panic!("{error}"));
-        assert!(!workload.expand(&workload.brokers).is_empty(), "{}", path.display());
+        assert!(!workload.expand(&workload.brokers, None).unwrap().is_empty(), "{}", path.display());
         assert_eq!(path.file_stem().unwrap().to_str(), Some(workload.name.as_str()));
     }
 }

@@ -379,6 +379,24 @@ fn wrong_workload_is_refused_with_line_and_key() {
 }
 
 #[test]
+fn workload_of_too_many_trials_is_refused_by_every_command() {
+    let project = Project::new("[[grid]]\nlinger.ms = [1, 2, 3]\nrepeats = 100000");
+    let expected = "w.toml:13: grid[0].repeats: 3 linger.ms × 100,000 repeats of fault=none would be 300,000 trials; \
+                    a sweep has at most 100,000\n";
+    for command in ["validate", "list", "run"] {
+        let output = project.run(&[command, "workloads/w.toml"]);
+        assert_exit(&output, 2);
+        assert!(text(&output).ends_with(expected), "{}", text(&output));
+    }
+    let output = project.run(&["cell", "workloads/w.toml", "00"]);
+    assert_exit(&output, 2);
+    assert!(text(&output).ends_with(expected), "{}", text(&output));
+    assert!(!project.path("results").exists());
+    let output = project.run(&["list", "workloads/w.toml", "--max-repeats", "1"]);
+    assert_exit(&output, 0);
+}
+
+#[test]
 fn sweep_whose_broker_never_starts_is_given_up_and_called_failed() {
     let project = Project::new("[settings.stand-in]\nlie = 'white'\n[[grid]]\nrepeats = 5");
     let output = project.sweep(&[]);

@@ -161,7 +161,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("w.toml");
         std::fs::write(&path, format!("name='w'\ndescription='d'\nseed=1\n[[grid]]\n{grid}")).unwrap();
-        Workload::read(&path).unwrap().expand(&["kafka".to_owned()]).remove(0)
+        Workload::read(&path).unwrap().expand(&["kafka".to_owned()], None).unwrap().remove(0)
     }
 
     fn kafka() -> Driver {

@@ -185,11 +185,11 @@ pub struct Prepared {
 pub fn prepare(options: &Options) -> Result<Prepared, SweepError> {
     let (workload, brokers) = workload(options)?;
     let text = read(&options.workload)?;
+    let cells = expand(options, &workload, &brokers)?;
     let mut contenders = BTreeMap::new();
     for (name, driver) in check::drivers(&workload, &options.drivers, &brokers)? {
         contenders.insert(name, contender(options, driver)?);
     }
-    let cells = expand(options, &workload, &brokers);
     if cells.is_empty() {
         return Err(SweepError::Empty(workload.name));
     }
@@ -204,7 +204,7 @@ pub fn prepare(options: &Options) -> Result<Prepared, SweepError> {
 pub fn brokers_and_cells(options: &Options) -> Result<(Vec<String>, Vec<Cell>), SweepError> {
     let (workload, brokers) = workload(options)?;
     check::drivers(&workload, &options.drivers, &brokers)?;
-    let cells = expand(options, &workload, &brokers);
+    let cells = expand(options, &workload, &brokers)?;
     Ok((brokers, cells))
 }
 
@@ -217,10 +217,8 @@ fn workload(options: &Options) -> Result<(Workload, Vec<String>), SweepError> {
     Ok((workload, brokers))
 }
 
-fn expand(options: &Options, workload: &Workload, brokers: &[String]) -> Vec<Cell> {
-    let mut cells = workload.expand(brokers);
-    cells.retain(|cell| options.max_repeats.is_none_or(|most| cell.repeat < most));
-    cells
+fn expand(options: &Options, workload: &Workload, brokers: &[String]) -> Result<Vec<Cell>, SweepError> {
+    Ok(workload.expand(brokers, options.max_repeats).map_err(WorkloadError::from)?)
 }
 
 fn contender(options: &Options, driver: Driver) -> Result<Contender, SweepError> {

@@ -264,7 +264,7 @@ mod tests {
         };
         let contenders = brokers.iter().map(contender).collect();
         let brokers: Vec<String> = brokers.iter().map(|&name| name.to_owned()).collect();
-        plan(&workload, &workload.expand(&brokers), &contenders, &|cell| {
+        plan(&workload, &workload.expand(&brokers, None).unwrap(), &contenders, &|cell| {
             MediumKind::for_fault(cell.settings.fault, true)
         })
     }

@@ -12,8 +12,14 @@ use twox_hash::XxHash3_64;
 
 use super::settings::{Acks, Aim, CompressionType, Fault, Flush, Key, Payload};
 use super::units::Rate;
-use super::{Grid, Timing, Workload};
+use super::{Grid, Problem, Problems, Repeats, Timing, Workload};
+use crate::results::text::{counted, exact};
 use crate::seed::Seed;
+
+/// A sweep has no more trials than this: at the quickest it would take days, and its cells lie in memory.
+pub const TRIALS_MAX: u64 = 100_000;
+/// The axis that says how often a cell is repeated.
+const FAULT: &str = "fault";
 
 /// One run of one broker under one setting.
 #[derive(Debug, Clone, PartialEq)]
@@ -156,19 +162,25 @@ fn show_flush(flush: Flush) -> String {
 }
 
 impl Workload {
-    /// All cells for `brokers`, in the order in which they run.
-    #[must_use]
-    pub fn expand(&self, brokers: &[String]) -> Vec<Cell> {
-        let settings: Vec<(&Grid, Vec<CellSettings>)> =
-            self.grids.iter().map(|grid| (grid, product(grid))).collect();
-        let rounds = self.grids.iter().flat_map(|grid| {
-            let used = |fault: &Fault| grid.repeats.of(*fault);
-            grid.fault.iter().map(used)
-        });
+    /// All cells for `brokers`, in the order in which they run, each no more often than `max_repeats` where that is given.
+    ///
+    /// Fails where there would be more than [`TRIALS_MAX`], which is counted before anything is made.
+    pub fn expand(&self, brokers: &[String], max_repeats: Option<u32>) -> Result<Vec<Cell>, Problems> {
+        let repeats: Vec<Repeats> =
+            self.grids.iter().map(|grid| grid.repeats.at_most(max_repeats.unwrap_or(u32::MAX))).collect();
+        self.check_size(brokers, &repeats)?;
+        let rounds = |grid: &Grid, repeats: Repeats| {
+            grid.fault.iter().map(|&fault| repeats.of(fault)).max().unwrap_or(0)
+        };
+        // A grid that never runs was counted as nothing, however large its product.
+        let run = self.grids.iter().zip(repeats).filter(|&(grid, repeats)| rounds(grid, repeats) > 0);
+        let grids: Vec<(&Grid, Repeats, Vec<CellSettings>)> =
+            run.map(|(grid, repeats)| (grid, repeats, product(grid))).collect();
+        let rounds = grids.iter().map(|(grid, repeats, _)| rounds(grid, *repeats));
         let mut cells = Vec::new();
         for repeat in 0..rounds.max().unwrap_or(0) {
-            for (grid, settings) in &settings {
-                let due = settings.iter().filter(|settings| repeat < grid.repeats.of(settings.fault));
+            for (grid, repeats, settings) in &grids {
+                let due = settings.iter().filter(|settings| repeat < repeats.of(settings.fault));
                 for settings in due {
                     self.side_by_side(brokers, settings, grid.timing, repeat, &mut cells);
                 }
@@ -177,7 +189,59 @@ impl Workload {
         // Two grids may name the same cell; it runs once.
         let mut seen = HashSet::new();
         cells.retain(|cell| seen.insert(cell.id()));
-        cells
+        Ok(cells)
+    }
+
+    /// Refuses what would be more than [`TRIALS_MAX`], at each grid that has at least its share of them.
+    fn check_size(&self, brokers: &[String], repeats: &[Repeats]) -> Result<(), Problems> {
+        let brokers = brokers.len() as u64;
+        let counts: Vec<Option<u64>> =
+            self.grids.iter().zip(repeats).map(|(grid, &repeats)| trials(grid, repeats, brokers)).collect();
+        let total = counts.iter().try_fold(0_u64, |total, &count| total.checked_add(count?));
+        if total.is_some_and(|total| total <= TRIALS_MAX) {
+            return Ok(());
+        }
+        let shown = |count: Option<u64>| {
+            count.map_or_else(
+                || format!("more than {} trials", exact(u64::MAX)),
+                |count| format!("{} trials", exact(count)),
+            )
+        };
+        let share = TRIALS_MAX / self.grids.len() as u64;
+        let mut problems = Vec::new();
+        for (index, count) in
+            counts.iter().enumerate().filter(|(_, count)| count.is_none_or(|count| count > share))
+        {
+            let (grid, repeats) = (&self.grids[index], repeats[index]);
+            let of_all = if self.grids.len() > 1 {
+                format!(", of {} in all grids", shown(total))
+            } else {
+                String::new()
+            };
+            problems.push(self.grid_problem(
+                index,
+                grid,
+                format!(
+                    "{} would be {}{of_all}; a sweep has at most {}",
+                    factors(grid, repeats, brokers),
+                    shown(*count),
+                    exact(TRIALS_MAX)
+                ),
+            ));
+        }
+        problems.sort_by_key(|problem| problem.line);
+        Err(Problems { path: self.path.clone(), problems })
+    }
+
+    /// A problem of the grid at `index`, at its `repeats` if it has some, else where it begins.
+    fn grid_problem(&self, index: usize, grid: &Grid, message: String) -> Problem {
+        let names = grid.fault.iter().map(|fault| format!("repeats.{fault}"));
+        let names: Vec<String> = std::iter::once("repeats".to_owned()).chain(names).collect();
+        let places = [format!("grid[{index}]"), "defaults".to_owned()];
+        let mut keys =
+            places.iter().flat_map(|place| names.iter().map(move |name| format!("{place}.{name}")));
+        let key = keys.find(|key| self.lines.contains_key(key)).unwrap_or_else(|| places[0].clone());
+        self.problem(&key, message)
     }
 
     fn side_by_side(
@@ -196,6 +260,57 @@ impl Workload {
         } else {
             cells.extend(brokers.iter().rev().map(cell));
         }
+    }
+}
+
+/// How many trials a grid comes to, or `None` if they cannot be counted in 64 bits.
+fn trials(grid: &Grid, repeats: Repeats, brokers: u64) -> Option<u64> {
+    let rounds: u64 = grid.fault.iter().map(|&fault| u64::from(repeats.of(fault))).sum();
+    if rounds == 0 {
+        return Some(0);
+    }
+    let axes = grid.axes().into_iter().filter(|&(name, _)| name != FAULT);
+    axes.map(|(_, values)| values).chain([rounds, brokers]).try_fold(1_u64, u64::checked_mul)
+}
+
+/// What multiplies to the trials of a grid, in words: every axis with more than one value.
+fn factors(grid: &Grid, repeats: Repeats, brokers: u64) -> String {
+    let axes = grid.axes().into_iter().filter(|&(name, values)| values > 1 && name != FAULT);
+    let mut factors: Vec<String> = axes.map(|(name, values)| format!("{} {name}", exact(values))).collect();
+    let rounds = |&fault: &Fault| {
+        format!("{} of fault={fault}", counted(repeats.of(fault).into(), "repeat", "repeats"))
+    };
+    let rounds: Vec<String> = grid.fault.iter().map(rounds).collect();
+    factors.push(if rounds.len() > 1 { format!("({})", rounds.join(" + ")) } else { rounds.concat() });
+    if brokers > 1 {
+        factors.push(format!("{brokers} brokers"));
+    }
+    factors.join(" × ")
+}
+
+impl Grid {
+    /// Every axis by its field's name, with how many values it has.
+    fn axes(&self) -> [(&'static str, u64); 17] {
+        [
+            ("record.size", self.record_size_bytes.len()),
+            ("record.payload", self.payload.len()),
+            ("record.key", self.key.len()),
+            ("compression.type", self.compression.len()),
+            ("partitions", self.partitions.len()),
+            ("producers", self.producers.len()),
+            ("linger.ms", self.linger_ms.len()),
+            ("batch.size", self.batch_size_bytes.len()),
+            ("max.in.flight.requests.per.connection", self.max_in_flight.len()),
+            ("acks", self.acks.len()),
+            ("enable.idempotence", self.idempotence.len()),
+            ("flush", self.flush.len()),
+            ("rate", self.rate.len()),
+            ("disk.flush_delay", self.flush_delay.len()),
+            ("fault_acked", self.fault_acked.len()),
+            ("fault_at", self.aim.len()),
+            (FAULT, self.fault.len()),
+        ]
+        .map(|(name, values)| (name, values as u64))
     }
 }
 
@@ -269,7 +384,80 @@ mod tests {
     }
 
     fn expand(grid: &str, brokers: &[&str]) -> Vec<Cell> {
-        workload(grid).expand(&brokers.iter().map(|&name| name.to_owned()).collect::<Vec<_>>())
+        expand_at_most(grid, brokers, None).unwrap()
+    }
+
+    fn expand_at_most(grid: &str, brokers: &[&str], max_repeats: Option<u32>) -> Result<Vec<Cell>, Problems> {
+        let brokers: Vec<String> = brokers.iter().map(|&name| name.to_owned()).collect();
+        workload(grid).expand(&brokers, max_repeats)
+    }
+
+    /// `name = [0, 1, …]`, `count` values.
+    fn axis(name: &str, count: u64) -> String {
+        let values: Vec<String> = (0..count).map(|value| value.to_string()).collect();
+        format!("{name} = [{}]\n", values.join(", "))
+    }
+
+    #[test]
+    fn trials_are_counted_as_they_are_made() {
+        let grid = "[[grid]]\nacks = [0, 1]\nlinger.ms = [1, 2, 3]\nfault = ['none', 'kill', 'power-cut']\n\
+                    repeats.kill = 3\nrepeats.power-cut = 0";
+        let parsed = &workload(grid).grids[0];
+        assert_eq!(trials(parsed, parsed.repeats, 2), Some(2 * 3 * (1 + 3) * 2));
+        assert_eq!(expand(grid, &["a", "b"]).len(), 2 * 3 * (1 + 3) * 2);
+        let product: u64 = parsed.axes().iter().map(|(_, values)| values).product();
+        assert_eq!(super::product(parsed).len() as u64, product);
+        let fewer = parsed.repeats.at_most(1);
+        assert_eq!(trials(parsed, fewer, 1), Some(2 * 3 * 2));
+        assert_eq!(expand_at_most(grid, &["a"], Some(1)).unwrap().len(), 2 * 3 * 2);
+    }
+
+    /// Made first and counted then, the first would take more memory than there is.
+    #[test]
+    fn sweep_of_too_many_trials_is_refused_before_it_is_made() {
+        let axes = axis("linger.ms", 300) + &axis("batch.size", 100);
+        let refused = |grid: &str, most| expand_at_most(grid, &["a"], most).unwrap_err().to_string();
+        assert_eq!(
+            refused(&format!("[[grid]]\n{axes}repeats = 100000"), None),
+            "w.toml:7: grid[0].repeats: 300 linger.ms × 100 batch.size × 100,000 repeats of fault=none would be \
+             3,000,000,000 trials; a sweep has at most 100,000"
+        );
+        let twice = format!("[[grid]]\n[[grid]]\nfault = ['kill', 'none']\nrepeats.kill = 70000\n{axes}");
+        assert_eq!(
+            refused(&twice, Some(60_000)),
+            "w.toml:7: grid[1].repeats.kill: 300 linger.ms × 100 batch.size × \
+             (60,000 repeats of fault=kill + 1 repeat of fault=none) would be 1,800,030,000 trials, \
+             of 1,800,030,001 trials in all grids; a sweep has at most 100,000"
+        );
+    }
+
+    #[test]
+    fn sweep_of_as_many_trials_as_may_be_is_made_and_of_one_more_is_not() {
+        let grid = "[[grid]]\nrepeats = 100000";
+        assert_eq!(expand(grid, &["a"]).len() as u64, TRIALS_MAX);
+        let shown = expand_at_most(&format!("{grid}\n[[grid]]"), &["a"], None).unwrap_err().to_string();
+        assert!(shown.contains("of 100,001 trials in all grids"), "{shown}");
+        let shown = expand_at_most(grid, &["a", "b"], None).unwrap_err().to_string();
+        assert!(
+            shown.contains("100,000 repeats of fault=none × 2 brokers would be 200,000 trials"),
+            "{shown}"
+        );
+    }
+
+    /// Six axes of 10,000 values are more than 64 bits count.
+    #[test]
+    fn grid_that_cannot_be_counted_is_refused_unless_it_never_runs() {
+        let mut workload = workload("[[grid]]");
+        let grid = &mut workload.grids[0];
+        grid.linger_ms = vec![1; 10_000];
+        grid.batch_size_bytes = vec![1; 10_000];
+        grid.record_size_bytes = vec![1; 10_000];
+        grid.partitions = vec![1; 10_000];
+        grid.max_in_flight = vec![1; 10_000];
+        let shown = workload.expand(&["a".to_owned()], None).unwrap_err().to_string();
+        assert!(shown.starts_with("w.toml:4: grid[0]: 10,000 record.size × "), "{shown}");
+        assert!(shown.contains("would be more than 18,446,744,073,709,551,615 trials"), "{shown}");
+        assert_eq!(workload.expand(&["a".to_owned()], Some(0)), Ok(Vec::new()));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use document::{Problem, Problems};
-pub use grid::{Cell, CellId};
+pub use grid::{Cell, CellId, TRIALS_MAX};
 pub use parse::fields;
 use settings::{Acks, Aim, CompressionType, Fault, Flush, Key, Payload};
 use units::Rate;
@@ -110,6 +110,18 @@ impl Repeats {
             Fault::Kill => self.kill,
             Fault::PowerCut => self.power_cut,
             Fault::LyingFlush => self.lying_flush,
+        }
+    }
+
+    /// None of them more than `most`.
+    #[must_use]
+    pub fn at_most(self, most: u32) -> Self {
+        let Repeats { none, kill, power_cut, lying_flush } = self;
+        Repeats {
+            none: none.min(most),
+            kill: kill.min(most),
+            power_cut: power_cut.min(most),
+            lying_flush: lying_flush.min(most),
         }
     }
 }
