@@ -66,7 +66,7 @@ fn wait_until_dead(pid: &str) {
 #[test]
 fn prepare_that_fails_quotes_its_output() {
     let error = Bench::new().install("true", "echo cannot format; exit 3").unwrap_err().to_string();
-    assert!(error.contains("exit status: 3") && error.contains("  cannot format"), "{error}");
+    assert!(error.contains("exit status: 3") && error.ends_with("; its log ends: cannot format"), "{error}");
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn broker_that_ends_by_itself_is_reported_with_its_output() {
     let error = broker.wait_ready(None, &Cancel::new()).unwrap_err();
     let shown = error.to_string();
     assert!(matches!(error, BrokerError::Ended { .. }), "{shown}");
-    assert!(shown.contains("exit status: 9") && shown.contains("  no license"), "{shown}");
+    assert!(shown.contains("exit status: 9") && shown.ends_with("; its log ends: no license"), "{shown}");
 }
 
 #[test]
@@ -92,6 +92,32 @@ fn broker_that_never_answers_is_not_ready_and_says_what_was_seen() {
     let mut broker = bench.install("exec sleep 1000", "true").unwrap().start().unwrap();
     let error = broker.wait_ready(None, &Cancel::new()).unwrap_err().to_string();
     assert!(error.contains("was not ready within 300ms") && error.contains("refused"), "{error}");
+}
+
+/// Tables show the first line of an error, and the log is moved when the cell ends.
+#[test]
+fn first_line_of_an_error_has_the_end_of_the_log_and_no_path() {
+    let bench = Bench::new();
+    let talks = "echo one; echo two; echo; echo three; echo four; echo; exec sleep 1000";
+    for (script, expected) in [
+        (talks, "; its log ends: two | three | four"),
+        ("exec sleep 1000", "; its log is empty"),
+        (
+            "echo two; echo three; echo four; exit 9",
+            "by itself (exit status: 9); its log ends: two | three | four",
+        ),
+        ("exit 9", "by itself (exit status: 9); its log is empty"),
+    ] {
+        let _ = std::fs::remove_file(bench.path("broker.log"));
+        let mut broker = bench.install(script, "true").unwrap().start().unwrap();
+        let error = broker.wait_ready(None, &Cancel::new()).unwrap_err();
+        let shown = error.to_string();
+        let first = shown.lines().next().unwrap();
+        assert!(first.ends_with(expected), "{shown}");
+        assert_eq!(error.of_the_broker().unwrap(), first);
+        assert!(!shown.contains(&bench.path("").display().to_string()), "{shown}");
+        assert!(!shown.contains(":\n") || shown.contains("the end of broker.log:\n  "), "{shown}");
+    }
 }
 
 #[test]

@@ -405,12 +405,30 @@ fn sweep_whose_broker_never_starts_is_given_up_and_called_failed() {
         "This sweep failed: it was given up after 3 failures in a row; 5 of 5 planned trials are missing.";
     let shown = text(&output);
     assert!(shown.contains(expected) && !shown.contains("nterrupted"), "{shown}");
-    assert!(shown.contains("! 3 trials without a verdict, since they failed: "), "{shown}");
+    let line = shown.lines().find(|line| line.contains("! 3 trials without a verdict, since they failed: "));
+    let line = line.unwrap_or_else(|| panic!("{shown}"));
+    assert!(line.contains("its log ends: error: invalid value 'white'"), "{line}");
+    assert!(!line.contains("broker.log") && !line.contains("target/bench"), "{line}");
     let folder = std::fs::read_dir(project.path("results")).unwrap().next().unwrap().unwrap().path();
     for file in ["report.html", "table.txt"] {
         let written = std::fs::read_to_string(folder.join(file)).unwrap();
         assert!(written.contains(expected) && !written.contains("was interrupted"), "{written}");
     }
+}
+
+#[test]
+fn broker_that_never_gets_ready_is_quoted_in_the_table() {
+    let project = Project::new("[[grid]]");
+    let driver = "title='Mute'\nhome='/'\nmarker='bin/sh'\nmissing=''\nready_within='300ms'\n\
+                  start=['/bin/sh', '-c', 'echo waiting for the moon; exec sleep 1000']\n";
+    std::fs::write(project.path("workloads/brokers/mute.toml"), driver).unwrap();
+    let output = project.sweep(&["--broker", "mute"]);
+    assert_exit(&output, 2);
+    let shown = text(&output);
+    let line = shown.lines().find(|line| line.contains("! 1 trial without a verdict")).unwrap();
+    assert!(line.contains("was not ready within 300ms"), "{line}");
+    assert!(line.ends_with("; its log ends: waiting for the moon."), "{line}");
+    project.assert_clean();
 }
 
 /// Root may write everywhere, so a file stands where a directory should.

@@ -24,12 +24,14 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Lines of a broker's own log that an error quotes.
 const QUOTED_LINES: usize = 12;
-/// So many characters of such a line are shown where there is room for one only.
+/// So many of the last of them are shown where there is room for one line only, and so many characters of each.
+const LAST_LINES: usize = 3;
 const SHOWN_OF_A_LINE: usize = 200;
 /// A process that was killed is gone within this time, or stuck in the kernel.
 const KILL_WITHIN: Duration = Duration::from_secs(20);
 
-/// Why a broker does not run.
+/// Why a broker does not run. The first line says all that fits into one, the end of the broker's log included, since
+/// tables show no more; the log itself is quoted by name and not by path, for it is moved when the cell ends.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BrokerError {
@@ -42,7 +44,7 @@ pub enum BrokerError {
         source: std::io::Error,
     },
     /// A command that makes a data directory failed.
-    #[error("`{command}` failed ({status}); the end of {log}:\n{quoted}", log = log.display())]
+    #[error("`{command}` failed ({status}){}{}", last_of(quoted), end(log, quoted))]
     Prepare {
         /// The command.
         command: String,
@@ -54,7 +56,7 @@ pub enum BrokerError {
         quoted: String,
     },
     /// The broker ended by itself.
-    #[error("the broker ended by itself ({status}); the end of {log}:\n{quoted}", log = log.display())]
+    #[error("the broker ended by itself ({status}){}{}", last_of(quoted), end(log, quoted))]
     Ended {
         /// How.
         status: ExitStatus,
@@ -64,7 +66,7 @@ pub enum BrokerError {
         quoted: String,
     },
     /// The broker runs and does not answer.
-    #[error("the broker was not ready within {within:?} ({last}); the end of {log}:\n{quoted}", log = log.display())]
+    #[error("the broker was not ready within {within:?} ({last}){}{}", last_of(quoted), end(log, quoted))]
     NotReady {
         /// How long it was given.
         within: Duration,
@@ -101,22 +103,34 @@ impl BrokerError {
     /// the harness or the machine did.
     #[must_use]
     pub fn of_the_broker(&self) -> Option<String> {
-        let last = |quoted: &str| match quoted.lines().last().map(str::trim) {
-            Some(line) if !line.is_empty() => {
-                format!("; its last line: {}", line.chars().take(SHOWN_OF_A_LINE).collect::<String>())
-            }
-            _ => String::new(),
-        };
         match self {
             BrokerError::Ended { status, quoted, .. } => {
-                Some(format!("the broker ended by itself ({status}){}", last(quoted)))
+                Some(format!("the broker ended by itself ({status}){}", last_of(quoted)))
             }
             BrokerError::NotReady { within, last: seen, quoted, .. } => {
-                Some(format!("the broker was not ready within {within:?} ({seen}){}", last(quoted)))
+                Some(format!("the broker was not ready within {within:?} ({seen}){}", last_of(quoted)))
             }
             _ => None,
         }
     }
+}
+
+/// The last lines of a log in one.
+fn last_of(quoted: &str) -> String {
+    let lines: Vec<&str> = quoted.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let last = &lines[lines.len().saturating_sub(LAST_LINES)..];
+    let shown: Vec<String> = last.iter().map(|line| line.chars().take(SHOWN_OF_A_LINE).collect()).collect();
+    if shown.is_empty() {
+        "; its log is empty".to_owned()
+    } else {
+        format!("; its log ends: {}", shown.join(" | "))
+    }
+}
+
+/// More of the log, on lines of its own, where there is more than [`last_of`] shows.
+fn end(log: &Path, quoted: &str) -> String {
+    let name = log.file_name().unwrap_or_default().display();
+    if quoted.lines().count() > 1 { format!("\nthe end of {name}:\n{quoted}") } else { String::new() }
 }
 
 /// What a broker has used so far.
