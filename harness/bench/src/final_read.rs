@@ -48,7 +48,7 @@ fn refusal(code: i16) -> String {
 }
 
 /// A topic to be read.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Source<'a> {
     /// The broker.
     pub address: SocketAddr,
@@ -60,6 +60,8 @@ pub struct Source<'a> {
     pub run: RunId,
     /// One topic with those partitions.
     pub layout: &'a Layout,
+    /// Asked where the broker does not answer any more: how it ended, if it did.
+    pub ended: &'a (dyn Fn() -> Option<String> + Sync),
 }
 
 /// Reads everything under one isolation level. What the broker refuses, or is not there to give, is part of the reading.
@@ -76,7 +78,7 @@ pub fn final_read(
     let (mut spans, mut connection) = match begun {
         Ok(begun) => begun,
         Err(error) => {
-            let why = format!("no log can be read: {}", of_wire(&error));
+            let why = (source.ended)().unwrap_or_else(|| format!("no log can be read: {}", of_wire(&error)));
             return Ok(Reading::unserved(reader, source.run, source.layout, &why));
         }
     };
@@ -92,7 +94,8 @@ pub fn final_read(
         match Connection::open(source.address, CALL_TIMEOUT) {
             Ok(again) if failures < MAX_FAILURES => connection = again,
             _ => {
-                spans.iter_mut().for_each(|span| span.give_up(&of_wire(&error), &mut reading));
+                let why = (source.ended)().unwrap_or_else(|| of_wire(&error));
+                spans.iter_mut().for_each(|span| span.give_up(&why, &mut reading));
                 break;
             }
         }

@@ -143,7 +143,12 @@ fn verdict_of(lie: &str) -> highwater_checker::Verdict {
     std::fs::write(&driver, patient.replace("ready_within = \"20s\"", "ready_within = \"2s\"")).unwrap();
     let output = project.sweep(&[]);
     assert_exit(&output, 1);
-    assert!(text(&output).contains("A contract was broken"), "{}", text(&output));
+    let shown = text(&output);
+    assert!(shown.contains("A contract was broken"), "{shown}");
+    let ends = matches!(lie, "no-return" | "end-at-fetch");
+    let told = shown.lines().filter(|line| line.contains("the broker ended by itself (exit status: "));
+    // In the run's own output, and in the table.
+    assert_eq!(told.count() >= 2, ends, "{shown}");
     project.assert_clean();
     // It has its verdict: there is nothing to be tried again until it goes well.
     assert_exit(&project.sweep(&["--resume"]), 2);
@@ -161,6 +166,20 @@ fn broker_that_does_not_come_back_is_judged_and_not_excused() {
     assert_eq!(verdict.losses.unreadable, verdict.losses.of_records);
     let why = &verdict.violations[0].examples[0];
     assert!(why.contains("ended by itself") && why.contains("cannot be recovered"), "{why}");
+}
+
+#[test]
+fn broker_that_ends_while_it_is_read_back_is_said_to_have_ended() {
+    let verdict = verdict_of("end-at-fetch");
+    assert_eq!(verdict.violation(Anomaly::Unrecovered), 1);
+    assert_eq!(verdict.losses.unreadable, verdict.losses.of_records);
+    let why = &verdict.violations[0].examples[0];
+    let expected =
+        "before everything was read back, the broker ended by itself (exit status: 7); its log ends: ";
+    assert!(why.starts_with(expected) && why.contains("asked for records, of all things"), "{why}");
+    let unreadable =
+        verdict.violations.iter().find(|finding| finding.anomaly == Anomaly::Unreadable).unwrap();
+    assert!(unreadable.examples[0].contains("ended by itself (exit status: 7)"), "{unreadable:?}");
 }
 
 #[test]

@@ -161,7 +161,7 @@ pub struct Reading {
     pub(crate) partitions: Vec<PartitionReading>,
     pub(crate) run: RunId,
     pub(crate) layout: Layout,
-    /// Why nobody answered at all, if so.
+    /// Why nobody answered at all, or no longer, if so.
     pub(crate) unserved: Option<String>,
 }
 
@@ -179,6 +179,11 @@ impl Reading {
         let mut reading = Self { unserved: Some(why.to_owned()), ..Self::new(reader, run, layout) };
         layout.partitions().for_each(|partition| reading.refused(partition, why.to_owned()));
         reading
+    }
+
+    /// The broker ended before everything was read. What it had not given by then is booked apart.
+    pub fn broke_off(&mut self, why: &str) {
+        self.unserved = Some(why.to_owned());
     }
 
     /// A range (its end exclusive) that the broker claims to hold and refused to give, for good.

@@ -494,6 +494,21 @@ fn broker_that_does_not_come_back_breaks_every_contract_on_a_sound_medium() {
 }
 
 #[test]
+fn broker_that_ends_while_it_is_read_is_named_and_what_it_gave_counts() {
+    let case = Case::new(2).ack(0, 1.1).ack(1, 2.1).log(&[(0, 0), (1, 1)], 2).cut(10.0, 10.5, 11.0);
+    let partition = case.partition();
+    let mut reading = Reading::new(Reader::FINAL, RUN, &case.layout);
+    reading.bounds(partition, Offset(0), Offset(2));
+    reading.record(partition, Offset(0), Ok(case.identity(0)));
+    reading.unreadable(partition, Offset(1), Offset(2), "it ended by itself".to_owned());
+    reading.broke_off("it ended by itself");
+    let verdict = judge(Trial { readings: vec![reading], ..case.trial() }, &durable()).unwrap();
+    assert_eq!(verdict.violations[0].anomaly, Anomaly::Unrecovered);
+    assert_eq!(verdict.violations[0].examples, ["it ended by itself"]);
+    assert_eq!((verdict.losses.of_records, verdict.losses.unreadable), (2, 1));
+}
+
+#[test]
 fn broker_on_a_medium_that_lied_is_excused_from_coming_back() {
     let lying = Fault { kind: FaultKind::LyingFlush, ..CUT };
     let contract = promise(&Setting::single_broker(Acks::All, Flush::EVERY_MESSAGE), Some(&lying));

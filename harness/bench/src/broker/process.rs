@@ -350,6 +350,20 @@ impl Broker {
         }
     }
 
+    /// How the broker ended by itself, if it does `within` that time: a dying process closes its sockets first.
+    pub fn wait_ended(&mut self, within: Duration) -> Option<BrokerError> {
+        let deadline = Instant::now() + within;
+        loop {
+            if let Err(error) = self.check_alive() {
+                return Some(error);
+            }
+            if Instant::now() >= deadline {
+                return None;
+            }
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+    }
+
     /// SIGKILL to the whole group, and no wait: a process whose I/O hangs dies later.
     pub fn strike(&self) {
         self.signal(Signal::KILL);

@@ -18,6 +18,7 @@ mod outcome;
 mod simulate;
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use highwater_checker::{
@@ -64,6 +65,8 @@ const PROGRESS_DELAY: Duration = Duration::from_millis(20);
 /// With acks=0 the log is taken to be complete once it has not grown for so long.
 const QUIET: Duration = Duration::from_millis(500);
 const QUIET_WITHIN: Duration = Duration::from_secs(30);
+/// A process whose sockets are closed is over within this time, if that is why they are.
+const ENDED_WITHIN: Duration = Duration::from_secs(2);
 /// Memory touched before a performance cell, through the page cache.
 const WARM_BYTES: u64 = 1 << 30;
 
@@ -333,7 +336,7 @@ impl<'a> Trial<'a> {
         self.bench.observer.phase(Phase::Reading);
         let readings = match &unserved {
             Some(why) => self.nothing_read(why),
-            None => self.read_back(&broker)?,
+            None => self.read_back(&mut broker)?,
         };
 
         let Loaded { done, started_at, strike, reached, usage, machine_cpu } = loaded;
@@ -703,13 +706,23 @@ impl<'a> Trial<'a> {
     }
 
     /// Both isolation levels at once: they share nothing but the broker.
-    fn read_back(&self, broker: &Broker) -> Result<Vec<Reading>, CellError> {
+    fn read_back(&self, broker: &mut Broker) -> Result<Vec<Reading>, CellError> {
+        let address = broker.address();
+        // Whichever reader meets the end, it is the end for both.
+        let seen = Mutex::new((broker, None));
+        let ended = || {
+            let (broker, how) = &mut *seen.lock().unwrap_or_else(PoisonError::into_inner);
+            let why = broker.wait_ended(ENDED_WITHIN)?.of_the_broker()?;
+            *how = Some(format!("before everything was read back, {why}"));
+            how.clone()
+        };
         let source = Source {
-            address: broker.address(),
+            address,
             topic: TOPIC,
             partitions: self.partitions(),
             run: self.run,
             layout: &self.layout,
+            ended: &ended,
         };
         let read = |isolation| final_read(&source, isolation, self.bench.cancel);
         let (uncommitted, committed) = std::thread::scope(|scope| {
@@ -717,7 +730,11 @@ impl<'a> Trial<'a> {
             let uncommitted = read(Isolation::ReadUncommitted);
             (uncommitted, committed.join().expect("a reader does not panic"))
         });
-        Ok(vec![uncommitted?, committed?])
+        let mut readings = vec![uncommitted?, committed?];
+        if let (_, Some(how)) = seen.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            readings.iter_mut().for_each(|reading| reading.broke_off(&how));
+        }
+        Ok(readings)
     }
 }
 

@@ -8,7 +8,7 @@ use std::fmt;
 use super::stats::{Spread, rule_of_three};
 use super::summary::{CellSummary, open_loop, performance};
 use super::{Configuration, Failure, Stopped, Sweep, text};
-use highwater_checker::{Acks, Anomaly, Fault, FaultKind, Loss, Scope};
+use highwater_checker::{Acks, Anomaly, Fault, FaultKind, Finding, Loss, Scope};
 
 /// So many different reasons of failures are told at the top.
 const REASONS: usize = 3;
@@ -308,7 +308,10 @@ fn broken_headline(broken: &[&CellSummary<'_>]) -> Headline {
 
 fn broken_line(cell: &CellSummary<'_>) -> String {
     let worst = cell.judged.as_ref().and_then(|judged| judged.violations.first());
-    let what = worst.map_or_else(String::new, |finding| violation_words(finding.anomaly, finding.count));
+    let what = worst.map_or_else(String::new, |finding| {
+        let words = violation_words(finding.anomaly, finding.count);
+        how_it_ended(finding).map_or_else(|| words.clone(), |how| format!("{words} ({how})"))
+    });
     let under = cell
         .ordeal()
         .map_or_else(|| "without any fault".to_owned(), |ordeal| format!("under {}", ordeal.with_article()));
@@ -320,6 +323,12 @@ fn broken_line(cell: &CellSummary<'_>) -> String {
         cell.configuration.broker_label(),
         cell.configuration.label()
     )
+}
+
+/// Of a broker that does not serve any more: how it ended, without the end of its log.
+pub(crate) fn how_it_ended(finding: &Finding) -> Option<&str> {
+    let example = finding.examples.first().filter(|_| finding.anomaly == Anomaly::Unrecovered)?;
+    example.split("; its log ").next()
 }
 
 /// `lost 312 acknowledged records`, `returned 3 records twice`, …

@@ -46,6 +46,8 @@ pub enum Lie {
     RefuseBatch,
     /// Answers with an error for everything of partition 0 if there is something in it when it starts.
     FencePartition,
+    /// Ends when it is first asked for records.
+    EndAtFetch,
 }
 
 /// How to run a stand-in.

@@ -62,6 +62,7 @@ struct Server {
     store: Store,
     address: SocketAddr,
     next_producer_id: AtomicI64,
+    lie: Lie,
 }
 
 /// Serves until the process ends.
@@ -72,7 +73,8 @@ pub fn serve(config: &Config) -> io::Result<()> {
     let store = Store::open(&config.data_dir, config.keep, config.lie)?;
     let listener = TcpListener::bind(config.listen)?;
     let address = listener.local_addr()?;
-    let server = Arc::new(Server { store, address, next_producer_id: AtomicI64::new(first_producer_id()) });
+    let next_producer_id = AtomicI64::new(first_producer_id());
+    let server = Arc::new(Server { store, address, next_producer_id, lie: config.lie });
     eprintln!("stand-in: listening on {address}");
     for stream in listener.incoming() {
         let stream = stream?;
@@ -184,6 +186,10 @@ impl Server {
     }
 
     fn fetch(&self, request: &FetchRequest) -> FetchResponse {
+        if self.lie == Lie::EndAtFetch {
+            eprintln!("stand-in: asked for records, of all things");
+            std::process::exit(7);
+        }
         let mut left = usize::try_from(request.max_bytes).unwrap_or(0);
         let mut empty = true;
         let mut topics = Vec::new();

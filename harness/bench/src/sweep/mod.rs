@@ -26,6 +26,7 @@ use crate::clock::nanos;
 use crate::load::Driving;
 use crate::machine;
 use crate::medium::{MediumError, Scratch, can_cut_power};
+use crate::results::answer;
 use crate::results::store::{ResultsDir, StoreError};
 use crate::results::text::exact;
 use crate::results::{Environment, Failure, Property, Purpose, Stamp, Stopped, Sweep, Trial};
@@ -453,7 +454,9 @@ pub fn said(outcome: &Outcome) -> String {
     };
     let sustained = if outcome.load.is_sustained() { "" } else { " (not sustained)" };
     let (records, lost) = (exact(records), exact(lost));
-    format!("{standing}, {records} {word}, {lost} lost, {speed}{sustained}")
+    let ended = verdict.violations.iter().find_map(answer::how_it_ended);
+    let ended = ended.map_or_else(String::new, |how| format!("; {how}"));
+    format!("{standing}, {records} {word}, {lost} lost, {speed}{sustained}{ended}")
 }
 
 /// Whether nothing is left to do for a trial: it has its verdict, or it failed where it may not be tried again.

@@ -11,7 +11,7 @@ use crate::reading::Reading;
 use crate::units::PartitionIndex;
 use crate::verdict::Anomaly;
 
-/// Books a broker that did not serve again. No setting permits that, as long as the medium kept what it promised.
+/// Books a broker that did not serve again, or ended before everything was read. No setting permits that, as long as the medium kept what it promised.
 pub(super) fn check_served(case: &mut Case<'_>, reference: &Reading) {
     let Some(why) = &reference.unserved else { return };
     let excused = case.faults.iter().any(|event| gives_up_medium(event.fault.kind));
