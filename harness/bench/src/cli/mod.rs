@@ -160,7 +160,7 @@ fn list(common: &Common) -> Result<u8> {
     // Nothing is run, so the brokers need not be there.
     let (_, cells) = sweep::brokers_and_cells(&options(common, None, None)?)?;
     for cell in cells {
-        println!("{}  {} {}", cell.id(), cell.broker, cell.settings);
+        println!("{}  {} {} #{}", cell.id(), cell.broker, cell.settings, cell.repeat);
     }
     Ok(0)
 }
