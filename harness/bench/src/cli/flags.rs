@@ -26,7 +26,8 @@ do its work, 130 if it was interrupted.";
 pub(super) enum Command {
     /// Run every cell of a workload into a folder of results.
     Run(Run),
-    /// Run one cell again, from its seed.
+    /// Run one cell again, from its seed: the same load, and a fault at the same instant. What a real broker loses to it
+    /// still differs from run to run.
     Cell(Cell),
     /// List the cells of a workload, in the order in which they run.
     List(List),
