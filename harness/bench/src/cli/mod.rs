@@ -3,6 +3,7 @@
 mod flags;
 mod show;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -159,10 +160,13 @@ fn find<'a>(cells: &'a [Cell], id: &str) -> Result<&'a Cell> {
 fn list(common: &Common) -> Result<u8> {
     // Nothing is run, so the brokers need not be there.
     let (_, cells) = sweep::brokers_and_cells(&options(common, None, None)?)?;
-    for cell in cells {
-        println!("{}  {} {} #{}", cell.id(), cell.broker, cell.settings, cell.repeat);
+    let line = |cell: &Cell| format!("{}  {} {} #{}\n", cell.id(), cell.broker, cell.settings, cell.repeat);
+    let lines: String = cells.iter().map(line).collect();
+    match std::io::stdout().write_all(lines.as_bytes()) {
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(0),
+        written => Ok(written.map(|()| 0)?),
     }
-    Ok(0)
 }
 
 fn validate(flags: &flags::Validate) -> Result<u8> {
