@@ -1,0 +1,148 @@
+//! The bare side: the same writes, of memory that is there, with nothing checked, copied or kept.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use highwater_io::fs::{Durability, File, OpenOptions};
+use highwater_io::sync::Watch;
+use highwater_io::{IO_ALIGNMENT, Io, IoBuf};
+use highwater_log::ShardConfig;
+
+use crate::report::thread_cpu;
+use crate::{Measured, Work};
+
+/// What the loop that writes groups and those that write chunks share.
+struct Behind {
+    /// Segment and position of each chunk to be written.
+    chunks: RefCell<VecDeque<(usize, u64)>>,
+    changes: Watch<u64>,
+    waiting_bytes: Cell<usize>,
+    ended: Cell<bool>,
+}
+
+impl Behind {
+    fn changed(&self) {
+        self.changes.update(|changes| *changes += 1);
+    }
+}
+
+pub(crate) async fn run(io: Io, work: Work) -> Measured {
+    let config = ShardConfig::default();
+    let (partitions, append_bytes) = (work.shape.partitions, work.shape.append_bytes);
+    let group_bytes = (partitions * append_bytes).next_multiple_of(IO_ALIGNMENT) + IO_ALIGNMENT;
+    let journal = journal(&io, &work, &config).await;
+    let segments = segments(&io, &work, &config).await;
+    let group = filled(group_bytes);
+    let chunk = filled(config.chunk_bytes);
+    let rounds = work.bytes.div_ceil((partitions * append_bytes) as u64);
+    let behind = Rc::new(Behind {
+        chunks: RefCell::default(),
+        changes: Watch::new(0),
+        waiting_bytes: Cell::new(0),
+        ended: Cell::new(false),
+    });
+    let enters = io.counters().enters;
+
+    let (begin, cpu) = (Instant::now(), thread_cpu());
+    let writers: Vec<_> = (0..config.chunks_in_flight)
+        .map(|_| io.spawn(write_behind(Rc::clone(&behind), segments.clone(), chunk.clone())))
+        .collect();
+    let (mut file, mut position) = (0, 0);
+    let (mut filled_bytes, mut written) = (0, 0);
+    for _ in 0..rounds {
+        if position + group_bytes as u64 > config.journal_file_bytes {
+            (file, position) = ((file + 1) % journal.len(), 0);
+        }
+        let durability = if work.unflushed { Durability::Plain } else { Durability::Sync };
+        journal[file].write_at(vec![group.clone()], position, durability).await.expect("a group");
+        position += group_bytes as u64;
+        filled_bytes += append_bytes;
+        while filled_bytes >= config.chunk_bytes {
+            filled_bytes -= config.chunk_bytes;
+            let at = written;
+            behind.chunks.borrow_mut().extend((0..partitions).map(|segment| (segment, at)));
+            behind.waiting_bytes.set(behind.waiting_bytes.get() + partitions * config.chunk_bytes);
+            written += config.chunk_bytes as u64;
+            behind.changed();
+        }
+        let room =
+            || behind.waiting_bytes.get() < config.hot_tail_bytes.max(2 * partitions * config.chunk_bytes);
+        behind.changes.wait_for(|_| room().then_some(())).await;
+    }
+    let acknowledged = begin.elapsed();
+    if filled_bytes > 0 {
+        behind.chunks.borrow_mut().extend((0..partitions).map(|segment| (segment, written)));
+    }
+    behind.ended.set(true);
+    behind.changed();
+    for writer in writers {
+        writer.await;
+    }
+    for segment in &segments {
+        segment.sync_data().await.expect("a flush");
+    }
+    Measured {
+        appends: rounds * partitions as u64,
+        bytes: rounds * (partitions * append_bytes) as u64,
+        acknowledged,
+        drained: begin.elapsed(),
+        groups: rounds,
+        enters: io.counters().enters - enters,
+        thread_cpu: thread_cpu() - cpu,
+    }
+}
+
+async fn write_behind(behind: Rc<Behind>, segments: Vec<Rc<File>>, chunk: Bytes) {
+    loop {
+        let next = behind.changes.wait_for(|_| match behind.chunks.borrow_mut().pop_front() {
+            Some(next) => Some(Some(next)),
+            None => behind.ended.get().then_some(None),
+        });
+        let Some((segment, position)) = next.await else { return };
+        segments[segment].write_at(vec![chunk.clone()], position, Durability::Plain).await.expect("a chunk");
+        behind.waiting_bytes.set(behind.waiting_bytes.get().saturating_sub(chunk.len()));
+        behind.changed();
+    }
+}
+
+fn filled(size_bytes: usize) -> Bytes {
+    let mut buf = IoBuf::with_capacity(size_bytes);
+    buf.set_len(size_bytes);
+    buf.iter_mut().enumerate().for_each(|(at, byte)| *byte = (at % 251) as u8);
+    buf.freeze()
+}
+
+/// Journal files as the engine has them after a lap: allocated, and written to once.
+async fn journal(io: &Io, work: &Work, config: &ShardConfig) -> Vec<Rc<File>> {
+    let zeros = filled(1 << 20);
+    let mut files = Vec::with_capacity(config.journal_max_files);
+    for number in 0..config.journal_max_files {
+        let file = create(io, work, format!("journal-{number}"), config.journal_file_bytes).await;
+        for position in (0..config.journal_file_bytes).step_by(1 << 20) {
+            file.write_at(vec![zeros.clone()], position, Durability::Plain).await.expect("written");
+        }
+        file.sync_all().await.expect("flushed");
+        files.push(file);
+    }
+    files
+}
+
+async fn segments(io: &Io, work: &Work, config: &ShardConfig) -> Vec<Rc<File>> {
+    let rounds = work.bytes.div_ceil((work.shape.partitions * work.shape.append_bytes) as u64);
+    let size_bytes = (rounds * work.shape.append_bytes as u64).next_multiple_of(config.chunk_bytes as u64);
+    let mut files = Vec::with_capacity(work.shape.partitions);
+    for number in 0..work.shape.partitions {
+        files.push(create(io, work, format!("segment-{number}"), size_bytes).await);
+    }
+    files
+}
+
+async fn create(io: &Io, work: &Work, name: String, size_bytes: u64) -> Rc<File> {
+    let options = OpenOptions::read_write().create().direct();
+    let file = io.fs().open(work.dir.join(name), options).await.expect("opened");
+    file.allocate(0, size_bytes).await.expect("space");
+    Rc::new(file)
+}

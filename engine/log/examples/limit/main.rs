@@ -1,0 +1,180 @@
+//! The engine against a bare loop: how much of what the device gives do durable appends get?
+//!
+//!     cargo run --release -p highwater-log --example limit -- --pairs 8
+//!     cargo run --release -p highwater-log --example limit -- --shapes 16x65536,1000x4096 --json runs.json
+//!
+//! Each shape is a number of partitions and the size in bytes of an append. The *engine* appends validated batches to
+//! each partition, as many in flight as `--depth` says, each of them acknowledged when it is durable, until the total is
+//! reached; then a checkpoint brings everything into segments, flushed, before the clock stops. The *bare* loop makes the
+//! same writes with nothing around them: one flushing write a group to a journal of the same size, chunks into segment
+//! files behind it, and a flush of each at the end. It checks, copies and keeps nothing.
+//!
+//! Runs are interleaved (A B B A). The ratio is the engine's over the bare loop's, pair by pair: the median and a 95 %
+//! bootstrap interval. Runs pass three laps of the journal; memory and files are warmed by a run that is not counted.
+
+mod bare;
+mod engine;
+mod report;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Parser;
+use highwater_io::{Runtime, RuntimeConfig};
+
+/// Partitions, and bytes of each append.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Shape {
+    partitions: usize,
+    append_bytes: usize,
+}
+
+impl std::str::FromStr for Shape {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (partitions, append_bytes) = text.split_once('x').ok_or("a shape is PARTITIONSxBYTES")?;
+        let number = |part: &str| part.parse().map_err(|_| format!("{part} is no number"));
+        Ok(Shape { partitions: number(partitions)?, append_bytes: number(append_bytes)? })
+    }
+}
+
+impl std::fmt::Display for Shape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}x{}", self.partitions, self.append_bytes)
+    }
+}
+
+/// The engine's durable appends against a bare loop of the same writes, in interleaved pairs.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Partitions and bytes of an append; several with commas.
+    #[arg(long, value_delimiter = ',', default_value = "256x4096,16x65536")]
+    shapes: Vec<Shape>,
+    /// Appends of each partition in flight.
+    #[arg(long, default_value_t = 2)]
+    depth: usize,
+    /// Pairs of each shape.
+    #[arg(long, default_value_t = 4)]
+    pairs: usize,
+    /// Bytes of each run, payload only.
+    #[arg(long, default_value_t = 3 << 30)]
+    bytes: u64,
+    /// Runs the engine with nothing else, to be looked at with a profiler.
+    #[arg(long)]
+    engine_only: bool,
+    #[arg(long)]
+    bare_only: bool,
+    /// Acknowledge when written, not when durable.
+    #[arg(long)]
+    unflushed: bool,
+    /// Where the files go: on the disk that is to be measured.
+    #[arg(long, default_value = "target")]
+    dir: PathBuf,
+    /// Writes every run here, as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+/// What one run is asked for.
+#[derive(Debug, Clone)]
+struct Work {
+    dir: PathBuf,
+    shape: Shape,
+    depth: usize,
+    bytes: u64,
+    unflushed: bool,
+}
+
+/// What one run took.
+#[derive(Debug, Clone, Copy, Default)]
+struct Measured {
+    appends: u64,
+    bytes: u64,
+    /// Until the last ack.
+    acknowledged: Duration,
+    /// Until everything was in flushed segments.
+    drained: Duration,
+    /// Journal groups.
+    groups: u64,
+    /// System calls into the ring.
+    enters: u64,
+    /// Processor time of the shard's thread, until the clock stopped.
+    thread_cpu: Duration,
+}
+
+/// Runs `main` on one shard and returns what it gives.
+fn on_a_shard<T, F, Fut>(work: Work, main: F) -> T
+where
+    T: Send + 'static,
+    F: Fn(highwater_io::Io, Work) -> Fut + Clone + Send + 'static,
+    Fut: Future<Output = T> + 'static,
+{
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let runtime = Runtime::start(&RuntimeConfig::default(), vec![work], move |io, work| {
+        let (main, sender) = (main.clone(), sender.clone());
+        async move { sender.send(main(io, work).await).expect("somebody waits") }
+    });
+    let result = runtime.expect("a shard").join();
+    result.map_or_else(|panic| std::panic::resume_unwind(panic), |()| receiver.recv().expect("a result"))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Engine,
+    Bare,
+}
+
+fn run(side: Side, options: &Options, shape: Shape, bytes: u64) -> report::Run {
+    let scratch = tempfile::tempdir_in(&options.dir).expect("a folder on the disk to be measured");
+    let work = Work {
+        dir: scratch.path().to_owned(),
+        shape,
+        depth: options.depth,
+        bytes,
+        unflushed: options.unflushed,
+    };
+    let cpu = report::Cpu::now();
+    let measured = match side {
+        Side::Engine => on_a_shard(work, engine::run),
+        Side::Bare => on_a_shard(work, bare::run),
+    };
+    report::Run { side, shape, measured, cpu: report::Cpu::now().since(&cpu) }
+}
+
+fn check(dir: &Path) {
+    assert!(dir.is_dir(), "{} is no folder: --dir names one on the disk to be measured", dir.display());
+}
+
+fn main() {
+    let options = Options::parse();
+    check(&options.dir);
+    let mut runs = Vec::new();
+    for &shape in &options.shapes {
+        if options.bare_only {
+            println!("{}", run(Side::Bare, &options, shape, options.bytes));
+            continue;
+        }
+        if options.engine_only {
+            for _ in 0..options.pairs {
+                println!("{}", run(Side::Engine, &options, shape, options.bytes));
+            }
+            continue;
+        }
+        for side in [Side::Bare, Side::Engine] {
+            run(side, &options, shape, options.bytes.min(1 << 30));
+        }
+        for pair in 0..options.pairs {
+            let order = if pair % 2 == 0 { [Side::Engine, Side::Bare] } else { [Side::Bare, Side::Engine] };
+            for side in order {
+                let run = run(side, &options, shape, options.bytes);
+                println!("{run}");
+                runs.push(run);
+            }
+        }
+        println!("{}", report::ratio(&runs, shape));
+    }
+    if let Some(path) = &options.json {
+        std::fs::write(path, report::json(&runs)).expect("the results are written");
+    }
+}
