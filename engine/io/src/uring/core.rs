@@ -201,6 +201,12 @@ impl Core {
         unsafe { self.ring.borrow_mut().push(entry) }
     }
 
+    /// Hands the kernel what is queued now, and not when the tasks that are ready have run: for a request that a device
+    /// would stand idle without.
+    pub(super) fn hand_over(&self) {
+        self.ring.borrow_mut().enter(Wait::Not);
+    }
+
     /// One turn: hands over what is queued, waits if there is nothing to do, and delivers the completions.
     pub(super) fn turn(&self, wait: Wait) {
         let mut completions = self.completions.take();

@@ -103,7 +103,12 @@ impl File {
         let mut position = position_bytes;
         let mut pieces = Pieces::new(data, || self.core.spare_vector());
         while !pieces.is_done() {
-            let completion = self.core.submit(Request::write(&self.file, pieces, position, flags)).await;
+            let written = self.core.submit(Request::write(&self.file, pieces, position, flags));
+            if durability == Durability::Sync {
+                // Whoever gathers what comes next does it while this one is on its way.
+                self.core.hand_over();
+            }
+            let completion = written.await;
             pieces = completion.held.into_pieces();
             let failed = |error| FileError::at(FileOp::Write, &*self.path, position, error);
             match completion.result {
