@@ -33,7 +33,7 @@ use crate::kafka_files::{
 };
 use crate::mutants;
 use crate::partition::segment::Segment;
-use crate::partition::{DrainPoint, PartitionCore};
+use crate::partition::{DrainPoint, Live, PartitionCore};
 use crate::shard::ShardCore;
 
 /// Memory that a batch in the hot tail costs beside its bytes, generously.
@@ -106,6 +106,20 @@ struct Chunk {
     settled: Bytes,
 }
 
+/// A chunk that is worth its write.
+struct Planned {
+    segment: Rc<Segment>,
+    start_bytes: u64,
+    end_bytes: u64,
+}
+
+/// What there is to do next for a partition, before any byte is touched.
+enum Plan {
+    Write(Planned),
+    Close { segment: Rc<Segment>, next_base: Offset },
+    Nothing,
+}
+
 /// What there is to do next for a partition.
 enum Step {
     Write(Chunk),
@@ -161,11 +175,29 @@ impl ShardCore {
     }
 
     async fn next_step(&self, core: &Rc<PartitionCore>, until: Until) -> Step {
-        if core.live.borrow().tail.undrained().next().is_none() && !core.live.borrow().is_behind_a_roll() {
-            return Step::Nothing;
+        let mut taken: Option<IoBuf> = None;
+        loop {
+            {
+                let live = core.live.borrow();
+                match self.plan(&live, until) {
+                    Plan::Nothing => return Step::Nothing,
+                    Plan::Close { segment, next_base } => return Step::Close { segment, next_base },
+                    Plan::Write(planned) => {
+                        if let Some(buf) = taken.take().or_else(|| self.chunk_pool.try_take()) {
+                            return Step::Write(planned.copy(&live, buf));
+                        }
+                    }
+                }
+            }
+            taken = Some(self.chunk_pool.take().await);
         }
-        let buf = self.chunk_pool.take().await;
-        let live = core.live.borrow();
+    }
+
+    /// What there is to do next, found without a look at the bytes.
+    fn plan(&self, live: &Live, until: Until) -> Plan {
+        if live.tail.undrained().next().is_none() && !live.is_behind_a_roll() {
+            return Plan::Nothing;
+        }
         let durable = if mutants::DRAIN_BEFORE_DURABLE.is_on() {
             u64::MAX
         } else {
@@ -176,22 +208,25 @@ impl ShardCore {
             Until::Sequence(sequence) => sequence.min(durable),
         };
         let drain = &live.drain;
-        let Some(segment) = live.segments.get(&drain.segment_base).cloned() else { return Step::Nothing };
+        let Some(segment) = live.segments.get(&drain.segment_base).cloned() else { return Plan::Nothing };
         let next_base = live.segments.range(Offset(drain.segment_base.0 + 1)..).next().map(|(base, _)| *base);
         let rolled = live.state.segment_base > drain.segment_base;
-        let gathered = gather(&live, buf, limit);
-        let whole_segment = rolled && gathered.end_bytes == segment.size_bytes();
-        if whole_segment && gathered.end_bytes == drain.written_bytes {
+        // One block stays free for the padding.
+        let extent = Extent::of(live, limit, self.chunk_pool.slab_bytes() - IO_ALIGNMENT);
+        let whole_segment = rolled && extent.end_bytes == segment.size_bytes();
+        if whole_segment && extent.end_bytes == drain.written_bytes {
             return match next_base {
-                Some(next_base) if segment.rolled_in.get() <= limit => Step::Close { segment, next_base },
-                _ => Step::Nothing,
+                Some(next_base) if segment.rolled_in.get() <= limit => Plan::Close { segment, next_base },
+                _ => Plan::Nothing,
             };
         }
-        let settles = whole_segment || !gathered.is_full && until != Until::Chunks;
-        let enough = gathered.is_full || settles;
-        match gathered.finish(segment, drain, settles) {
-            Some(chunk) if enough => Step::Write(chunk),
-            _ => Step::Nothing,
+        let settles = whole_segment || !extent.is_full && until != Until::Chunks;
+        let enough = settles || extent.is_full || extent.len() >= self.drain_queue.chunk_bytes;
+        let end_bytes = if settles { extent.end_bytes } else { extent.end_of_whole_blocks() };
+        if enough && end_bytes > drain.written_bytes {
+            Plan::Write(Planned { segment, start_bytes: extent.start_bytes, end_bytes })
+        } else {
+            Plan::Nothing
         }
     }
 
@@ -331,74 +366,74 @@ impl ShardCore {
 /// A shortage that lasts is told again after this.
 const TELL_AGAIN_AFTER: std::time::Duration = std::time::Duration::from_secs(10);
 
-impl crate::partition::Live {
+impl Live {
     /// Whether the write-behind has an older segment to complete.
     fn is_behind_a_roll(&self) -> bool {
         self.drain.segment_base < self.state.segment_base
     }
 }
 
-/// Bytes from the block in which the file ends, copied together.
-struct Gathered {
-    buf: IoBuf,
+/// Bytes of a segment that can be written together, from the block in which the file ends.
+struct Extent {
     start_bytes: u64,
     /// Position of the byte after the last one.
     end_bytes: u64,
+    /// Whether there is more than fits.
     is_full: bool,
 }
 
-/// Copies the settled block and what follows it into `buf`, while it fits and its groups are at or below `limit`.
-fn gather(live: &crate::partition::Live, mut buf: IoBuf, limit: u64) -> Gathered {
-    let drain = &live.drain;
-    let start_bytes = drain.written_bytes - drain.settled.len() as u64;
-    debug_assert_eq!(start_bytes % IO_ALIGNMENT as u64, 0, "a chunk starts at a block");
-    buf.extend_from_slice(&drain.settled);
-    // One block stays free for the padding.
-    let room = buf.capacity() - IO_ALIGNMENT;
-    let mut is_full = false;
-    'batches: for hot in live.tail.undrained() {
-        if hot.segment_base != drain.segment_base || hot.sequence > limit {
-            break;
-        }
-        let done =
-            usize::try_from(drain.written_bytes.saturating_sub(hot.position_bytes)).expect("in a batch");
-        let mut skip = done;
-        for chunk in &hot.chunks {
-            let now = chunk.len().min(skip);
-            skip -= now;
-            let piece = &chunk[now..];
-            let take = piece.len().min(room - buf.len());
-            buf.extend_from_slice(&piece[..take]);
-            if take < piece.len() {
-                is_full = true;
-                break 'batches;
+impl Extent {
+    /// The settled block and what follows it, while it fits into `room` bytes and its groups are at or below `limit`.
+    fn of(live: &Live, limit: u64, room: usize) -> Self {
+        let drain = &live.drain;
+        let start_bytes = drain.written_bytes - drain.settled.len() as u64;
+        debug_assert_eq!(start_bytes % IO_ALIGNMENT as u64, 0, "a chunk starts at a block");
+        let bound = start_bytes + room as u64;
+        let mut end_bytes = drain.written_bytes;
+        for hot in live.tail.undrained() {
+            if hot.segment_base != drain.segment_base || hot.sequence > limit || end_bytes > bound {
+                break;
             }
+            end_bytes = end_bytes.max(hot.end_position());
         }
+        Extent { start_bytes, end_bytes: end_bytes.min(bound), is_full: end_bytes > bound }
     }
-    let end_bytes = start_bytes + buf.len() as u64;
-    Gathered { buf, start_bytes, end_bytes, is_full }
+
+    fn len(&self) -> usize {
+        usize::try_from(self.end_bytes - self.start_bytes).expect("bounded by a buffer")
+    }
+
+    fn end_of_whole_blocks(&self) -> u64 {
+        self.end_bytes / IO_ALIGNMENT as u64 * IO_ALIGNMENT as u64
+    }
 }
 
-impl Gathered {
-    /// The chunk, cut to whole blocks or, if it `settles`, padded. `None` if nothing is new in it.
-    fn finish(mut self, segment: Rc<Segment>, drain: &DrainPoint, settles: bool) -> Option<Chunk> {
-        let settled = if settles {
-            let partial = self.buf.len() % IO_ALIGNMENT;
-            let tail = Bytes::copy_from_slice(&self.buf[self.buf.len() - partial..]);
-            self.buf.pad_to(IO_ALIGNMENT);
-            tail
-        } else {
-            let whole = self.buf.len() / IO_ALIGNMENT * IO_ALIGNMENT;
-            self.buf.set_len(whole);
-            self.end_bytes = self.start_bytes + whole as u64;
-            Bytes::new()
-        };
-        (self.end_bytes > drain.written_bytes).then_some(Chunk {
-            segment,
-            start_bytes: self.start_bytes,
-            buf: self.buf,
-            written_bytes: self.end_bytes,
-            settled,
-        })
+impl Planned {
+    /// Copies the chunk together, the last block padded with zeros.
+    fn copy(self, live: &Live, mut buf: IoBuf) -> Chunk {
+        let Planned { segment, start_bytes, end_bytes } = self;
+        let drain = &live.drain;
+        buf.extend_from_slice(&drain.settled);
+        let mut at = drain.written_bytes;
+        for hot in live.tail.undrained() {
+            let mut skip = usize::try_from(at.saturating_sub(hot.position_bytes)).expect("in a batch");
+            for piece in &hot.chunks {
+                let skipped = skip.min(piece.len());
+                skip -= skipped;
+                let piece = &piece[skipped..];
+                let left = usize::try_from(end_bytes - at).expect("bounded by a buffer");
+                let piece = &piece[..piece.len().min(left)];
+                buf.extend_from_slice(piece);
+                at += piece.len() as u64;
+            }
+            if at == end_bytes {
+                break;
+            }
+        }
+        assert_eq!(at, end_bytes, "the tail has what was planned");
+        let partial = buf.len() % IO_ALIGNMENT;
+        let settled = Bytes::copy_from_slice(&buf[buf.len() - partial..]);
+        buf.pad_to(IO_ALIGNMENT);
+        Chunk { segment, start_bytes, buf, written_bytes: end_bytes, settled }
     }
 }

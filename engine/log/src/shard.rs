@@ -49,7 +49,14 @@ const LARGEST_RESERVE_STEP_BYTES: u64 = 16 << 20;
 /// Closed segments whose descriptors stay open for readers.
 const OPEN_CLOSED_SEGMENTS: usize = 512;
 
+/// Segments that a checkpoint flushes at once. The file system and the device make one flush of several that are asked for
+/// together, so that the journal's own waits for fewer.
+const FLUSHES_IN_FLIGHT: usize = 16;
+
 type SegmentKey = (TopicPartition, Offset);
+
+/// Segments to be flushed.
+type Dirty = BTreeMap<SegmentKey, Rc<Segment>>;
 
 /// Everything of a shard; shared by its tasks and handles.
 pub(crate) struct ShardCore {
@@ -68,7 +75,7 @@ pub(crate) struct ShardCore {
     /// Producer snapshots as they were at rolls whose segments are not complete yet.
     rolled: RefCell<BTreeMap<SegmentKey, Vec<u8>>>,
     /// Segments written to since their last flush.
-    dirty: RefCell<BTreeMap<SegmentKey, Rc<Segment>>>,
+    dirty: RefCell<Dirty>,
     /// Directories with new names that no flush covers.
     new_names: RefCell<BTreeSet<TopicPartition>>,
     /// Closed segments with an open descriptor, oldest first.
@@ -561,13 +568,13 @@ impl ShardCore {
 
     /// Brings everything accepted so far into segments, flushes them, writes a checkpoint, and lets the journal files
     /// before it be used again.
-    pub(crate) async fn checkpoint(&self) -> Result<(), LogError> {
+    pub(crate) async fn checkpoint(self: &Rc<Self>) -> Result<(), LogError> {
         let _turn = self.checkpoint_turn.acquire(1).await;
         self.checkpoint_in_turn().await
     }
 
     /// [`checkpoint`](Self::checkpoint), for whoever has the turn.
-    async fn checkpoint_in_turn(&self) -> Result<(), LogError> {
+    async fn checkpoint_in_turn(self: &Rc<Self>) -> Result<(), LogError> {
         self.evict();
         let bytes_before = self.journal.bytes_since_checkpoint().get();
         // From here to the end of the capture nothing is accepted: there is no await.
@@ -623,24 +630,17 @@ impl ShardCore {
 
     /// Flushes every segment written to, and the directories of new ones. What could not even be opened is flushed the next
     /// time.
-    async fn flush_segments(&self) -> Result<(), LogError> {
-        let mut dirty = std::mem::take(&mut *self.dirty.borrow_mut());
-        while let Some((key, segment)) = dirty.pop_first() {
-            let flushed = async {
-                let file = segment.file(&self.io, self.direct).await?;
-                file.sync_data().await
-            };
-            match flushed.await {
-                // Retention or a truncation was faster; what is gone need not be flushed.
-                Err(_) if segment.is_removed() => {}
-                Ok(()) => {}
-                Err(error) => {
-                    dirty.insert(key, segment);
-                    self.dirty.borrow_mut().append(&mut dirty);
-                    return Err(self.fence_device(&error));
-                }
-            }
+    async fn flush_segments(self: &Rc<Self>) -> Result<(), LogError> {
+        let dirty = Rc::new(RefCell::new(std::mem::take(&mut *self.dirty.borrow_mut())));
+        let tasks = dirty.borrow().len().min(FLUSHES_IN_FLIGHT);
+        let flushing: Vec<_> =
+            (0..tasks).map(|_| self.io.spawn(Rc::clone(self).flush_from(Rc::clone(&dirty)))).collect();
+        let mut outcome = Ok(());
+        for task in flushing {
+            outcome = outcome.and(task.await);
         }
+        self.dirty.borrow_mut().append(&mut dirty.borrow_mut());
+        outcome?;
         let new_names: Vec<TopicPartition> = self.new_names.borrow().iter().copied().collect();
         for id in new_names {
             let core = self.partitions.borrow().get(&id).cloned();
@@ -652,6 +652,26 @@ impl ShardCore {
             }
         }
         Ok(())
+    }
+
+    /// Flushes segments, one after the other, until none is left or one fails.
+    async fn flush_from(self: Rc<Self>, dirty: Rc<RefCell<Dirty>>) -> Result<(), LogError> {
+        loop {
+            let Some((key, segment)) = dirty.borrow_mut().pop_first() else { return Ok(()) };
+            let flushed = async {
+                let file = segment.file(&self.io, self.direct).await?;
+                file.sync_data().await
+            };
+            match flushed.await {
+                // Retention or a truncation was faster; what is gone need not be flushed.
+                Err(_) if segment.is_removed() => {}
+                Ok(()) => {}
+                Err(error) => {
+                    self.dirty.borrow_mut().insert(key, segment);
+                    return Err(self.fence_device(&error));
+                }
+            }
+        }
     }
 
     async fn retention_loop(self: Rc<Self>) {

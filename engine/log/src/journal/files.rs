@@ -47,9 +47,14 @@ impl JournalFile {
         self.header.incarnation
     }
 
+    /// Whether [`claim`](Self::claim) has nothing to wait for.
+    pub(crate) fn is_zeroed_through(&self, end_bytes: u64) -> bool {
+        end_bytes <= self.zeroed_bytes.get() || self.overtaken.get()
+    }
+
     /// Makes sure that no zeros will be written below `end_bytes` from now on.
     pub(crate) async fn claim(&self, end_bytes: u64) {
-        if end_bytes <= self.zeroed_bytes.get() || self.overtaken.get() {
+        if self.is_zeroed_through(end_bytes) {
             return;
         }
         self.overtaken.set(true);

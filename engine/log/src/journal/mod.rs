@@ -83,6 +83,31 @@ struct Wanted {
 /// Written groups that no flush has covered, oldest first.
 type Unflushed = VecDeque<(u64, Vec<Effect>)>;
 
+/// What the last group that was written has become, while nobody has been told.
+#[derive(Default)]
+enum Untold {
+    #[default]
+    Nothing,
+    /// It is written, and the newest of those that no flush has covered.
+    Written,
+    /// It was written and flushed in one: its sequence, and what it does.
+    Durable(u64, Vec<Effect>),
+}
+
+/// Starts `operation`, does something while it is on its way, and waits for it.
+async fn overlapped<T>(operation: impl Future<Output = T>, meanwhile: impl FnOnce()) -> T {
+    let mut operation = std::pin::pin!(operation);
+    let mut meanwhile = Some(meanwhile);
+    std::future::poll_fn(|cx| {
+        let polled = operation.as_mut().poll(cx);
+        if let Some(meanwhile) = meanwhile.take() {
+            meanwhile();
+        }
+        polled
+    })
+    .await
+}
+
 /// Counters for metrics and tests.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct JournalCounters {
@@ -386,7 +411,12 @@ impl Journal {
     }
 
     async fn write_loop(&self) {
+        let mut untold = Untold::Nothing;
         loop {
+            // The device does not stand idle while those are woken who waited for the last group.
+            if self.forming.borrow().is_empty() || !self.has_room() {
+                self.tell(std::mem::take(&mut untold));
+            }
             let wanted = self.wanted.wait_for(|wanted| (wanted.work || wanted.stop).then_some(*wanted)).await;
             self.wanted.update(|wanted| {
                 wanted.work = false;
@@ -399,7 +429,7 @@ impl Journal {
             let outcome = if self.forming.borrow().is_empty() {
                 if wanted.flush { self.flush().await } else { Ok(()) }
             } else {
-                self.write_group(wanted.flush).await
+                self.write_group(wanted.flush, &mut untold).await
             };
             if let Err(error) = outcome {
                 tracing::error!("{error}: the journal is fenced");
@@ -407,20 +437,35 @@ impl Journal {
                 continue;
             }
             if wanted.stop && self.forming.borrow().is_empty() {
+                self.tell(std::mem::take(&mut untold));
                 break;
             }
         }
         self.stopped.set(true);
     }
 
-    /// Writes the forming group, with everything that was appended while we waited for a file.
-    async fn write_group(&self, flush_requested: bool) -> Result<(), FileError> {
-        let file = self.file_with_room().await?;
+    /// Writes the forming group, with everything that was appended while we waited for a file. Tells of the group before
+    /// while this one is on its way, and leaves what is to be told of this one.
+    async fn write_group(&self, flush_requested: bool, untold: &mut Untold) -> Result<(), FileError> {
+        let file = loop {
+            let file = self.file_with_room().await?;
+            let end_bytes =
+                self.place.get().position_bytes + group::size_bound(self.forming.borrow().len_bytes());
+            if file.is_zeroed_through(end_bytes) {
+                break file;
+            }
+            self.tell(std::mem::take(untold));
+            file.claim(end_bytes).await;
+        };
         let group = self.take_forming();
         let place = self.place.get();
+        let durable_through = match untold {
+            Untold::Durable(sequence, _) => *sequence,
+            _ => self.progress.through(Mark::Durable),
+        };
         let sealed = group.seal(Placement {
             sequence: place.sequence + 1,
-            durable_through: self.progress.through(Mark::Durable),
+            durable_through,
             previous_checksum: place.checksum,
             position_bytes: place.position_bytes,
             incarnation: file.incarnation(),
@@ -428,25 +473,18 @@ impl Journal {
         });
         let Sealed { sequence, checksum, data, size_bytes, mut effects, wants_flush, reserve } = sealed;
         self.keep_reserve(reserve);
+        let end_bytes = place.position_bytes + size_bytes;
         let place_after = JournalPlace {
             sequence,
             checksum,
             file_number: file.header.file_number,
-            position_bytes: place.position_bytes + size_bytes,
+            position_bytes: end_bytes,
         };
         self.place.set(place_after);
         if self.boundary.get().0 == sequence {
             self.boundary.set((sequence, place_after));
         }
         self.forming_closed.set(false);
-        effects.iter_mut().for_each(|effect| effect.sealed(sequence, &data));
-        self.changed();
-
-        file.claim(place.position_bytes + size_bytes).await;
-        if mutants::ACK_BEFORE_WRITE.is_on() {
-            self.note_written(sequence, &effects);
-            self.note_durable(sequence, &effects);
-        }
         let wants_flush = wants_flush || flush_requested;
         let alone = self.unflushed.borrow().is_empty() || mutants::FUA_COVERS_PLAIN.is_on();
         let durability = if wants_flush && alone && file.file.is_direct() {
@@ -455,26 +493,59 @@ impl Journal {
             fs::Durability::Plain
         };
         let said = if self.drops_this_flush() { fs::Durability::Plain } else { durability };
-        file.file.write_at(data, place.position_bytes, said).await?;
+        let write = file.file.write_at(data.clone(), place.position_bytes, said);
+        let meanwhile = || {
+            effects.iter_mut().for_each(|effect| effect.sealed(sequence, &data));
+            self.changed();
+            self.tell(std::mem::take(untold));
+            if mutants::ACK_BEFORE_WRITE.is_on() {
+                self.note_written(sequence, &effects);
+                self.note_durable(sequence, &effects);
+            }
+        };
+        overlapped(write, meanwhile).await?;
         self.count(|counters| {
             counters.groups += 1;
             counters.bytes += size_bytes;
             counters.flushes += u64::from(durability == fs::Durability::Sync);
         });
-        self.note_written(sequence, &effects);
         self.bytes_since_checkpoint.update(|bytes| *bytes += size_bytes);
         if durability == fs::Durability::Sync {
-            self.note_unflushed_durable();
-            self.note_durable(sequence, &effects);
-        } else {
-            self.unflushed.borrow_mut().push_back((sequence, effects));
-            self.unflushed_bytes.set(self.unflushed_bytes.get() + size_bytes);
-            // Only durable groups can be written behind: where nobody asks for a flush, memory does.
-            if wants_flush || self.unflushed_bytes.get() >= self.config.unflushed_max_bytes {
-                self.flush().await?;
-            }
+            *untold = Untold::Durable(sequence, effects);
+            return Ok(());
+        }
+        self.unflushed.borrow_mut().push_back((sequence, effects));
+        self.unflushed_bytes.set(self.unflushed_bytes.get() + size_bytes);
+        *untold = Untold::Written;
+        // Only durable groups can be written behind: where nobody asks for a flush, memory does.
+        if wants_flush || self.unflushed_bytes.get() >= self.config.unflushed_max_bytes {
+            self.tell(std::mem::take(untold));
+            self.flush().await?;
         }
         Ok(())
+    }
+
+    /// Tells those who wait for a group that it is written, or flushed as well.
+    fn tell(&self, untold: Untold) {
+        match untold {
+            Untold::Nothing => {}
+            Untold::Written => {
+                let unflushed = self.unflushed.borrow();
+                let (sequence, effects) = unflushed.back().expect("it was written and not flushed");
+                self.note_written(*sequence, effects);
+            }
+            Untold::Durable(sequence, effects) => {
+                self.note_written(sequence, &effects);
+                self.note_unflushed_durable();
+                self.note_durable(sequence, &effects);
+            }
+        }
+    }
+
+    /// Whether the forming group fits into the current file.
+    fn has_room(&self) -> bool {
+        let needed = group::size_bound(self.forming.borrow().len_bytes());
+        self.place.get().position_bytes + needed <= self.current().size_bytes
     }
 
     /// A lie: one flush of ten is only said to have happened.
@@ -537,12 +608,10 @@ impl Journal {
     /// The current file if the forming group fits, else the next one.
     async fn file_with_room(&self) -> Result<Rc<JournalFile>, FileError> {
         loop {
-            let current = self.current();
-            let needed = group::size_bound(self.forming.borrow().len_bytes());
-            let place = self.place.get();
-            if place.position_bytes + needed <= current.size_bytes {
-                return Ok(current);
+            if self.has_room() {
+                return Ok(self.current());
             }
+            let place = self.place.get();
             // Groups of one file are flushed through its own descriptor.
             self.flush().await?;
             let (slot, next) = self.next_file().await;

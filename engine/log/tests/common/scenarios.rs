@@ -295,7 +295,7 @@ fn settled_block_is_rewritten_with_a_power_cut(seed: u64) -> Verdict {
         };
         last.acknowledged().await.expect("the disk is sound");
         // Behind the checkpoint's line, and never flushed; at best while the last block is being settled.
-        io.sleep(Duration::from_millis(170 + seed % 13 * 5)).await;
+        io.sleep(Duration::from_millis(245 + seed % 13 * 5)).await;
         partition.set_config(LogConfig { flush_messages: u64::MAX, ..config });
         append_acked(&partition, KEPT..KEPT + 18, 1000).await;
         checkpoint.await.expect("the disk is sound");
