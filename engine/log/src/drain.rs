@@ -48,8 +48,10 @@ pub(crate) struct DrainQueue {
     pub(crate) chunk_bytes: usize,
     queue: RefCell<VecDeque<Weak<PartitionCore>>>,
     arrivals: Watch<u64>,
-    /// Partitions whose batches went into segments, in that order: the order in which the tail forgets.
-    drained: RefCell<VecDeque<Weak<PartitionCore>>>,
+    /// Partitions whose batches went into segments, and how many of them, in that order: the order in which the tail forgets.
+    drained: RefCell<VecDeque<(Weak<PartitionCore>, usize)>>,
+    /// Batches in all.
+    drained_batches: Cell<usize>,
     closed: Cell<bool>,
 }
 
@@ -60,6 +62,7 @@ impl DrainQueue {
             queue: RefCell::default(),
             arrivals: Watch::new(0),
             drained: RefCell::default(),
+            drained_batches: Cell::new(0),
             closed: Cell::new(false),
         })
     }
@@ -252,9 +255,11 @@ impl ShardCore {
             live.tail.note_drained(segment.base_offset, written_bytes);
             live.tail.evictable() - before
         };
-        let mut recent = self.drain_queue.drained.borrow_mut();
-        recent.extend(std::iter::repeat_n(Rc::downgrade(core), drained));
-        drop(recent);
+        if drained > 0 {
+            let queue = &self.drain_queue;
+            queue.drained.borrow_mut().push_back((Rc::downgrade(core), drained));
+            queue.drained_batches.set(queue.drained_batches.get() + drained);
+        }
         self.evict();
         Ok(())
     }
@@ -263,10 +268,12 @@ impl ShardCore {
     pub(crate) fn evict(&self) {
         let pool = &self.hot_pool;
         let most = self.config.hot_tail_bytes / BATCH_OVERHEAD_BYTES;
-        while pool.lent() > pool.limit() / 2 || self.drain_queue.drained.borrow().len() > most {
-            let Some(core) = self.drain_queue.drained.borrow_mut().pop_front() else { return };
+        let queue = &self.drain_queue;
+        while pool.lent() > pool.limit() / 2 || queue.drained_batches.get() > most {
+            let Some((core, batches)) = queue.drained.borrow_mut().pop_front() else { return };
+            queue.drained_batches.set(queue.drained_batches.get() - batches);
             if let Some(core) = core.upgrade() {
-                core.live.borrow_mut().tail.evict_one();
+                core.live.borrow_mut().tail.evict(batches);
             }
         }
     }

@@ -37,8 +37,11 @@ use crate::partition::segment::Segment;
 use crate::partition::state::PartitionState;
 use crate::partition::{Effect, Live, Partition, PartitionCore};
 
-/// Bytes of slab in which the hot tail is kept.
-const SLAB_BYTES: usize = 256 << 10;
+/// Bytes of slab in which the hot tail is kept, where it is large enough for several of them.
+const SLAB_BYTES: usize = 1 << 20;
+/// Slabs of a hot tail at least, the smaller the less memory it has.
+const LEAST_SLABS: usize = 16;
+const LEAST_SLAB_BYTES: usize = 256 << 10;
 /// Longest name of a file or directory: `NAME_MAX`.
 const MAX_NAME_BYTES: usize = 255;
 
@@ -111,8 +114,9 @@ impl ShardLogs {
     /// [`OpenError`].
     pub async fn start(io: &Io, seed: ShardSeed) -> Result<ShardLogs, OpenError> {
         let ShardSeed { data_dir, journal_dir, generation, config, default_log, partitions } = seed;
-        let slabs = (config.hot_tail_bytes / SLAB_BYTES).max(8);
-        let hot_pool = BufPool::new(SLAB_BYTES, slabs, slabs);
+        let slab_bytes = (config.hot_tail_bytes / LEAST_SLABS).clamp(LEAST_SLAB_BYTES, SLAB_BYTES);
+        let slabs = (config.hot_tail_bytes / slab_bytes).max(LEAST_SLABS / 2);
+        let hot_pool = BufPool::new(slab_bytes, slabs, slabs);
         let chunk_bytes = config.chunk_bytes.next_multiple_of(IO_ALIGNMENT);
         let chunks = config.chunks_in_flight.max(1);
         let journal = Journal::create(io, &journal_dir, generation, &config, hot_pool.clone()).await?;
@@ -422,7 +426,7 @@ impl ShardCore {
 
     /// Largest append in bytes that finds room in the hot tail, whatever else is in it.
     pub(crate) fn max_hot_append_bytes(&self) -> usize {
-        self.hot_pool.limit() * SLAB_BYTES / 2
+        self.hot_pool.limit() * self.hot_pool.slab_bytes() / 2
     }
 
     /// Keeps the number of open descriptors of closed segments bounded.

@@ -13,6 +13,7 @@ use highwater_io::IoBuf;
 
 use crate::journal::format::{Entry, GROUP_HEADER_BYTES, GroupHeader, Incarnation, entries_checksum};
 use crate::partition::Effect;
+use crate::partition::tail::Slices;
 
 /// Where bytes lie in a group, counted from its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,8 +24,8 @@ pub(crate) struct Span {
 
 impl Span {
     /// The slices of `slabs` (consecutive from the group's start) that make up this span.
-    pub(crate) fn slices(self, slabs: &[Bytes]) -> Vec<Bytes> {
-        let mut slices = Vec::with_capacity(1);
+    pub(crate) fn slices(self, slabs: &[Bytes]) -> Slices {
+        let mut slices = Slices::new();
         let (mut skip, mut wanted) = (self.start, self.len);
         for slab in slabs {
             if wanted == 0 {
@@ -52,38 +53,38 @@ pub(crate) struct Group {
     filling: usize,
     /// Header and payload so far.
     len_bytes: usize,
-    entries: Vec<Entry>,
-    pub(crate) effects: Vec<Effect>,
+    lists: Lists,
     /// Whether somebody in it waits for durability.
     pub(crate) wants_flush: bool,
 }
 
+/// What groups list, whose memory is used again.
+#[derive(Default)]
+pub(crate) struct Lists {
+    entries: Vec<Entry>,
+    pub(crate) effects: Vec<Effect>,
+    encoded: Vec<u8>,
+}
+
 impl Group {
-    /// An empty group that begins in what is left of the last slab, if anything is.
-    pub(crate) fn new(rest: Option<IoBuf>) -> Self {
-        Group {
-            slabs: rest.into_iter().collect(),
-            filling: 0,
-            len_bytes: 0,
-            entries: Vec::new(),
-            effects: Vec::new(),
-            wants_flush: false,
-        }
+    /// An empty group, with the lists of earlier ones.
+    pub(crate) fn new(lists: Lists) -> Self {
+        Group { slabs: Vec::new(), filling: 0, len_bytes: 0, lists, wants_flush: false }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.lists.entries.is_empty()
     }
 
     /// Bytes so far, without padding.
     pub(crate) fn len_bytes(&self) -> usize {
-        self.len_bytes + self.entries.len() * ENTRY_BYTES_BOUND
+        self.len_bytes + self.lists.entries.len() * ENTRY_BYTES_BOUND
     }
 
     /// Bytes that can still be taken with the slabs at hand.
     pub(crate) fn room_bytes(&self) -> usize {
         let room: usize = self.slabs.iter().skip(self.filling).map(IoBuf::remaining).sum();
-        let reserved = self.entries.len() * ENTRY_BYTES_BOUND + ALIGNMENT_BOUND;
+        let reserved = self.lists.entries.len() * ENTRY_BYTES_BOUND + ALIGNMENT_BOUND;
         let header = if self.len_bytes == 0 { GROUP_HEADER_BYTES } else { 0 };
         room.saturating_sub(reserved + header)
     }
@@ -124,8 +125,8 @@ impl Group {
     /// Adds an entry, whose payload was [`put`](Self::put) before, and what it does to its partition.
     pub(crate) fn push(&mut self, entry: Entry, effect: Effect) {
         self.begin();
-        self.entries.push(entry);
-        self.effects.push(effect);
+        self.lists.entries.push(entry);
+        self.lists.effects.push(effect);
     }
 
     /// Finishes the group: header, entry list, padding.
@@ -135,8 +136,9 @@ impl Group {
     pub(crate) fn seal(mut self, place: Placement) -> Sealed {
         assert!(!self.is_empty(), "an empty group is not written");
         let payload_bytes = self.len_bytes - GROUP_HEADER_BYTES;
-        let mut list = Vec::with_capacity(self.entries.len() * ENTRY_BYTES_BOUND);
-        self.entries.iter().for_each(|entry| entry.encode(&mut list));
+        let mut list = std::mem::take(&mut self.lists.encoded);
+        list.clear();
+        self.lists.entries.iter().for_each(|entry| entry.encode(&mut list));
         self.copy_in(&list);
         let header = GroupHeader {
             sequence: place.sequence,
@@ -144,7 +146,8 @@ impl Group {
             previous_checksum: place.previous_checksum,
             payload_bytes: u32::try_from(payload_bytes).expect("groups are bounded by the file size"),
             entries_bytes: u32::try_from(list.len()).expect("groups are bounded by the file size"),
-            entry_count: u32::try_from(self.entries.len()).expect("groups are bounded by the file size"),
+            entry_count: u32::try_from(self.lists.entries.len())
+                .expect("groups are bounded by the file size"),
             position_bytes: place.position_bytes,
             entries_checksum: entries_checksum(place.incarnation, &list),
         };
@@ -164,12 +167,14 @@ impl Group {
         }
         let size_bytes = data.iter().map(Bytes::len).sum::<usize>() as u64;
         let wants_flush = self.wants_flush;
+        self.lists.entries.clear();
+        self.lists.encoded = list;
         Sealed {
             sequence: place.sequence,
             checksum,
             data,
             size_bytes,
-            effects: self.effects,
+            lists: self.lists,
             wants_flush,
             reserve,
         }
@@ -211,7 +216,8 @@ pub(crate) struct Sealed {
     /// Aligned pieces, in order.
     pub(crate) data: Vec<Bytes>,
     pub(crate) size_bytes: u64,
-    pub(crate) effects: Vec<Effect>,
+    /// With the effects in it.
+    pub(crate) lists: Lists,
     pub(crate) wants_flush: bool,
     /// Memory for the next group: what is left of the last slab, then unused ones.
     pub(crate) reserve: Vec<IoBuf>,

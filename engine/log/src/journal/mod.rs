@@ -36,7 +36,7 @@ use crate::config::ShardConfig;
 use crate::error::{LogError, StorageFailure};
 use crate::journal::files::{Files, JournalFile};
 use crate::journal::format::FILE_HEADER_BYTES;
-use crate::journal::group::{Group, Placement, Sealed};
+use crate::journal::group::{Group, Lists, Placement, Sealed};
 use crate::journal::progress::{Mark, Progress};
 use crate::mutants;
 use crate::partition::Effect;
@@ -81,7 +81,7 @@ struct Wanted {
 }
 
 /// Written groups that no flush has covered, oldest first.
-type Unflushed = VecDeque<(u64, Vec<Effect>)>;
+type Unflushed = VecDeque<(u64, Lists)>;
 
 /// What the last group that was written has become, while nobody has been told.
 #[derive(Default)]
@@ -91,7 +91,7 @@ enum Untold {
     /// It is written, and the newest of those that no flush has covered.
     Written,
     /// It was written and flushed in one: its sequence, and what it does.
-    Durable(u64, Vec<Effect>),
+    Durable(u64, Lists),
 }
 
 /// Starts `operation`, does something while it is on its way, and waits for it.
@@ -107,6 +107,11 @@ async fn overlapped<T>(operation: impl Future<Output = T>, meanwhile: impl FnOnc
     })
     .await
 }
+
+/// Lists of groups that are kept for later ones: the forming one has some, and the one in flight.
+const SPARE_LISTS: usize = 4;
+/// Effects that a kept list has room for at most.
+const LONGEST_SPARE_LIST: usize = 4096;
 
 /// Counters for metrics and tests.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -130,6 +135,8 @@ pub(crate) struct Journal {
     /// The next file, once it is ready.
     prepared: Watch<Option<(usize, Rc<JournalFile>)>>,
     forming: RefCell<Group>,
+    /// Of groups that are over.
+    spare_lists: RefCell<Vec<Lists>>,
     /// Whether a checkpoint's boundary lies after the forming group: nothing more may enter it.
     forming_closed: Cell<bool>,
     /// Bumped when there may be room again: the forming group was taken, or a file became ready.
@@ -178,7 +185,8 @@ impl Journal {
             files,
             current: RefCell::new(Some(current)),
             prepared: Watch::new(None),
-            forming: RefCell::new(Group::new(None)),
+            forming: RefCell::new(Group::new(Lists::default())),
+            spare_lists: RefCell::default(),
             forming_closed: Cell::new(false),
             changes: Watch::new(0),
             wanted: Watch::new(Wanted::default()),
@@ -471,7 +479,7 @@ impl Journal {
             incarnation: file.incarnation(),
             alignment: self.alignment,
         });
-        let Sealed { sequence, checksum, data, size_bytes, mut effects, wants_flush, reserve } = sealed;
+        let Sealed { sequence, checksum, data, size_bytes, mut lists, wants_flush, reserve } = sealed;
         self.keep_reserve(reserve);
         let end_bytes = place.position_bytes + size_bytes;
         let place_after = JournalPlace {
@@ -495,12 +503,12 @@ impl Journal {
         let said = if self.drops_this_flush() { fs::Durability::Plain } else { durability };
         let write = file.file.write_at(data.clone(), place.position_bytes, said);
         let meanwhile = || {
-            effects.iter_mut().for_each(|effect| effect.sealed(sequence, &data));
+            lists.effects.iter_mut().for_each(|effect| effect.sealed(sequence, &data));
             self.changed();
             self.tell(std::mem::take(untold));
             if mutants::ACK_BEFORE_WRITE.is_on() {
-                self.note_written(sequence, &effects);
-                self.note_durable(sequence, &effects);
+                self.note_written(sequence, &lists);
+                self.note_durable(sequence, &lists);
             }
         };
         overlapped(write, meanwhile).await?;
@@ -511,10 +519,10 @@ impl Journal {
         });
         self.bytes_since_checkpoint.update(|bytes| *bytes += size_bytes);
         if durability == fs::Durability::Sync {
-            *untold = Untold::Durable(sequence, effects);
+            *untold = Untold::Durable(sequence, lists);
             return Ok(());
         }
-        self.unflushed.borrow_mut().push_back((sequence, effects));
+        self.unflushed.borrow_mut().push_back((sequence, lists));
         self.unflushed_bytes.set(self.unflushed_bytes.get() + size_bytes);
         *untold = Untold::Written;
         // Only durable groups can be written behind: where nobody asks for a flush, memory does.
@@ -531,13 +539,14 @@ impl Journal {
             Untold::Nothing => {}
             Untold::Written => {
                 let unflushed = self.unflushed.borrow();
-                let (sequence, effects) = unflushed.back().expect("it was written and not flushed");
-                self.note_written(*sequence, effects);
+                let (sequence, lists) = unflushed.back().expect("it was written and not flushed");
+                self.note_written(*sequence, lists);
             }
-            Untold::Durable(sequence, effects) => {
-                self.note_written(sequence, &effects);
+            Untold::Durable(sequence, lists) => {
+                self.note_written(sequence, &lists);
                 self.note_unflushed_durable();
-                self.note_durable(sequence, &effects);
+                self.note_durable(sequence, &lists);
+                self.keep_lists(lists);
             }
         }
     }
@@ -556,8 +565,9 @@ impl Journal {
     fn note_unflushed_durable(&self) {
         self.unflushed_bytes.set(0);
         let unflushed = std::mem::take(&mut *self.unflushed.borrow_mut());
-        for (sequence, effects) in unflushed {
-            self.note_durable(sequence, &effects);
+        for (sequence, lists) in unflushed {
+            self.note_durable(sequence, &lists);
+            self.keep_lists(lists);
         }
     }
 
@@ -579,24 +589,34 @@ impl Journal {
         Ok(())
     }
 
-    fn note_written(&self, sequence: u64, effects: &[Effect]) {
+    fn note_written(&self, sequence: u64, lists: &Lists) {
         if self.progress.failure().is_some() || self.progress.through(Mark::Written) >= sequence {
             return;
         }
-        effects.iter().for_each(Effect::written);
+        lists.effects.iter().for_each(Effect::written);
         self.progress.advance(Mark::Written, sequence);
     }
 
-    fn note_durable(&self, sequence: u64, effects: &[Effect]) {
+    fn note_durable(&self, sequence: u64, lists: &Lists) {
         if self.progress.failure().is_some() || self.progress.through(Mark::Durable) >= sequence {
             return;
         }
-        effects.iter().for_each(Effect::durable);
+        lists.effects.iter().for_each(Effect::durable);
         self.progress.advance(Mark::Durable, sequence);
     }
 
     fn take_forming(&self) -> Group {
-        std::mem::replace(&mut *self.forming.borrow_mut(), Group::new(None))
+        let lists = self.spare_lists.borrow_mut().pop().unwrap_or_default();
+        std::mem::replace(&mut *self.forming.borrow_mut(), Group::new(lists))
+    }
+
+    /// Keeps the memory of a group's lists for a later one.
+    fn keep_lists(&self, mut lists: Lists) {
+        lists.effects.clear();
+        let mut spare = self.spare_lists.borrow_mut();
+        if spare.len() < SPARE_LISTS && lists.effects.capacity() <= LONGEST_SPARE_LIST {
+            spare.push(lists);
+        }
     }
 
     /// Gives the forming group, which is empty, the memory that the last one left.

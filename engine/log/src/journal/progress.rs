@@ -10,7 +10,7 @@
 //! A failure latches: from then on nobody is told of progress, whatever the kernel says later (rule 7).
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::task::{Poll, Waker};
 
@@ -23,28 +23,68 @@ pub(crate) enum Mark {
     Durable,
 }
 
+/// Lists of wakers that are kept for later groups.
+const SPARE_LISTS: usize = 4;
+
+/// How far one mark has come, and who waits for it to come further. A waiter keeps its place in its group's list, and
+/// lists are used again: a group that comes and goes takes no memory from the allocator.
+#[derive(Default)]
+struct Line {
+    through: u64,
+    /// Those who wait for the group after `through`, for the one after that, and so on.
+    waiting: VecDeque<Vec<Option<Waker>>>,
+    spare: Vec<Vec<Option<Waker>>>,
+}
+
+impl Line {
+    /// The list of those who wait for `sequence`, which is above the mark.
+    fn list(&mut self, sequence: u64) -> &mut Vec<Option<Waker>> {
+        let at = usize::try_from(sequence - self.through - 1).expect("groups that are waited for are few");
+        while self.waiting.len() <= at {
+            self.waiting.push_back(self.spare.pop().unwrap_or_default());
+        }
+        &mut self.waiting[at]
+    }
+
+    /// Takes the oldest list if the mark may pass its group.
+    fn pass_one(&mut self, through: u64) -> Option<Vec<Option<Waker>>> {
+        if self.through >= through {
+            return None;
+        }
+        let Some(list) = self.waiting.pop_front() else {
+            self.through = through;
+            return None;
+        };
+        self.through += 1;
+        Some(list)
+    }
+
+    fn keep(&mut self, list: Vec<Option<Waker>>) {
+        if self.spare.len() < SPARE_LISTS {
+            self.spare.push(list);
+        }
+    }
+}
+
 #[derive(Default)]
 struct State {
-    written_through: u64,
-    durable_through: u64,
+    written: Line,
+    durable: Line,
     failure: Option<StorageFailure>,
-    waiting_written: BTreeMap<(u64, u64), Waker>,
-    waiting_durable: BTreeMap<(u64, u64), Waker>,
-    next_waiter: u64,
 }
 
 impl State {
-    fn waiting(&mut self, mark: Mark) -> &mut BTreeMap<(u64, u64), Waker> {
+    fn line(&mut self, mark: Mark) -> &mut Line {
         match mark {
-            Mark::Written => &mut self.waiting_written,
-            Mark::Durable => &mut self.waiting_durable,
+            Mark::Written => &mut self.written,
+            Mark::Durable => &mut self.durable,
         }
     }
 
     fn reached(&self, mark: Mark) -> u64 {
         match mark {
-            Mark::Written => self.written_through,
-            Mark::Durable => self.durable_through,
+            Mark::Written => self.written.through,
+            Mark::Durable => self.durable.through,
         }
     }
 }
@@ -69,24 +109,21 @@ impl Progress {
     /// # Panics
     /// If a mark would go back, or what is durable would pass what is written: an ack would be a lie.
     pub(crate) fn advance(&self, mark: Mark, sequence: u64) {
-        let woken = {
-            let mut state = self.state.borrow_mut();
+        {
+            let state = self.state.borrow();
             if state.failure.is_some() {
                 return;
             }
             assert!(sequence >= state.reached(mark), "{mark:?} goes back to {sequence}");
-            match mark {
-                Mark::Written => state.written_through = sequence,
-                Mark::Durable => {
-                    assert!(sequence <= state.written_through, "durable {sequence} beyond written");
-                    state.durable_through = sequence;
-                }
-            }
-            let waiting = state.waiting(mark);
-            let later = waiting.split_off(&(sequence + 1, 0));
-            std::mem::replace(waiting, later)
-        };
-        woken.into_values().for_each(Waker::wake);
+            let durable = mark == Mark::Durable;
+            assert!(!durable || sequence <= state.written.through, "durable {sequence} beyond written");
+        }
+        loop {
+            // Waking may end a task that waits here as well: not while the lists are borrowed.
+            let Some(mut list) = self.state.borrow_mut().line(mark).pass_one(sequence) else { return };
+            list.drain(..).flatten().for_each(Waker::wake);
+            self.state.borrow_mut().line(mark).keep(list);
+        }
     }
 
     /// Latches the first failure and wakes everyone.
@@ -94,53 +131,58 @@ impl Progress {
         let woken = {
             let mut state = self.state.borrow_mut();
             state.failure.get_or_insert(failure);
-            let written = std::mem::take(&mut state.waiting_written);
-            let durable = std::mem::take(&mut state.waiting_durable);
-            written.into_values().chain(durable.into_values()).collect::<Vec<_>>()
+            [std::mem::take(&mut state.written.waiting), std::mem::take(&mut state.durable.waiting)]
         };
-        woken.into_iter().for_each(Waker::wake);
+        woken.into_iter().flatten().flatten().flatten().for_each(Waker::wake);
     }
 
     /// Waits until `mark` has reached `sequence`. What had reached it before a failure counts as reached.
     pub(crate) async fn wait(&self, mark: Mark, sequence: u64) -> Result<(), StorageFailure> {
-        let mut registration = Registration { progress: self, mark, sequence, id: None };
+        let mut registration = Registration { progress: self, mark, sequence, place: None };
         poll_fn(|cx| {
-            registration.forget();
             let mut state = self.state.borrow_mut();
             if state.reached(mark) >= sequence {
+                registration.place = None;
                 return Poll::Ready(Ok(()));
             }
             if let Some(failure) = &state.failure {
+                registration.place = None;
                 return Poll::Ready(Err(failure.clone()));
             }
-            let id = state.next_waiter;
-            state.next_waiter += 1;
-            state.waiting(mark).insert((sequence, id), cx.waker().clone());
-            registration.id = Some(id);
+            let list = state.line(mark).list(sequence);
+            match registration.place {
+                Some(place) => list[place] = Some(cx.waker().clone()),
+                None => {
+                    registration.place = Some(list.len());
+                    list.push(Some(cx.waker().clone()));
+                }
+            }
             Poll::Pending
         })
         .await
     }
 }
 
+/// A place in the list of a group that is not reached yet.
 struct Registration<'a> {
     progress: &'a Progress,
     mark: Mark,
     sequence: u64,
-    id: Option<u64>,
-}
-
-impl Registration<'_> {
-    fn forget(&mut self) {
-        if let Some(id) = self.id.take() {
-            self.progress.state.borrow_mut().waiting(self.mark).remove(&(self.sequence, id));
-        }
-    }
+    place: Option<usize>,
 }
 
 impl Drop for Registration<'_> {
     fn drop(&mut self) {
-        self.forget();
+        let Some(place) = self.place else { return };
+        let left = {
+            let mut state = self.progress.state.borrow_mut();
+            // The list goes when its group is passed, or with a failure.
+            if state.failure.is_some() || state.reached(self.mark) >= self.sequence {
+                return;
+            }
+            state.line(self.mark).list(self.sequence)[place].take()
+        };
+        drop(left);
     }
 }
 

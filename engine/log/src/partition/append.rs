@@ -11,6 +11,7 @@ use highwater_io::sync::Permit;
 use highwater_model::batch::{self, BatchHeader, CRC_COVERS_FROM};
 use highwater_model::record::RecordsSummary;
 use highwater_model::{LeaderEpoch, Offset, Timestamp, crc};
+use smallvec::SmallVec;
 
 use crate::config::{LogConfig, TimestampType};
 use crate::error::{AppendError, LogError, ReadError};
@@ -21,7 +22,7 @@ use crate::mutants;
 use crate::partition::producers::Standing;
 use crate::partition::segment::Segment;
 use crate::partition::tail::HotBatch;
-use crate::partition::{Effect, EndBlock, Partition};
+use crate::partition::{Batches, Effect, EndBlock, Partition};
 use crate::shard::ShardCore;
 
 /// Who appends.
@@ -102,6 +103,9 @@ struct Incoming {
     summary: RecordsSummary,
     start: usize,
 }
+
+/// The batches of one request for one partition: mostly one.
+type Incomings = SmallVec<[Incoming; 1]>;
 
 impl Partition {
     /// Appends one or more consecutive batches as they came from the network. Resolves when they are accepted: they
@@ -372,7 +376,7 @@ impl Partition {
     fn accept(
         &self,
         batches: &Bytes,
-        incoming: Vec<Incoming>,
+        incoming: Incomings,
         prefix: &Bytes,
         roll: bool,
         leader_epoch: LeaderEpoch,
@@ -505,12 +509,44 @@ impl super::Live {
 struct Placed {
     header: BatchHeader,
     /// The first bytes of the batch, as they go to disk: the rest is unchanged.
-    head: Vec<u8>,
+    head: Head,
+}
+
+/// The start of a batch up to what its checksum covers, which is all that changes, or the whole batch.
+enum Head {
+    Start([u8; CRC_COVERS_FROM]),
+    Whole(Vec<u8>),
+}
+
+impl Head {
+    fn start_of(bytes: &[u8]) -> Self {
+        Head::Start(bytes[..CRC_COVERS_FROM].try_into().expect("the length fits"))
+    }
+}
+
+impl std::ops::Deref for Head {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Head::Start(start) => start,
+            Head::Whole(whole) => whole,
+        }
+    }
+}
+
+impl std::ops::DerefMut for Head {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match self {
+            Head::Start(start) => start,
+            Head::Whole(whole) => whole,
+        }
+    }
 }
 
 impl Placed {
     fn as_it_is(bytes: &[u8], header: BatchHeader) -> Self {
-        Placed { header, head: bytes[..CRC_COVERS_FROM].to_vec() }
+        Placed { header, head: Head::start_of(bytes) }
     }
 }
 
@@ -530,17 +566,17 @@ fn place(
         header.max_timestamp = log_append_time;
         let mut whole = bytes.to_vec();
         batch::stamp_log_append_time(&mut whole, header.size_bytes, log_append_time);
-        whole
+        Head::Whole(whole)
     } else if largest != header.max_timestamp {
         // As Kafka, the broker corrects a header that does not fit its records.
         header.max_timestamp = largest;
         let mut whole = bytes.to_vec();
         batch::stamp_max_timestamp(&mut whole, header.size_bytes, largest);
-        whole
+        Head::Whole(whole)
     } else if mutants::RECORD_ALTERED.is_on() && next_offset.0 % 101 == 100 {
-        altered(bytes)
+        Head::Whole(altered(bytes))
     } else {
-        bytes[..CRC_COVERS_FROM].to_vec()
+        Head::start_of(bytes)
     };
     batch::stamp(&mut head, next_offset, leader_epoch);
     Placed { header, head }
@@ -567,7 +603,7 @@ struct EntryBuilder {
     prefix_bytes: usize,
     len_bytes: usize,
     crc: u32,
-    batches: Vec<(HotBatch, crate::journal::group::Span)>,
+    batches: Batches,
 }
 
 impl EntryBuilder {
@@ -580,7 +616,7 @@ impl EntryBuilder {
             prefix_bytes: prefix.len(),
             len_bytes: prefix.len(),
             crc: crc::crc32c(prefix),
-            batches: Vec::with_capacity(1),
+            batches: Batches::new(),
         }
     }
 
@@ -627,8 +663,8 @@ pub(crate) fn entry_crc(payload: &[u8], prefix_bytes: usize) -> Option<u32> {
     Some(sum)
 }
 
-fn validate(bytes: &Bytes, origin: Origin) -> Result<Vec<Incoming>, AppendError> {
-    let mut incoming = Vec::with_capacity(1);
+fn validate(bytes: &Bytes, origin: Origin) -> Result<Incomings, AppendError> {
+    let mut incoming = Incomings::new();
     let mut start = 0;
     while start < bytes.len() {
         let (header, summary) = match origin {

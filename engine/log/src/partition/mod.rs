@@ -39,6 +39,7 @@ use bytes::Bytes;
 use highwater_io::MonoTime;
 use highwater_io::sync::{Semaphore, Watch};
 use highwater_model::{LeaderEpoch, NO_PARTITION_LEADER_EPOCH, Offset, TopicPartition};
+use smallvec::SmallVec;
 
 use crate::config::LogConfig;
 use crate::drain::DrainQueue;
@@ -235,10 +236,13 @@ impl PartitionCore {
     }
 }
 
+/// The batches of one append: mostly one.
+pub(crate) type Batches = SmallVec<[(HotBatch, Span); 1]>;
+
 /// What a journal group does to a partition, told at each stage of the group's life.
 pub(crate) struct Effect {
     partition: Rc<PartitionCore>,
-    batches: Vec<(HotBatch, Span)>,
+    batches: Batches,
     /// End of the log once it is written; `None` for an entry that moves no end.
     next_offset: Option<Offset>,
     size_bytes: usize,
@@ -246,7 +250,7 @@ pub(crate) struct Effect {
 
 impl Effect {
     /// Appended batches, whose bytes lie in the group.
-    pub(crate) fn appended(partition: Rc<PartitionCore>, batches: Vec<(HotBatch, Span)>) -> Self {
+    pub(crate) fn appended(partition: Rc<PartitionCore>, batches: Batches) -> Self {
         let next_offset = batches.last().map(|(batch, _)| Offset(batch.last_offset.0 + 1));
         let size_bytes = batches.iter().map(|(batch, _)| batch.size_bytes).sum();
         Effect { partition, batches, next_offset, size_bytes }
@@ -254,7 +258,7 @@ impl Effect {
 
     /// An entry that whoever wrote it acts upon when the group is durable.
     pub(crate) fn none(partition: Rc<PartitionCore>) -> Self {
-        Effect { partition, batches: Vec::new(), next_offset: None, size_bytes: 0 }
+        Effect { partition, batches: Batches::new(), next_offset: None, size_bytes: 0 }
     }
 
     /// The group has its sequence and its bytes are final: batches enter the hot tail.

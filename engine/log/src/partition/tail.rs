@@ -11,8 +11,12 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use highwater_model::batch::BatchHeader;
 use highwater_model::{Offset, Timestamp};
+use smallvec::SmallVec;
 
 use crate::mutants;
+
+/// Bytes that lie in one slab or across the border of two; more only for a batch larger than a slab.
+pub(crate) type Slices = SmallVec<[Bytes; 2]>;
 
 /// A batch in memory.
 #[derive(Debug, Clone)]
@@ -26,7 +30,7 @@ pub(crate) struct HotBatch {
     /// Journal group that holds it.
     pub(crate) sequence: u64,
     /// The bytes, in order.
-    pub(crate) chunks: Vec<Bytes>,
+    pub(crate) chunks: Slices,
 }
 
 impl HotBatch {
@@ -40,7 +44,7 @@ impl HotBatch {
             position_bytes,
             size_bytes: header.size_bytes,
             sequence: 0,
-            chunks: Vec::new(),
+            chunks: Slices::new(),
         }
     }
 
@@ -104,14 +108,11 @@ impl Tail {
         self.drained
     }
 
-    /// Lets the oldest batch go, if it is in its segment.
-    pub(crate) fn evict_one(&mut self) -> bool {
-        if self.drained == 0 {
-            return false;
-        }
-        self.drained -= 1;
-        self.batches.pop_front();
-        true
+    /// Lets the oldest batches go, as far as they are in their segment.
+    pub(crate) fn evict(&mut self, batches: usize) {
+        let batches = batches.min(self.drained);
+        self.drained -= batches;
+        self.batches.drain(..batches);
     }
 
     /// Removes batches from `offset` on.
@@ -124,7 +125,7 @@ impl Tail {
     /// Removes batches wholly below `offset` that are in their segment.
     pub(crate) fn forget_below(&mut self, offset: Offset) {
         while self.drained > 0 && self.batches.front().is_some_and(|batch| batch.last_offset < offset) {
-            self.evict_one();
+            self.evict(1);
         }
     }
 }
@@ -142,7 +143,7 @@ mod tests {
             position_bytes: position,
             size_bytes: 100,
             sequence: 1,
-            chunks: Vec::new(),
+            chunks: Slices::new(),
         }
     }
 
@@ -164,12 +165,13 @@ mod tests {
     #[test]
     fn only_drained_batches_are_evicted() {
         let mut tail = tail();
-        assert!(!tail.evict_one());
+        tail.evict(1);
+        assert_eq!(tail.first_offset(), Some(Offset(0)), "nothing is written yet");
         tail.note_drained(Offset(0), 199);
         assert_eq!(tail.evictable(), 1, "a batch that is partly written stays");
         tail.note_drained(Offset(4), 0);
         assert_eq!(tail.evictable(), 2);
-        assert!(tail.evict_one() && tail.evict_one() && !tail.evict_one());
+        tail.evict(3);
         assert_eq!(tail.first_offset(), Some(Offset(4)));
     }
 
