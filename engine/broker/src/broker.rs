@@ -40,8 +40,11 @@ impl Broker {
     /// # Errors
     /// [`BrokerError`], with nothing left running.
     pub fn start_with(config: &BrokerConfig, signals: Signals) -> Result<Broker, BrokerError> {
-        let runtime_config =
-            RuntimeConfig { handle_signals: signals == Signals::Stop, ..RuntimeConfig::default() };
+        let runtime_config = RuntimeConfig {
+            driver: config.io_driver,
+            handle_signals: signals == Signals::Stop,
+            ..RuntimeConfig::default()
+        };
         let (states, mut handle) = prepare(config);
         let runtime = Runtime::start(&runtime_config, states, run_shard)?;
         match highwater_io::block_on(&mut handle.started) {

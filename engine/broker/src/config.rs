@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use highwater_cluster::config::effective::{ConfigView, StaticConfig};
 use highwater_cluster::config::{broker, parse_list};
+use highwater_io::DriverChoice;
 use highwater_log::{LogConfig, ShardConfig, TimestampType};
 use highwater_model::BrokerId;
 
@@ -80,6 +81,8 @@ pub struct BrokerConfig {
     pub node_id: BrokerId,
     /// `num.shards`, with 0 replaced by what it stands for.
     pub num_shards: usize,
+    /// `io.driver`.
+    pub io_driver: DriverChoice,
     /// `num.partitions`.
     pub num_partitions: usize,
     /// `default.replication.factor`.
@@ -221,6 +224,7 @@ impl BrokerConfig {
             advertised: advertised.into_iter().next(),
             node_id: BrokerId(i32::try_from(read.number("node.id")).unwrap_or(i32::MAX)),
             num_shards,
+            io_driver: io_driver(&read),
             num_partitions: read.size("num.partitions"),
             default_replication_factor: read.size("default.replication.factor"),
             auto_create_topics: read.flag("auto.create.topics.enable"),
@@ -231,6 +235,15 @@ impl BrokerConfig {
             shard: shard_config(&read, num_shards),
             static_config: settings,
         })
+    }
+}
+
+fn io_driver(read: &Reader<'_>) -> DriverChoice {
+    match read.text("io.driver").map(str::trim) {
+        Some("uring") => DriverChoice::Uring,
+        Some("posix") => DriverChoice::Posix,
+        // The table has refused what is none of them.
+        _ => DriverChoice::Auto,
     }
 }
 

@@ -628,6 +628,7 @@ fn log_ready(shard: &Shard, started: &Started) {
         node_id = shard.broker.config.node_id.0,
         cluster_id = started.cluster_id,
         shards = shard.shard_count(),
+        io = %shard.io.driver_kind(),
         topics = image.topic_count(),
         partitions = image.partition_count(),
         ms = started.start_duration.as_millis(),

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use crate::buf::IoBuf;
 use crate::error::FileError;
 use crate::runtime::{Driver, Io};
-use crate::{sim, uring};
+use crate::{posix, sim, uring};
 
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,6 +143,7 @@ macro_rules! on_driver {
     ($io:expr, $driver:ident => $call:expr) => {
         match $io.driver() {
             Driver::Uring($driver) => $call.await,
+            Driver::Posix($driver) => $call.await,
             Driver::Sim($driver) => $call.await,
         }
     };
@@ -161,6 +162,7 @@ impl Fs {
         let path = path.as_ref();
         let inner = match self.io.driver() {
             Driver::Uring(driver) => FileInner::Uring(driver.open(path, options).await?),
+            Driver::Posix(driver) => FileInner::Posix(driver.open(path, options).await?),
             Driver::Sim(driver) => FileInner::Sim(driver.open(path, options).await?),
         };
         Ok(File { inner, path: Rc::from(path) })
@@ -329,6 +331,7 @@ impl Fs {
 
 enum FileInner {
     Uring(uring::File),
+    Posix(posix::File),
     Sim(sim::File),
 }
 
@@ -348,6 +351,7 @@ macro_rules! on_file {
     ($self:expr, $file:ident => $call:expr) => {
         match &$self.inner {
             FileInner::Uring($file) => $call.await,
+            FileInner::Posix($file) => $call.await,
             FileInner::Sim($file) => $call.await,
         }
     };
@@ -365,6 +369,7 @@ impl File {
     pub fn is_direct(&self) -> bool {
         match &self.inner {
             FileInner::Uring(file) => file.is_direct(),
+            FileInner::Posix(file) => file.is_direct(),
             FileInner::Sim(file) => file.is_direct(),
         }
     }
@@ -453,14 +458,21 @@ impl File {
     pub(crate) fn uring(&self) -> Option<&uring::File> {
         match &self.inner {
             FileInner::Uring(file) => Some(file),
-            FileInner::Sim(_) => None,
+            FileInner::Posix(_) | FileInner::Sim(_) => None,
+        }
+    }
+
+    pub(crate) fn posix(&self) -> Option<&posix::File> {
+        match &self.inner {
+            FileInner::Posix(file) => Some(file),
+            FileInner::Uring(_) | FileInner::Sim(_) => None,
         }
     }
 
     pub(crate) fn sim(&self) -> Option<&sim::File> {
         match &self.inner {
             FileInner::Sim(file) => Some(file),
-            FileInner::Uring(_) => None,
+            FileInner::Uring(_) | FileInner::Posix(_) => None,
         }
     }
 }

@@ -5,6 +5,7 @@
 //! drivers, chosen at start and told apart by an enum, never by a generic that would spread over every type:
 //!
 //! * `uring`: one thread and one io_uring a shard (`SINGLE_ISSUER`, `DEFER_TASKRUN`);
+//! * `posix`: one thread, one epoll and a few threads for files a shard, for hosts that forbid io_uring;
 //! * [`sim`]: many shards of many nodes on one thread, with a seeded scheduler, virtual clocks, a disk that
 //!   forgets what was not flushed and a network that misbehaves. The same seed gives the same trace.
 //!
@@ -13,8 +14,8 @@
 //!            │
 //!           Io ─── Fs, File ─── TcpListener, TcpStream ─── timers ─── spawn ─── mailbox
 //!            │
-//!      ┌─────┴─────┐
-//!    uring        sim
+//!      ┌─────┼─────┐
+//!    uring posix  sim
 //! ```
 //!
 //! Invariants:
@@ -35,7 +36,9 @@ mod exec;
 pub mod fs;
 pub mod mailbox;
 pub mod net;
+mod posix;
 pub mod race;
+mod real;
 mod runtime;
 pub mod sim;
 pub mod sync;
@@ -46,5 +49,7 @@ pub use block::block_on;
 pub use buf::{BufPool, IO_ALIGNMENT, IoBuf};
 pub use error::{FileError, FileOp};
 pub use exec::Task;
-pub use runtime::{Counters, Feature, Features, Io, Runtime, RuntimeConfig, ShardIndex, StartError, probe};
+pub use runtime::{
+    Counters, DriverChoice, DriverKind, Feature, Features, Io, Runtime, RuntimeConfig, ShardIndex, StartError, probe,
+};
 pub use time::{MonoTime, Sleep, TimedOut, WallTime};

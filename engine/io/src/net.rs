@@ -1,9 +1,9 @@
 //! TCP listeners and streams.
 //!
-//! A stream receives into buffers that the driver provides (one ring of them a shard) and hands them on as
+//! A stream receives into buffers that the driver provides (one set of them a shard) and hands them on as
 //! [`Bytes`]; holding on to one keeps its buffer from being filled again. What is received without a consumer asking
-//! for it is bounded by that ring, and for one stream by a share of it: a slow consumer holds its sender back. A
-//! consumer that asks is served even when the ring is empty, with memory of its own, so that no stream waits for
+//! for it is bounded by that set, and for one stream by a share of it (on `posix` it is nothing): a slow consumer holds its
+//! sender back. A consumer that asks is served even when all are lent, with memory of its own, so that no stream waits for
 //! another's consumer; the memory of what was handed out is the consumer's to budget. A large frame can be received
 //! straight into its own memory ([`TcpStream::recv_into`]).
 
@@ -17,7 +17,7 @@ use bytes::Bytes;
 use crate::buf::IoBuf;
 use crate::fs::File;
 use crate::runtime::{Driver, Io};
-use crate::{sim, uring};
+use crate::{posix, sim, uring};
 
 /// How a listener is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +36,7 @@ impl Default for ListenOptions {
 
 enum ListenerInner {
     Uring(uring::TcpListener),
+    Posix(posix::TcpListener),
     Sim(sim::TcpListener),
 }
 
@@ -54,6 +55,7 @@ impl TcpListener {
     pub(crate) async fn bind(io: &Io, address: SocketAddr, options: ListenOptions) -> io::Result<Self> {
         let inner = match io.driver() {
             Driver::Uring(driver) => ListenerInner::Uring(driver.listen(address, options).await?),
+            Driver::Posix(driver) => ListenerInner::Posix(driver.listen(address, options).await?),
             Driver::Sim(driver) => ListenerInner::Sim(driver.listen(address, options).await?),
         };
         Ok(TcpListener { inner })
@@ -64,6 +66,7 @@ impl TcpListener {
     pub fn local_addr(&self) -> SocketAddr {
         match &self.inner {
             ListenerInner::Uring(listener) => listener.local_addr(),
+            ListenerInner::Posix(listener) => listener.local_addr(),
             ListenerInner::Sim(listener) => listener.local_addr(),
         }
     }
@@ -76,6 +79,7 @@ impl TcpListener {
     pub async fn accept(&self) -> io::Result<TcpStream> {
         let inner = match &self.inner {
             ListenerInner::Uring(listener) => StreamInner::Uring(listener.accept().await?),
+            ListenerInner::Posix(listener) => StreamInner::Posix(listener.accept().await?),
             ListenerInner::Sim(listener) => StreamInner::Sim(listener.accept().await?),
         };
         Ok(TcpStream { inner })
@@ -84,6 +88,7 @@ impl TcpListener {
 
 enum StreamInner {
     Uring(uring::TcpStream),
+    Posix(posix::TcpStream),
     Sim(sim::TcpStream),
 }
 
@@ -102,6 +107,7 @@ macro_rules! on_stream {
     ($self:expr, $stream:ident => $call:expr) => {
         match &$self.inner {
             StreamInner::Uring($stream) => $call,
+            StreamInner::Posix($stream) => $call,
             StreamInner::Sim($stream) => $call,
         }
     };
@@ -111,6 +117,7 @@ impl TcpStream {
     pub(crate) async fn connect(io: &Io, address: SocketAddr) -> io::Result<Self> {
         let inner = match io.driver() {
             Driver::Uring(driver) => StreamInner::Uring(driver.connect(address).await?),
+            Driver::Posix(driver) => StreamInner::Posix(driver.connect(address).await?),
             Driver::Sim(driver) => StreamInner::Sim(driver.connect(address).await?),
         };
         Ok(TcpStream { inner })
@@ -118,10 +125,12 @@ impl TcpStream {
 
     /// Takes over one end of a pair.
     pub(crate) fn adopt(io: &Io, end: UnixStream) -> io::Result<Self> {
-        match io.driver() {
-            Driver::Uring(driver) => Ok(TcpStream { inner: StreamInner::Uring(driver.adopt(end)) }),
-            Driver::Sim(_) => Err(io::ErrorKind::Unsupported.into()),
-        }
+        let inner = match io.driver() {
+            Driver::Uring(driver) => StreamInner::Uring(driver.adopt(end)),
+            Driver::Posix(driver) => StreamInner::Posix(driver.adopt(end)?),
+            Driver::Sim(_) => return Err(io::ErrorKind::Unsupported.into()),
+        };
+        Ok(TcpStream { inner })
     }
 
     /// Address of the other end.
@@ -163,14 +172,18 @@ impl TcpStream {
         on_stream!(self, stream => stream.send(data).await)
     }
 
-    /// Sends `len_bytes` of `file` from `position_bytes` without a copy through user space (splice).
+    /// Sends `len_bytes` of `file` from `position_bytes` without a copy through user space (splice, sendfile).
     ///
     /// # Errors
-    /// As splice(2); a file that ends early is `UnexpectedEof`.
+    /// As splice(2) or sendfile(2); a file that ends early is `UnexpectedEof`.
     pub async fn send_file(&self, file: &File, position_bytes: u64, len_bytes: u64) -> io::Result<()> {
         match &self.inner {
             StreamInner::Uring(stream) => {
                 let file = file.uring().expect("a file and a stream of one shard have one driver");
+                stream.send_file(file, position_bytes, len_bytes).await
+            }
+            StreamInner::Posix(stream) => {
+                let file = file.posix().expect("a file and a stream of one shard have one driver");
                 stream.send_file(file, position_bytes, len_bytes).await
             }
             StreamInner::Sim(stream) => {

@@ -18,7 +18,8 @@ use crate::exec::{Executor, Task};
 use crate::fs::Fs;
 use crate::net::{ListenOptions, TcpListener, TcpStream};
 use crate::time::{MonoTime, SharedTimers, Sleep, TimedOut, WallTime};
-use crate::{sim, uring};
+use crate::real::{self, clock, sys};
+use crate::{posix, sim, uring};
 
 pub use crate::uring::{Feature, Features, probe};
 
@@ -34,6 +35,7 @@ impl fmt::Display for ShardIndex {
 
 pub(crate) enum Driver {
     Uring(uring::Driver),
+    Posix(posix::Driver),
     Sim(sim::Driver),
 }
 
@@ -87,6 +89,16 @@ impl Io {
         self.shard.index
     }
 
+    /// What stands behind this handle.
+    #[must_use]
+    pub fn driver_kind(&self) -> DriverKind {
+        match self.driver() {
+            Driver::Uring(_) => DriverKind::Uring,
+            Driver::Posix(_) => DriverKind::Posix,
+            Driver::Sim(_) => DriverKind::Sim,
+        }
+    }
+
     /// Starts a task on this shard. It runs after the current one yields, never at once.
     pub fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Task<T> {
         self.shard.executor.spawn(future)
@@ -97,6 +109,7 @@ impl Io {
     pub fn now(&self) -> MonoTime {
         match self.driver() {
             Driver::Uring(driver) => driver.now(),
+            Driver::Posix(driver) => driver.now(),
             Driver::Sim(driver) => driver.now(),
         }
     }
@@ -105,7 +118,7 @@ impl Io {
     #[must_use]
     pub fn wall_time(&self) -> WallTime {
         match self.driver() {
-            Driver::Uring(driver) => driver.wall_time(),
+            Driver::Uring(_) | Driver::Posix(_) => clock::wall_time(),
             Driver::Sim(driver) => driver.wall_time(),
         }
     }
@@ -159,6 +172,7 @@ impl Io {
     pub fn counters(&self) -> Counters {
         match self.driver() {
             Driver::Uring(driver) => driver.counters(),
+            Driver::Posix(driver) => driver.counters(),
             Driver::Sim(_) => Counters::default(),
         }
     }
@@ -215,7 +229,7 @@ impl Io {
     /// network. Both its addresses are the loopback's, with port 0.
     ///
     /// # Errors
-    /// `Unsupported` on the simulated driver, whose network has no sockets.
+    /// `Unsupported` on the simulated driver, whose network has no sockets; as epoll_ctl(2).
     pub fn adopt(&self, end: UnixStream) -> io::Result<TcpStream> {
         TcpStream::adopt(self, end)
     }
@@ -227,6 +241,7 @@ impl Io {
     pub async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         match self.driver() {
             Driver::Uring(driver) => driver.resolve(host, port).await,
+            Driver::Posix(driver) => driver.resolve(host, port).await,
             Driver::Sim(driver) => driver.resolve(host, port).await,
         }
     }
@@ -235,6 +250,7 @@ impl Io {
     pub async fn stop_requested(&self) {
         match self.driver() {
             Driver::Uring(driver) => driver.stop_requested().await,
+            Driver::Posix(driver) => driver.stop_requested().await,
             Driver::Sim(driver) => driver.stop_requested().await,
         }
     }
@@ -243,7 +259,7 @@ impl Io {
     /// For a state in which going on could acknowledge what is lost.
     pub fn exit_now(&self, code: i32) -> ! {
         match self.driver() {
-            Driver::Uring(driver) => driver.exit_now(code),
+            Driver::Uring(_) | Driver::Posix(_) => sys::exit_now(code),
             Driver::Sim(driver) => driver.exit_now(code),
         }
     }
@@ -252,11 +268,11 @@ impl Io {
 /// What a shard has done since it started, for metrics. All but `in_flight` only grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counters {
-    /// Calls of `io_uring_enter`.
+    /// Calls of `io_uring_enter`, or of `epoll_wait`.
     pub enters: u64,
-    /// Requests and cancellations handed to the ring.
+    /// Requests and cancellations handed to the ring, or jobs to the pool.
     pub requests: u64,
-    /// Completions taken from the ring.
+    /// Completions taken from the ring, or jobs that came back.
     pub completions: u64,
     /// Polls of tasks.
     pub task_polls: u64,
@@ -264,19 +280,57 @@ pub struct Counters {
     pub in_flight: u64,
 }
 
+/// Which driver real shards are to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DriverChoice {
+    /// io_uring, or where the kernel or a sandbox refuses it, the other one, with a warning that says why.
+    #[default]
+    Auto,
+    /// io_uring, or no start.
+    Uring,
+    /// epoll, and a pool of threads for files.
+    Posix,
+}
+
+/// A driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DriverKind {
+    /// io_uring.
+    Uring,
+    /// epoll, and a pool of threads for files.
+    Posix,
+    /// The simulation.
+    Sim,
+}
+
+impl fmt::Display for DriverKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DriverKind::Uring => "uring",
+            DriverKind::Posix => "posix",
+            DriverKind::Sim => "sim",
+        })
+    }
+}
+
 /// How real shards run. The defaults fit two cores: no pinning, no busy polling.
 #[derive(Debug, Clone)]
 pub struct RuntimeConfig {
     /// Name of the threads; the shard's number is appended.
     pub thread_name: String,
-    /// Entries of each shard's submission queue, a power of two.
+    /// Which driver they have.
+    pub driver: DriverChoice,
+    /// `uring`: entries of each shard's submission queue, a power of two.
     pub ring_entries: u32,
+    /// `posix`: threads a shard for what concerns files, at least one. So many of its reads, writes and flushes go on at
+    /// once; more wait for their turn.
+    pub io_threads: usize,
     /// Size in bytes of each provided receive buffer.
     pub recv_buffer_bytes: usize,
-    /// Number of provided receive buffers a shard, a power of two: the bound of what a shard has received without
+    /// Number of provided receive buffers a shard, a power of two. On `uring` the bound of what a shard has received without
     /// being asked.
     pub recv_buffers: u16,
-    /// Buffers that one stream may have queued before its receive is disarmed until they are consumed.
+    /// `uring`: buffers that one stream may have queued before its receive is disarmed until they are consumed.
     pub recv_queue_per_stream: usize,
     /// Whether `SIGTERM` and `SIGINT` count as [`Io::stop_requested`].
     pub handle_signals: bool,
@@ -286,7 +340,9 @@ impl Default for RuntimeConfig {
     fn default() -> Self {
         RuntimeConfig {
             thread_name: "highwater".to_owned(),
+            driver: DriverChoice::Auto,
             ring_entries: 256,
+            io_threads: 4,
             recv_buffer_bytes: 32 * 1024,
             recv_buffers: 64,
             recv_queue_per_stream: 8,
@@ -301,8 +357,8 @@ impl Default for RuntimeConfig {
 pub enum StartError {
     /// The kernel or a sandbox refuses io_uring.
     #[error(
-        "io_uring is not available ({reason}): Highwater needs Linux 6.1 or newer with kernel.io_uring_disabled=0, \
-         and a container profile that allows io_uring_setup"
+        "io_uring is not available ({reason}): it needs Linux 6.1 or newer with kernel.io_uring_disabled=0, and a container \
+         profile that allows io_uring_setup"
     )]
     UringUnavailable {
         /// What was tried and what the system answered.
@@ -313,9 +369,19 @@ pub enum StartError {
     System(#[from] io::Error),
 }
 
+impl StartError {
+    /// Whether io_uring, or the locked memory for it, is what the system refuses, and not something that every driver needs.
+    pub(crate) fn is_refusal_of_uring(&self) -> bool {
+        match self {
+            StartError::UringUnavailable { .. } => true,
+            StartError::System(error) => error.kind() == io::ErrorKind::OutOfMemory,
+        }
+    }
+}
+
 /// Running shards. Dropping it asks them to stop and waits.
 pub struct Runtime {
-    inner: uring::Runtime,
+    inner: real::Runtime,
 }
 
 impl fmt::Debug for Runtime {
@@ -336,7 +402,13 @@ impl Runtime {
         F: Fn(Io, S) -> Fut + Clone + Send + 'static,
         Fut: Future<Output = ()> + 'static,
     {
-        Ok(Runtime { inner: uring::Runtime::start(config, states, main)? })
+        Ok(Runtime { inner: real::Runtime::start(config, states, main)? })
+    }
+
+    /// The driver that the shards have.
+    #[must_use]
+    pub fn driver(&self) -> DriverKind {
+        self.inner.kind()
     }
 
     /// Asks every shard to stop: [`Io::stop_requested`] resolves. Does not wait.

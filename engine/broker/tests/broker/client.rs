@@ -23,6 +23,9 @@ use highwater_protocol::{ErrorCode, decode_response, encode_request};
 /// Whatever should happen has happened by then, or the test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Names the `io.driver` of brokers under test, if it is set.
+pub(crate) const IO_DRIVER: &str = "HIGHWATER_TEST_IO_DRIVER";
+
 /// A broker, its directory, and how to start it again.
 pub(crate) struct TestBroker {
     broker: Option<Broker>,
@@ -42,6 +45,9 @@ impl TestBroker {
         ];
         for (name, value) in small.iter().chain(settings) {
             config.set(name, value).expect("a valid setting");
+        }
+        if let Ok(driver) = std::env::var(IO_DRIVER) {
+            config.set("io.driver", &driver).expect("a driver");
         }
         let broker = Broker::start(&config).expect("starts");
         TestBroker { broker: Some(broker), config, dir }

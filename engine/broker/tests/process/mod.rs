@@ -23,6 +23,9 @@ impl Process {
     pub(crate) fn start_with(data_dir: &Path, arguments: &[&str]) -> Self {
         let mut command = Command::new(HIGHWATER);
         command.args(["serve", "--listen", "127.0.0.1:0", "--set", "journal.file.bytes=4194304"]);
+        if let Ok(driver) = std::env::var("HIGHWATER_TEST_IO_DRIVER") {
+            command.args(["--set", &format!("io.driver={driver}")]);
+        }
         Process::spawn(command.args(arguments).arg("--data-dir").arg(data_dir))
     }
 

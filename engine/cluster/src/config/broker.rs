@@ -105,6 +105,14 @@ pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
          behind into segments. Not in Kafka.",
     ),
     fixed(
+        "io.driver",
+        String,
+        Some("auto"),
+        OneOf(&["auto", "uring", "posix"]),
+        "How the broker reaches files and sockets: uring is io_uring, posix is epoll and a few threads for files, with the \
+         same guarantees at more CPU and latency; auto is uring, or posix where the system refuses io_uring. Not in Kafka.",
+    ),
+    fixed(
         "journal.file.bytes",
         Long,
         Some("67108864"),

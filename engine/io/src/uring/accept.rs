@@ -9,7 +9,8 @@ use std::task::{Context, Poll, Waker};
 
 use super::core::{Core, Token};
 use super::request::{Descriptor, Request};
-use super::sys;
+use crate::real::net::concerns_the_listener;
+use crate::real::sys;
 
 /// Accepted connections that wait before accepting pauses, and the rest waits in the kernel's queue. The kernel may
 /// deliver what its queue holds on top.
@@ -107,44 +108,6 @@ impl Inner {
         if let Some(Accepting { token, cancelled: cancelled @ false }) = &mut self.request {
             *cancelled = true;
             core.cancel(*token);
-        }
-    }
-}
-
-/// Whether an error of accept(2) says something about the listener or the process, and not about one connection that
-/// went before it was accepted.
-fn concerns_the_listener(errno: i32) -> bool {
-    !matches!(
-        errno,
-        libc::ECANCELED
-            | libc::EINTR
-            | libc::EAGAIN
-            | libc::ECONNABORTED
-            | libc::ECONNRESET
-            | libc::EPROTO
-            | libc::EPERM
-            | libc::ENOPROTOOPT
-            | libc::EOPNOTSUPP
-            | libc::ETIMEDOUT
-            | libc::ENETDOWN
-            | libc::ENETUNREACH
-            | libc::EHOSTDOWN
-            | libc::EHOSTUNREACH
-            | libc::ENONET
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn accept_errors_of_one_connection_are_told_from_those_of_the_process() {
-        for errno in [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EINVAL, libc::EBADF] {
-            assert!(concerns_the_listener(errno), "errno {errno}");
-        }
-        for errno in [libc::ECONNABORTED, libc::EPROTO, libc::ENETUNREACH, libc::EINTR] {
-            assert!(!concerns_the_listener(errno), "errno {errno}");
         }
     }
 }

@@ -32,15 +32,16 @@ use slab::Slab;
 
 use super::buffers::BufferRing;
 use super::probe::Kernel;
-use super::ready::Alarm;
+use crate::real::ready::Alarm;
 use super::recv::Receiver;
 use super::request::{Descriptor, EventKind, Held, Request, Shape, Vector};
-use super::ring::{Ring, Wait};
+use super::ring::Ring;
+use crate::real::shard::{Common, Engine, Wait};
 use super::splice::Pipe;
-use super::stop::StopRequest;
-use super::sys;
+use crate::real::stop::StopRequest;
+use crate::real::sys;
 use crate::buf::BufPool;
-use crate::runtime::RuntimeConfig;
+use crate::runtime::{self, Counters, RuntimeConfig, ShardIndex};
 
 /// User data of cancellations, whose completions nobody waits for.
 const CANCELLATION: u64 = u64::MAX;
@@ -104,24 +105,23 @@ pub(super) struct Completion {
     pub(super) descriptor: Option<OwnedFd>,
 }
 
-pub(super) struct Core {
+pub(crate) struct Core {
     /// Dropped first: the kernel knows the memory of what follows.
     ring: RefCell<Ring>,
     slots: RefCell<Slab<Slot>>,
     buffers: RefCell<Option<BufferRing>>,
     in_flight: Cell<usize>,
     next_generation: Cell<u32>,
-    /// The memory of [`Core::turn`], between two turns.
+    /// The memory of [`Engine::turn`], between two turns.
     completions: RefCell<Vec<cqueue::Entry>>,
     #[expect(clippy::vec_box, reason = "a request needs the box, and gets it without a move")]
     vectors: RefCell<Vec<Box<Vector>>>,
     pub(super) pipes: RefCell<Vec<Pipe>>,
     crowded: RefCell<Vec<Weak<Receiver>>>,
-    pub(super) alarm: Arc<Alarm>,
     pub(super) stop: Arc<StopRequest>,
     pub(super) kernel: Kernel,
     pub(super) clock: Instant,
-    pub(super) polled_tasks: Cell<u64>,
+    polled_tasks: Cell<u64>,
     pub(super) recv_queue: usize,
     /// For streams that receive while every provided buffer is lent.
     pub(super) small_buffers: BufPool,
@@ -132,7 +132,6 @@ impl Core {
     pub(super) fn new(
         config: &RuntimeConfig,
         kernel: Kernel,
-        alarm: Arc<Alarm>,
         stop: Arc<StopRequest>,
         clock: Instant,
     ) -> io::Result<Rc<Self>> {
@@ -150,7 +149,6 @@ impl Core {
             vectors: RefCell::default(),
             pipes: RefCell::default(),
             crowded: RefCell::default(),
-            alarm,
             stop,
             kernel,
             clock,
@@ -205,21 +203,6 @@ impl Core {
     /// would stand idle without.
     pub(super) fn hand_over(&self) {
         self.ring.borrow_mut().enter(Wait::Not);
-    }
-
-    /// One turn: hands over what is queued, waits if there is nothing to do, and delivers the completions.
-    pub(super) fn turn(&self, wait: Wait) {
-        let mut completions = self.completions.take();
-        {
-            let mut ring = self.ring.borrow_mut();
-            ring.enter(wait);
-            ring.reap(&mut completions);
-        }
-        for completion in &completions {
-            self.complete(completion);
-        }
-        completions.clear();
-        self.completions.replace(completions);
     }
 
     fn complete(&self, completion: &cqueue::Entry) {
@@ -296,16 +279,6 @@ impl Core {
         }
     }
 
-    /// Work of a turn that is not a task's: buffers that came back, streams that have received too much.
-    pub(super) fn keep_house(&self) {
-        self.with_buffers(BufferRing::collect);
-        for receiver in self.crowded.take() {
-            if let Some(receiver) = receiver.upgrade() {
-                receiver.pause_if_crowded(self);
-            }
-        }
-    }
-
     /// Whether the kernel has provided buffers to receive into.
     pub(super) fn has_buffers(&self) -> bool {
         self.with_buffers(|buffers| {
@@ -338,19 +311,15 @@ impl Core {
         }
     }
 
-    pub(super) fn ring_counters(&self) -> super::ring::RingCounters {
-        self.ring.borrow().counters()
-    }
-
-    /// Requests that the kernel has not completed.
-    pub(super) fn in_flight(&self) -> usize {
-        self.in_flight.get()
-    }
-
-    /// Cancels everything that is in flight; for a shard that ends.
-    pub(super) fn cancel_everything(&self) {
-        self.winding_down.set(true);
-        self.push(&opcode::AsyncCancel2::new(CancelBuilder::any()).build().user_data(CANCELLATION));
+    pub(super) fn counters(&self) -> Counters {
+        let ring = self.ring.borrow().counters();
+        Counters {
+            enters: ring.enters,
+            requests: ring.submitted,
+            completions: ring.completed,
+            task_polls: self.polled_tasks.get(),
+            in_flight: self.in_flight() as u64,
+        }
     }
 
     fn poll_operation(&self, token: Token, cx: &Context<'_>) -> Poll<Completion> {
@@ -392,6 +361,72 @@ impl Core {
         drop(slots);
         drop(stage);
         self.cancel(token);
+    }
+}
+
+impl Engine for Core {
+    type System = Kernel;
+
+    fn start(
+        _index: ShardIndex,
+        config: &RuntimeConfig,
+        kernel: Kernel,
+        common: &Common,
+        alarm: Arc<Alarm>,
+    ) -> io::Result<Rc<Self>> {
+        let event = alarm.event();
+        let core = Core::new(config, kernel, Arc::clone(&common.stop), common.clock)?;
+        core.start(Request::poll_event(event, EventKind::Alarm));
+        if let Some(signals) = &common.signals {
+            core.start(Request::poll_event(signals.event(), EventKind::Signal));
+        }
+        Ok(core)
+    }
+
+    fn driver(self: &Rc<Self>) -> runtime::Driver {
+        runtime::Driver::Uring(super::Driver { core: Rc::clone(self) })
+    }
+
+    /// Takes back buffers, and stops streams that have received too much.
+    fn keep_house(&self) {
+        self.with_buffers(BufferRing::collect);
+        for receiver in self.crowded.take() {
+            if let Some(receiver) = receiver.upgrade() {
+                receiver.pause_if_crowded(self);
+            }
+        }
+    }
+
+    /// The kernel tells completions by itself, those of another thread's alarm among them.
+    fn is_idle(&self) -> bool {
+        true
+    }
+
+    fn turn(&self, wait: Wait) {
+        let mut completions = self.completions.take();
+        {
+            let mut ring = self.ring.borrow_mut();
+            ring.enter(wait);
+            ring.reap(&mut completions);
+        }
+        for completion in &completions {
+            self.complete(completion);
+        }
+        completions.clear();
+        self.completions.replace(completions);
+    }
+
+    fn polled_tasks(&self, count: u64) {
+        self.polled_tasks.set(self.polled_tasks.get() + count);
+    }
+
+    fn in_flight(&self) -> usize {
+        self.in_flight.get()
+    }
+
+    fn cancel_everything(&self) {
+        self.winding_down.set(true);
+        self.push(&opcode::AsyncCancel2::new(CancelBuilder::any()).build().user_data(CANCELLATION));
     }
 }
 

@@ -9,13 +9,12 @@ use io_uring::types::FsyncFlags;
 
 use super::core::Core;
 use super::request::{Request, StatTarget};
-use super::{file, sys};
-use crate::buf::IO_ALIGNMENT;
+use super::file;
+use crate::real::sys;
 use crate::error::{FileError, FileOp};
-use crate::fs::{DirEntry, FileKind, Metadata, Space};
+use crate::fs::Metadata;
+use crate::real::dir::{self, Alignments, DIRECTORY_MODE};
 
-/// Permissions of new directories, before the umask.
-const DIRECTORY_MODE: u32 = 0o755;
 /// Unit of `stx_blocks` in bytes.
 const STAT_BLOCK_BYTES: u64 = 512;
 
@@ -55,24 +54,6 @@ pub(super) async fn sync_dir(core: &Rc<Core>, path: &Path) -> Result<(), FileErr
     file::sync(core, &directory, FsyncFlags::empty()).await.map_err(failed)
 }
 
-/// Lists a directory. The ring has no operation for it.
-pub(super) fn read_dir(path: &Path) -> Result<Vec<DirEntry>, FileError> {
-    let failed = |error| FileError::new(FileOp::List, path, error);
-    let mut entries = Vec::new();
-    for entry in std::fs::read_dir(path).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let Ok(name) = entry.file_name().into_string() else { continue };
-        let file_type = entry.file_type().map_err(failed)?;
-        let kind = match () {
-            () if file_type.is_file() => FileKind::File,
-            () if file_type.is_dir() => FileKind::Directory,
-            () => FileKind::Other,
-        };
-        entries.push(DirEntry { name, kind });
-    }
-    Ok(entries)
-}
-
 async fn stat(core: &Rc<Core>, target: StatTarget, mask: u32) -> io::Result<Box<libc::statx>> {
     let completion = core.submit(Request::stat(target, mask)).await;
     completion.result?;
@@ -85,27 +66,9 @@ async fn stat_path(core: &Rc<Core>, path: &Path) -> io::Result<Box<libc::statx>>
 
 pub(super) async fn metadata(core: &Rc<Core>, path: &Path) -> Result<Metadata, FileError> {
     let stat = stat_path(core, path).await.map_err(|error| FileError::new(FileOp::Metadata, path, error))?;
-    let kind = match u32::from(stat.stx_mode) & libc::S_IFMT {
-        libc::S_IFREG => FileKind::File,
-        libc::S_IFDIR => FileKind::Directory,
-        _ => FileKind::Other,
-    };
+    let kind = dir::kind(u32::from(stat.stx_mode));
     let allocated_bytes = stat.stx_blocks * STAT_BLOCK_BYTES;
     Ok(Metadata { len_bytes: stat.stx_size, allocated_bytes, kind })
-}
-
-/// `f_type` of a ramfs (statfs(2)).
-const RAMFS_MAGIC: libc::__fsword_t = 0x8584_58f6;
-
-pub(super) fn space(path: &Path) -> Result<Space, FileError> {
-    let space = sys::c_path(path).and_then(|path| sys::statfs(&path));
-    let space = space.map_err(|error| FileError::new(FileOp::Space, path, error))?;
-    let block_bytes = space.f_frsize.unsigned_abs();
-    Ok(Space {
-        available_bytes: space.f_bavail.saturating_mul(block_bytes),
-        total_bytes: space.f_blocks.saturating_mul(block_bytes),
-        is_in_memory: matches!(space.f_type, libc::TMPFS_MAGIC | RAMFS_MAGIC),
-    })
 }
 
 /// The greatest of what the file system, its device and `statx` say.
@@ -114,22 +77,9 @@ pub(super) async fn direct_io_alignment(core: &Rc<Core>, path: &Path) -> Result<
     let stat = stat_path(core, path).await.map_err(failed)?;
     let c_path = sys::c_path(path).map_err(failed)?;
     let block = sys::statfs(&c_path).map_err(failed)?.f_frsize.unsigned_abs();
-    let physical_block = physical_block(stat.stx_dev_major, stat.stx_dev_minor);
-    let [memory, position] = reported_alignment(core, path).await;
-    let greatest = [block, physical_block, memory, position].into_iter().max().unwrap_or_default();
-    let greatest = usize::try_from(greatest).unwrap_or_default();
-    Ok(greatest.max(IO_ALIGNMENT).next_power_of_two())
-}
-
-/// Physical block of the device in bytes; 0 for what is no block device, or is not told.
-fn physical_block(major: u32, minor: u32) -> u64 {
-    let device = format!("/sys/dev/block/{major}:{minor}");
-    // A partition has no queue of its own, and stands in the directory of its disk.
-    ["queue", "../queue"]
-        .iter()
-        .find_map(|queue| std::fs::read_to_string(format!("{device}/{queue}/physical_block_size")).ok())
-        .and_then(|size| size.trim().parse().ok())
-        .unwrap_or_default()
+    let physical_block = dir::physical_block(stat.stx_dev_major, stat.stx_dev_minor);
+    let reported = reported_alignment(core, path).await;
+    Ok(Alignments { block, physical_block, reported }.greatest())
 }
 
 /// Alignment of memory and position that `statx` reports (Linux 6.1); zeros where it does not. It reports for files

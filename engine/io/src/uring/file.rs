@@ -8,38 +8,18 @@ use bytes::Bytes;
 use io_uring::types::FsyncFlags;
 
 use super::core::{Core, descriptor, is_transient};
-use super::request::{Descriptor, Pieces, Request, StatTarget};
-use super::sys;
+use super::request::{Descriptor, Outgoing, Request, StatTarget};
+use crate::real::dir::{FILE_MODE, open_flags};
+use crate::real::sys;
 use crate::buf::IoBuf;
 use crate::error::{FileError, FileOp};
 use crate::fs::{Durability, OpenOptions};
-
-/// Permissions of new files, before the umask.
-const FILE_MODE: u32 = 0o644;
 
 pub(crate) struct File {
     core: Rc<Core>,
     file: Descriptor,
     path: Rc<Path>,
     direct: bool,
-}
-
-fn open_flags(options: OpenOptions) -> i32 {
-    let mut flags = match (options.read, options.write) {
-        (true, true) => libc::O_RDWR,
-        (false, true) => libc::O_WRONLY,
-        (_, false) => libc::O_RDONLY,
-    };
-    for (wanted, flag) in [
-        (options.create, libc::O_CREAT),
-        (options.create_new, libc::O_CREAT | libc::O_EXCL),
-        (options.truncate, libc::O_TRUNC),
-    ] {
-        if wanted {
-            flags |= flag;
-        }
-    }
-    flags
 }
 
 impl File {
@@ -101,7 +81,7 @@ impl File {
             Durability::Sync => libc::RWF_DSYNC,
         };
         let mut position = position_bytes;
-        let mut pieces = Pieces::new(data, || self.core.spare_vector());
+        let mut pieces = Outgoing::new(data, || self.core.spare_vector());
         while !pieces.is_done() {
             let written = self.core.submit(Request::write(&self.file, pieces, position, flags));
             if durability == Durability::Sync {

@@ -1,15 +1,14 @@
 //! The driver for the real world: one thread and one io_uring a shard.
 //!
 //! ```text
-//!   runtime ── threads ──> shard (the loop) ──> core (slots of requests in flight) ──> ring (io_uring)
-//!                            │                    ^           │                           buffers
-//!                          ready, alarm           │           └─> recv, accept (multishot)
-//!                                        file, dir, net, splice (straight-line async code over `request`)
+//!   the shard's loop (`real`) ──> core (slots of requests in flight) ──> ring (io_uring)
+//!                                  ^           │                           buffers
+//!                                  │           └─> recv, accept (multishot)
+//!                        file, dir, net, splice (straight-line async code over `request`)
 //! ```
 //!
 //! * `request` is the one place where pointers get into entries, `core` the one that keeps what they point to.
 //! * `recv` and `accept` turn completions of multishot requests into a queue, with a bound.
-//! * `sys` has the few system calls that the ring has no operation for.
 //!
 //! Absent on purpose: registered files and buffers, `SEND_ZC`, polling the kernel busily. Each waits for a measurement
 //! that asks for it.
@@ -21,69 +20,43 @@ mod dir;
 mod file;
 mod net;
 mod probe;
-mod ready;
 mod recv;
 mod request;
 mod ring;
-mod runtime;
-mod shard;
-mod signals;
 mod splice;
-mod stop;
-mod sys;
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime};
 
 pub(crate) use file::File;
 pub(crate) use net::{TcpListener, TcpStream};
+pub(crate) use probe::Kernel;
 pub use probe::{Feature, Features, probe};
-pub(crate) use runtime::Runtime;
+pub(crate) use self::core::Core;
 
-use self::core::Core;
 use crate::error::FileError;
 use crate::fs::{DirEntry, Metadata, OpenOptions, Space};
 use crate::net::ListenOptions;
 use crate::runtime::Counters;
-use crate::time::{MonoTime, WallTime};
+use crate::real::{clock, dir as listing};
+use crate::time::MonoTime;
 
 /// A shard's way to its ring.
 pub(crate) struct Driver {
     core: Rc<Core>,
 }
 
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
 #[expect(clippy::unused_async, reason = "the facade awaits what another driver may have to wait for")]
 impl Driver {
-    /// Since the start of the runtime, the same on all its shards.
     pub(crate) fn now(&self) -> MonoTime {
-        MonoTime::from_nanos(nanos(self.core.clock.elapsed()))
-    }
-
-    pub(crate) fn wall_time(&self) -> WallTime {
-        let millis = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
-        WallTime::from_millis(match SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
-            Ok(after) => millis(after),
-            Err(before) => -millis(before.duration()),
-        })
+        clock::now(self.core.clock)
     }
 
     pub(crate) fn counters(&self) -> Counters {
-        let ring = self.core.ring_counters();
-        Counters {
-            enters: ring.enters,
-            requests: ring.submitted,
-            completions: ring.completed,
-            task_polls: self.core.polled_tasks.get(),
-            in_flight: self.core.in_flight() as u64,
-        }
+        self.core.counters()
     }
 
     pub(crate) async fn open(&self, path: &Path, options: OpenOptions) -> Result<File, FileError> {
@@ -107,7 +80,8 @@ impl Driver {
     }
 
     pub(crate) async fn read_dir(&self, path: &Path) -> Result<Vec<DirEntry>, FileError> {
-        dir::read_dir(path)
+        // The ring has no operation for it.
+        listing::read_dir(path)
     }
 
     pub(crate) async fn sync_dir(&self, path: &Path) -> Result<(), FileError> {
@@ -119,7 +93,7 @@ impl Driver {
     }
 
     pub(crate) async fn space(&self, path: &Path) -> Result<Space, FileError> {
-        dir::space(path)
+        listing::space(path)
     }
 
     pub(crate) async fn direct_io_alignment(&self, path: &Path) -> Result<usize, FileError> {
@@ -148,10 +122,5 @@ impl Driver {
 
     pub(crate) async fn stop_requested(&self) {
         self.core.stop.requested().await;
-    }
-
-    #[expect(clippy::unused_self, reason = "the facade asks a driver, and another one needs to know which")]
-    pub(crate) fn exit_now(&self, code: i32) -> ! {
-        sys::exit_now(code)
     }
 }

@@ -2,29 +2,22 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::accept::Acceptor;
 use super::core::{Core, descriptor, is_transient};
 use super::file::File;
 use super::recv::Receiver;
-use super::request::{Descriptor, Pieces, Request};
-use super::{splice, sys};
+use super::request::{Descriptor, Outgoing, Request};
+use super::splice;
+use crate::real::net::Ends;
+use crate::real::{self, sys};
 use crate::buf::IoBuf;
 use crate::net::ListenOptions;
-
-fn no_address() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "the socket has no IP address")
-}
-
-fn open_socket(address: SocketAddr) -> io::Result<Socket> {
-    Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))
-}
 
 pub(crate) struct TcpListener {
     core: Rc<Core>,
@@ -34,12 +27,7 @@ pub(crate) struct TcpListener {
 
 impl TcpListener {
     pub(super) fn bind(core: &Rc<Core>, address: SocketAddr, options: ListenOptions) -> io::Result<Self> {
-        let socket = open_socket(address)?;
-        socket.set_reuse_address(true)?;
-        socket.set_reuse_port(options.reuse_port)?;
-        socket.bind(&address.into())?;
-        socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
-        let local_addr = socket.local_addr()?.as_socket().ok_or_else(no_address)?;
+        let (socket, local_addr) = real::net::listen(address, options)?;
         let acceptor = Acceptor::new(descriptor(socket));
         Ok(TcpListener { core: Rc::clone(core), acceptor, local_addr })
     }
@@ -69,13 +57,12 @@ pub(crate) struct TcpStream {
     core: Rc<Core>,
     socket: Descriptor,
     receiver: Rc<Receiver>,
-    local_addr: SocketAddr,
-    peer_addr: SocketAddr,
+    ends: Ends,
 }
 
 impl TcpStream {
     pub(super) async fn connect(core: &Rc<Core>, address: SocketAddr) -> io::Result<Self> {
-        let socket = descriptor(open_socket(address)?);
+        let socket = descriptor(real::net::open_socket(address)?);
         // Not made again after EINTR: the connection may be under way, and a second connect(2) would report that.
         core.submit(Request::connect(&socket, address.into())).await.result?;
         TcpStream::adopt(core, socket)
@@ -88,27 +75,25 @@ impl TcpStream {
 
     /// A stream over one end of a pair that this process has both of. Neither end has an address.
     pub(super) fn of_pair(core: &Rc<Core>, socket: OwnedFd) -> Self {
-        let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let socket = descriptor(socket);
-        let receiver = Receiver::new(Rc::clone(&socket));
-        TcpStream { core: Rc::clone(core), socket, receiver, local_addr: nowhere, peer_addr: nowhere }
+        Self::over(core, descriptor(socket), Ends::NOWHERE)
     }
 
     fn adopt(core: &Rc<Core>, socket: Descriptor) -> io::Result<Self> {
-        let options = SockRef::from(&*socket);
-        options.set_tcp_nodelay(true)?;
-        let local_addr = options.local_addr()?.as_socket().ok_or_else(no_address)?;
-        let peer_addr = options.peer_addr()?.as_socket().ok_or_else(no_address)?;
+        let ends = real::net::set_up_stream(&*socket)?;
+        Ok(Self::over(core, socket, ends))
+    }
+
+    fn over(core: &Rc<Core>, socket: Descriptor, ends: Ends) -> Self {
         let receiver = Receiver::new(Rc::clone(&socket));
-        Ok(TcpStream { core: Rc::clone(core), socket, receiver, local_addr, peer_addr })
+        TcpStream { core: Rc::clone(core), socket, receiver, ends }
     }
 
     pub(crate) fn peer_addr(&self) -> SocketAddr {
-        self.peer_addr
+        self.ends.peer
     }
 
     pub(crate) fn local_addr(&self) -> SocketAddr {
-        self.local_addr
+        self.ends.local
     }
 
     pub(crate) async fn recv(&self) -> io::Result<Bytes> {
@@ -120,7 +105,7 @@ impl TcpStream {
     }
 
     pub(crate) async fn send(&self, data: Vec<Bytes>) -> io::Result<()> {
-        let mut pieces = Pieces::new(data, || self.core.spare_vector());
+        let mut pieces = Outgoing::new(data, || self.core.spare_vector());
         while !pieces.is_done() {
             let completion = self.core.submit(Request::send(&self.socket, pieces)).await;
             pieces = completion.held.into_pieces();

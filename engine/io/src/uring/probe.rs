@@ -43,12 +43,12 @@ impl fmt::Display for Features {
 
 /// What a shard needs to know of the kernel.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Kernel {
+pub(crate) struct Kernel {
     pub(super) ftruncate: bool,
 }
 
 impl Features {
-    pub(super) fn kernel(&self) -> Kernel {
+    pub(crate) fn kernel(&self) -> Kernel {
         Kernel { ftruncate: self.has(FTRUNCATE) }
     }
 

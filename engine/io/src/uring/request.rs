@@ -19,6 +19,7 @@ use super::accept::Acceptor;
 use super::buffers::RECV_GROUP;
 use super::recv::Receiver;
 use crate::buf::IoBuf;
+use crate::real::pieces::{MAX_BYTES, MAX_PIECES, Pieces};
 
 /// A descriptor of the shard. Its last holder closes it; a request in flight is a holder.
 ///
@@ -26,10 +27,6 @@ use crate::buf::IoBuf;
 /// thread leaves the system call, either way.
 pub(super) type Descriptor = Rc<OwnedFd>;
 
-/// Pieces in one vectored request at most (`UIO_MAXIOV`).
-const MAX_PIECES: usize = 1024;
-/// Bytes in one request at most. The kernel has a limit of its own a little below 2 GiB.
-const MAX_BYTES: usize = 1 << 30;
 const SEND_FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
 
 /// What the kernel may use until the last completion of a request.
@@ -40,7 +37,7 @@ pub(super) enum Held {
     Paths(#[expect(dead_code, reason = "held for their destructors")] [CString; 2]),
     Stat { out: Box<libc::statx>, _at: StatTarget },
     Buffer { buf: IoBuf, _file: Descriptor },
-    Pieces { pieces: Pieces, _to: Descriptor },
+    Pieces { pieces: Outgoing, _to: Descriptor },
     Connect { _socket: Descriptor, _address: Box<SockAddr> },
     Event { event: Arc<File>, kind: EventKind },
     Accept(Rc<Acceptor>),
@@ -59,7 +56,7 @@ impl Held {
     }
 
     /// The pieces of a write or send.
-    pub(super) fn into_pieces(self) -> Pieces {
+    pub(super) fn into_pieces(self) -> Outgoing {
         match self {
             Held::Pieces { pieces, .. } => pieces,
             _ => unreachable!("a request that takes pieces holds them"),
@@ -171,7 +168,7 @@ impl Request {
     }
 
     /// `flags` are those of pwritev2(2).
-    pub(super) fn write(file: &Descriptor, mut pieces: Pieces, position_bytes: u64, flags: i32) -> Self {
+    pub(super) fn write(file: &Descriptor, mut pieces: Outgoing, position_bytes: u64, flags: i32) -> Self {
         let entry = match pieces.gather() {
             Gathered::One(at, len) => {
                 opcode::Write::new(raw(file), at, len).offset(position_bytes).rw_flags(flags).build()
@@ -224,7 +221,7 @@ impl Request {
         Self::single(entry, Held::Connect { _socket: Rc::clone(socket), _address: address })
     }
 
-    pub(super) fn send(socket: &Descriptor, mut pieces: Pieces) -> Self {
+    pub(super) fn send(socket: &Descriptor, mut pieces: Outgoing) -> Self {
         let entry = match pieces.gather() {
             Gathered::One(at, len) => opcode::Send::new(raw(socket), at, len).flags(SEND_FLAGS).build(),
             Gathered::Many(vector) => opcode::SendMsg::new(raw(socket), vector.as_message())
@@ -275,13 +272,9 @@ fn spare(buf: &mut IoBuf) -> *mut u8 {
     unsafe { buf.as_mut_ptr().add(len) }
 }
 
-/// Bytes on their way out, and how far they have got.
-pub(super) struct Pieces {
-    data: Vec<Bytes>,
-    /// First piece of which something is left.
-    next: usize,
-    /// Bytes of it that are done.
-    done: usize,
+/// Bytes on their way out, and the memory for a list of them.
+pub(super) struct Outgoing {
+    pieces: Pieces,
     vector: Option<Box<Vector>>,
 }
 
@@ -290,29 +283,21 @@ enum Gathered<'a> {
     Many(&'a mut Vector),
 }
 
-impl Pieces {
+impl Outgoing {
     /// `vector` is the memory for the list of pieces, if there is one to use again.
     pub(super) fn new(data: Vec<Bytes>, vector: impl FnOnce() -> Option<Box<Vector>>) -> Self {
-        let vector = if data.len() > 1 { Some(vector().unwrap_or_default()) } else { None };
-        let mut pieces = Pieces { data, next: 0, done: 0, vector };
-        pieces.advance(0);
-        pieces
+        let pieces = Pieces::new(data);
+        let vector = if pieces.count() > 1 { Some(vector().unwrap_or_default()) } else { None };
+        Outgoing { pieces, vector }
     }
 
     pub(super) fn is_done(&self) -> bool {
-        self.next == self.data.len()
+        self.pieces.is_done()
     }
 
     /// Counts `bytes` more as done.
     pub(super) fn advance(&mut self, bytes: usize) {
-        self.done += bytes;
-        while let Some(piece) = self.data.get(self.next)
-            && self.done >= piece.len()
-        {
-            self.done -= piece.len();
-            self.next += 1;
-        }
-        assert!(!self.is_done() || self.done == 0, "no more is done than was asked for");
+        self.pieces.advance(bytes);
     }
 
     pub(super) fn into_vector(self) -> Option<Box<Vector>> {
@@ -321,18 +306,15 @@ impl Pieces {
 
     /// Lists what is left, as much as one request takes.
     fn gather(&mut self) -> Gathered<'_> {
-        let left = &self.data[self.next..];
-        let (first, more) = left.split_first().expect("a request has something to do");
-        let first = &first[self.done..];
-        match &mut self.vector {
-            Some(vector) if !more.is_empty() => {
-                vector.iovecs.clear();
-                vector.iovecs.push(iovec(first));
-                let rest = more.iter().filter(|piece| !piece.is_empty()).take(MAX_PIECES - 1);
-                vector.iovecs.extend(rest.map(|piece| iovec(piece)));
-                Gathered::Many(vector)
-            }
-            _ => Gathered::One(first.as_ptr(), length(first.len())),
+        let mut left = self.pieces.left();
+        let first = left.next().expect("a request has something to do");
+        let Some(vector) = &mut self.vector else { return Gathered::One(first.as_ptr(), length(first.len())) };
+        vector.iovecs.clear();
+        vector.iovecs.push(iovec(first));
+        vector.iovecs.extend(left.take(MAX_PIECES - 1).map(iovec));
+        match vector.iovecs.len() {
+            1 => Gathered::One(first.as_ptr(), length(first.len())),
+            _ => Gathered::Many(vector),
         }
     }
 }
@@ -371,7 +353,7 @@ impl Vector {
 mod tests {
     use super::*;
 
-    fn left(pieces: &mut Pieces) -> Vec<usize> {
+    fn left(pieces: &mut Outgoing) -> Vec<usize> {
         match pieces.gather() {
             Gathered::One(_, len) => vec![len as usize],
             Gathered::Many(vector) => vector.iovecs.iter().map(|iovec| iovec.iov_len).collect(),
@@ -379,29 +361,12 @@ mod tests {
     }
 
     #[test]
-    fn pieces_advance_across_empty_and_partial_ones() {
-        let data = [0, 3, 0, 4, 5, 0].map(|len| Bytes::from(vec![0; len])).to_vec();
-        let mut pieces = Pieces::new(data, || None);
-        assert_eq!(left(&mut pieces), [3, 4, 5]);
-        pieces.advance(2);
-        assert_eq!(left(&mut pieces), [1, 4, 5]);
-        pieces.advance(3);
-        assert_eq!(left(&mut pieces), [2, 5]);
-        pieces.advance(7);
-        assert!(pieces.is_done());
-    }
-
-    #[test]
-    fn pieces_of_nothing_are_done_at_once() {
-        assert!(Pieces::new(Vec::new(), || None).is_done());
-        assert!(Pieces::new(vec![Bytes::new(), Bytes::new()], || None).is_done());
-    }
-
-    #[test]
     fn pieces_beyond_the_limit_of_a_request_are_left_for_the_next() {
-        let mut pieces = Pieces::new(vec![Bytes::from_static(b"ab"); MAX_PIECES + 7], || None);
+        let mut pieces = Outgoing::new(vec![Bytes::from_static(b"ab"); MAX_PIECES + 7], || None);
         assert_eq!(left(&mut pieces).len(), MAX_PIECES);
         pieces.advance(2 * MAX_PIECES);
         assert_eq!(left(&mut pieces).len(), 7);
+        pieces.advance(2 * 6 + 1);
+        assert_eq!(left(&mut pieces), [1]);
     }
 }

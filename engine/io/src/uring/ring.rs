@@ -2,10 +2,11 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::time::Duration;
 
 use io_uring::types::{SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, Submitter, cqueue, squeue};
+
+use crate::real::shard::Wait;
 
 /// Completions that a ring holds for each entry of its submission queue. Beyond them the kernel keeps some aside, which
 /// is slow and ends multishot requests, but loses nothing. Not more, because a ring counts as locked memory, of which
@@ -13,17 +14,6 @@ use io_uring::{EnterFlags, IoUring, Submitter, cqueue, squeue};
 const COMPLETIONS_PER_ENTRY: u32 = 4;
 
 const LEAST_ENTRIES: u32 = 8;
-
-/// How long a turn may wait for a completion.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Wait {
-    /// Not at all.
-    Not,
-    /// At most this long.
-    AtMost(Duration),
-    /// Until there is one.
-    Forever,
-}
 
 /// Creates a ring as the driver needs it.
 ///

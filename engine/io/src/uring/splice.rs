@@ -12,7 +12,7 @@ use socket2::SockRef;
 
 use super::core::{Core, descriptor, is_transient};
 use super::request::{Descriptor, Request};
-use super::sys;
+use crate::real::sys;
 
 /// Bytes that a pipe is asked to hold: the limit of unprivileged processes.
 const PIPE_BYTES: i32 = 1 << 20;

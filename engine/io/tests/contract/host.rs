@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use highwater_io::net::{ListenOptions, TcpListener, TcpStream};
-use highwater_io::{Io, Runtime, RuntimeConfig, sim};
+use highwater_io::{DriverChoice, Io, Runtime, RuntimeConfig, sim};
 
 /// Longer than any promise takes to be kept, in the time of the driver.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -32,30 +32,38 @@ pub(crate) trait Host {
 }
 
 /// Real shards on real files and loopback.
-pub(crate) struct Uring;
+macro_rules! real_host {
+    ($name:ident, $driver:expr) => {
+        pub(crate) struct $name;
 
-impl Host for Uring {
-    type Directory = tempfile::TempDir;
+        impl Host for $name {
+            type Directory = tempfile::TempDir;
 
-    fn run<S, F, Fut>(states: Vec<S>, main: F)
-    where
-        S: Send + 'static,
-        F: Fn(Io, S) -> Fut + Clone + Send + 'static,
-        Fut: Future<Output = ()> + 'static,
-    {
-        let runtime = Runtime::start(&RuntimeConfig::default(), states, main).expect("the runtime starts");
-        if let Err(payload) = runtime.join() {
-            resume_unwind(payload);
+            fn run<S, F, Fut>(states: Vec<S>, main: F)
+            where
+                S: Send + 'static,
+                F: Fn(Io, S) -> Fut + Clone + Send + 'static,
+                Fut: Future<Output = ()> + 'static,
+            {
+                let config = RuntimeConfig { driver: $driver, ..RuntimeConfig::default() };
+                let runtime = Runtime::start(&config, states, main).expect("the runtime starts");
+                if let Err(payload) = runtime.join() {
+                    resume_unwind(payload);
+                }
+            }
+
+            fn directory() -> tempfile::TempDir {
+                // Not the system's directory for temporary files, which may be in memory.
+                tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory beside the build")
+            }
+
+            const IP: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
         }
-    }
-
-    fn directory() -> tempfile::TempDir {
-        // Not the system's directory for temporary files, which may be in memory.
-        tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory beside the build")
-    }
-
-    const IP: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    };
 }
+
+real_host!(Uring, DriverChoice::Uring);
+real_host!(Posix, DriverChoice::Posix);
 
 /// Simulated shards; `HIGHWATER_SEED` chooses another course of events.
 pub(crate) struct Sim;

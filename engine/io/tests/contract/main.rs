@@ -26,6 +26,7 @@ macro_rules! kept_by {
 macro_rules! promises {
     ($($list:tt)*) => {
         kept_by! { uring, crate::host::Uring; $($list)* }
+        kept_by! { posix, crate::host::Posix; $($list)* }
         kept_by! { sim, crate::host::Sim; $($list)* }
     };
 }

@@ -1,4 +1,4 @@
-//! What only the real driver promises: threads, system calls, bounds of its buffers.
+//! What only real drivers promise: threads, system calls, bounds of their buffers.
 
 use std::cell::RefCell;
 use std::future::{Future, pending};
@@ -16,10 +16,66 @@ use std::time::Duration;
 use bytes::Bytes;
 use highwater_io::fs::{Durability, OpenOptions};
 use highwater_io::net::{ListenOptions, TcpStream};
-use highwater_io::{Io, IoBuf, Runtime, RuntimeConfig, mailbox};
+use highwater_io::{DriverChoice, Io, IoBuf, Runtime, RuntimeConfig, mailbox};
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Makes a test of each promise for one driver.
+macro_rules! kept_by {
+    ($module:ident, $driver:expr; $($promise:ident),* $(,)?) => {
+        mod $module {
+            $(#[test]
+            fn $promise() {
+                crate::$promise($driver);
+            })*
+        }
+    };
+}
+
+macro_rules! promises {
+    ($($list:tt)*) => {
+        kept_by! { uring, highwater_io::DriverChoice::Uring; $($list)* }
+        kept_by! { posix, highwater_io::DriverChoice::Posix; $($list)* }
+    };
+}
+
+promises! {
+    foreign_thread_and_sleeping_shard_wake_each_other,
+    file_system_in_memory_is_told,
+    stop_reaches_every_waiter_of_every_shard,
+    dropped_runtime_stops_and_waits,
+    panic_on_one_shard_stops_the_others_and_surfaces,
+    runtime_without_shards_ends_at_once,
+    tasks_run_in_the_order_of_spawning,
+    wake_ups_on_the_shard_cost_no_system_call,
+    endless_sleep_does_not_keep_the_shard_awake,
+    more_requests_than_the_queues_hold_all_complete,
+    held_buffers_do_not_stop_the_receive_and_come_back_from_another_thread,
+    slow_consumer_is_given_little_that_it_did_not_ask_for,
+    many_streams_share_few_buffers_without_loss,
+    stream_that_nobody_reads_does_not_hold_up_others,
+    receives_of_both_kinds_work_while_every_buffer_is_held,
+    dropped_receive_into_does_not_overlap_the_next_receive,
+    dropped_stream_gives_its_buffers_back,
+    stalled_file_sends_do_not_hold_up_other_work_or_the_end,
+    ipv6_works_as_ipv4,
+    shards_share_a_port_if_asked,
+    names_and_numbers_resolve,
+    path_with_a_zero_byte_is_refused,
+    clock_is_the_same_on_all_shards,
+}
+
+mod uring_alone {
+    #[test]
+    fn requests_of_one_turn_share_a_system_call() {
+        crate::requests_of_one_turn_share_a_system_call(highwater_io::DriverChoice::Uring);
+    }
+}
+
+fn on(driver: DriverChoice) -> RuntimeConfig {
+    RuntimeConfig { driver, ..RuntimeConfig::default() }
+}
 
 fn run<Fut>(config: &RuntimeConfig, main: impl Fn(Io) -> Fut + Clone + Send + 'static)
 where
@@ -71,8 +127,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-#[test]
-fn foreign_thread_and_sleeping_shard_wake_each_other() {
+fn foreign_thread_and_sleeping_shard_wake_each_other(driver: DriverChoice) {
     let (to_shard, from_thread) = mailbox::channel(1);
     let (to_thread, mut from_shard) = mailbox::channel(1);
     let state = (to_thread, from_thread);
@@ -81,7 +136,7 @@ fn foreign_thread_and_sleeping_shard_wake_each_other() {
             to_thread.send(message + 1).await.expect("the thread waits");
         }
     };
-    let runtime = Runtime::start(&RuntimeConfig::default(), vec![state], echo).expect("started");
+    let runtime = Runtime::start(&on(driver), vec![state], echo).expect("started");
     for round in 0..2000 {
         block_on(to_shard.send(round)).expect("the shard listens");
         assert_eq!(block_on(from_shard.recv()), Some(round + 1));
@@ -90,8 +145,7 @@ fn foreign_thread_and_sleeping_shard_wake_each_other() {
     runtime.join().expect("no panic");
 }
 
-#[test]
-fn file_system_in_memory_is_told() {
+fn file_system_in_memory_is_told(driver: DriverChoice) {
     let mounts = std::fs::read_to_string("/proc/self/mounts").expect("Linux");
     // What is mounted over another is seen last.
     let in_memory = mounts.lines().rev().find_map(|line| {
@@ -106,14 +160,13 @@ fn file_system_in_memory_is_told() {
             assert!(is_in_memory(&path).await, "{path}");
         }
     };
-    Runtime::start(&RuntimeConfig::default(), vec![in_memory], look)
+    Runtime::start(&on(driver), vec![in_memory], look)
         .expect("started")
         .join()
         .expect("no panic");
 }
 
-#[test]
-fn stop_reaches_every_waiter_of_every_shard() {
+fn stop_reaches_every_waiter_of_every_shard(driver: DriverChoice) {
     let stopped = Arc::new(AtomicUsize::new(0));
     let (ready, mut all_wait) = mailbox::channel(3);
     let states = vec![(Arc::clone(&stopped), ready); 3];
@@ -134,7 +187,7 @@ fn stop_reaches_every_waiter_of_every_shard() {
         }
         io.stop_requested().await;
     };
-    let runtime = Runtime::start(&RuntimeConfig::default(), states, main).expect("started");
+    let runtime = Runtime::start(&on(driver), states, main).expect("started");
     for _ in 0..3 {
         block_on(all_wait.recv()).expect("every shard waits");
     }
@@ -144,8 +197,7 @@ fn stop_reaches_every_waiter_of_every_shard() {
     assert_eq!(stopped.load(Ordering::SeqCst), 30);
 }
 
-#[test]
-fn dropped_runtime_stops_and_waits() {
+fn dropped_runtime_stops_and_waits(driver: DriverChoice) {
     let ended = Arc::new(AtomicUsize::new(0));
     let main = |io: Io, ended: Arc<AtomicUsize>| async move {
         io.stop_requested().await;
@@ -153,12 +205,11 @@ fn dropped_runtime_stops_and_waits() {
         ended.fetch_add(1, Ordering::SeqCst);
     };
     let states = vec![Arc::clone(&ended); 2];
-    drop(Runtime::start(&RuntimeConfig::default(), states, main).expect("started"));
+    drop(Runtime::start(&on(driver), states, main).expect("started"));
     assert_eq!(ended.load(Ordering::SeqCst), 2);
 }
 
-#[test]
-fn panic_on_one_shard_stops_the_others_and_surfaces() {
+fn panic_on_one_shard_stops_the_others_and_surfaces(driver: DriverChoice) {
     let main = |io: Io, panics: bool| async move {
         if panics {
             io.sleep(Duration::from_millis(5)).await;
@@ -167,20 +218,18 @@ fn panic_on_one_shard_stops_the_others_and_surfaces() {
         }
         io.stop_requested().await;
     };
-    let runtime = Runtime::start(&RuntimeConfig::default(), vec![false, true, false], main).expect("started");
+    let runtime = Runtime::start(&on(driver), vec![false, true, false], main).expect("started");
     let payload = runtime.join().expect_err("the panic surfaces");
     assert_eq!(payload.downcast_ref::<&str>(), Some(&"shard down"));
 }
 
-#[test]
-fn runtime_without_shards_ends_at_once() {
+fn runtime_without_shards_ends_at_once(driver: DriverChoice) {
     let main = |_io: Io, (): ()| async {};
-    Runtime::start(&RuntimeConfig::default(), Vec::new(), main).expect("started").join().expect("no panic");
+    Runtime::start(&on(driver), Vec::new(), main).expect("started").join().expect("no panic");
 }
 
-#[test]
-fn tasks_run_in_the_order_of_spawning() {
-    run(&RuntimeConfig::default(), |io| async move {
+fn tasks_run_in_the_order_of_spawning(driver: DriverChoice) {
+    run(&on(driver), |io| async move {
         let order = Rc::new(RefCell::new(Vec::new()));
         let tasks: Vec<_> = (0..1000)
             .map(|i| {
@@ -195,9 +244,8 @@ fn tasks_run_in_the_order_of_spawning() {
     });
 }
 
-#[test]
-fn wake_ups_on_the_shard_cost_no_system_call() {
-    run(&RuntimeConfig::default(), |io| async move {
+fn wake_ups_on_the_shard_cost_no_system_call(driver: DriverChoice) {
+    run(&on(driver), move |io| async move {
         let (sender, mut receiver) = mailbox::channel(1);
         let task = io.spawn(async move {
             for i in 0..10_000 {
@@ -209,12 +257,13 @@ fn wake_ups_on_the_shard_cost_no_system_call() {
         let after = io.counters();
         task.await;
         assert!(after.task_polls - before.task_polls > 10_000, "{before:?} {after:?}");
-        assert!(after.enters - before.enters < 10, "{before:?} {after:?}");
+        // On epoll, a look at the sockets for each batch of tasks.
+        let most = if driver == DriverChoice::Uring { 10 } else { 200 };
+        assert!(after.enters - before.enters < most, "{before:?} {after:?}");
     });
 }
 
-#[test]
-fn endless_sleep_does_not_keep_the_shard_awake() {
+fn endless_sleep_does_not_keep_the_shard_awake(driver: DriverChoice) {
     let (asleep, mut is_asleep) = mailbox::channel(1);
     let (to_shard, from_thread) = mailbox::channel::<()>(1);
     let main = |io: Io, (asleep, mut from_thread): (mailbox::Sender<()>, mailbox::Receiver<()>)| async move {
@@ -227,7 +276,7 @@ fn endless_sleep_does_not_keep_the_shard_awake() {
         assert!(after.enters - before.enters < 10, "{before:?} {after:?}");
     };
     let runtime =
-        Runtime::start(&RuntimeConfig::default(), vec![(asleep, from_thread)], main).expect("started");
+        Runtime::start(&on(driver), vec![(asleep, from_thread)], main).expect("started");
     block_on(is_asleep.recv()).expect("the shard starts");
     // Time to spin in, if it did.
     thread::sleep(Duration::from_millis(20));
@@ -235,9 +284,8 @@ fn endless_sleep_does_not_keep_the_shard_awake() {
     runtime.join().unwrap_or_else(|payload| resume_unwind(payload));
 }
 
-#[test]
-fn requests_of_one_turn_share_a_system_call() {
-    run(&RuntimeConfig::default(), |io| async move {
+fn requests_of_one_turn_share_a_system_call(driver: DriverChoice) {
+    run(&on(driver), |io| async move {
         let dir = directory();
         let options = OpenOptions::read_write().create();
         let file = Rc::new(io.fs().open(dir.path().join("f"), options).await.expect("created"));
@@ -258,11 +306,10 @@ fn requests_of_one_turn_share_a_system_call() {
     });
 }
 
-#[test]
-fn more_requests_than_the_queues_hold_all_complete() {
+fn more_requests_than_the_queues_hold_all_complete(driver: DriverChoice) {
     // More than the completion queue holds, too.
     const REQUESTS: u64 = 10_000;
-    run(&RuntimeConfig { ring_entries: 8, ..RuntimeConfig::default() }, |io| async move {
+    run(&RuntimeConfig { ring_entries: 8, ..on(driver) }, |io| async move {
         let dir = directory();
         let options = OpenOptions::read_write().create();
         let file = Rc::new(io.fs().open(dir.path().join("f"), options).await.expect("created"));
@@ -283,18 +330,17 @@ fn more_requests_than_the_queues_hold_all_complete() {
 }
 
 /// Few and small receive buffers.
-fn small(recv_buffers: u16) -> RuntimeConfig {
+fn small(driver: DriverChoice, recv_buffers: u16) -> RuntimeConfig {
     RuntimeConfig {
         recv_buffers,
         recv_buffer_bytes: 1024,
         recv_queue_per_stream: 2,
-        ..RuntimeConfig::default()
+        ..on(driver)
     }
 }
 
-#[test]
-fn held_buffers_do_not_stop_the_receive_and_come_back_from_another_thread() {
-    run(&small(4), |io| async move {
+fn held_buffers_do_not_stop_the_receive_and_come_back_from_another_thread(driver: DriverChoice) {
+    run(&small(driver, 4), |io| async move {
         let (near, far) = connected(&io, LOOPBACK).await;
         let expected = pattern(5, 1 << 20);
         let data = Bytes::from(expected.clone());
@@ -314,9 +360,8 @@ fn held_buffers_do_not_stop_the_receive_and_come_back_from_another_thread() {
     });
 }
 
-#[test]
-fn slow_consumer_is_given_little_that_it_did_not_ask_for() {
-    run(&small(4096), |io| async move {
+fn slow_consumer_is_given_little_that_it_did_not_ask_for(driver: DriverChoice) {
+    run(&small(driver, 4096), |io| async move {
         let (near, far) = connected(&io, LOOPBACK).await;
         let flood = io.spawn(async move { near.send(vec![pattern(1, 64 << 20).into()]).await });
         let first = far.recv().await.expect("received");
@@ -333,11 +378,10 @@ fn slow_consumer_is_given_little_that_it_did_not_ask_for() {
     });
 }
 
-#[test]
-fn many_streams_share_few_buffers_without_loss() {
+fn many_streams_share_few_buffers_without_loss(driver: DriverChoice) {
     const STREAMS: usize = 40;
     const LEN: usize = 100_000;
-    run(&small(2), |io| async move {
+    run(&small(driver, 2), |io| async move {
         let mut receivers = Vec::new();
         for seed in 0..STREAMS {
             let (near, far) = connected(&io, LOOPBACK).await;
@@ -373,9 +417,8 @@ async fn receive_both_ways(io: Io, stream: TcpStream, expected: Vec<u8>) {
     }
 }
 
-#[test]
-fn stream_that_nobody_reads_does_not_hold_up_others() {
-    run(&small(16), |io| async move {
+fn stream_that_nobody_reads_does_not_hold_up_others(driver: DriverChoice) {
+    run(&small(driver, 16), |io| async move {
         let (near, far) = connected(&io, LOOPBACK).await;
         let flood = io.spawn(async move { near.send(vec![pattern(1, 64 << 20).into()]).await });
         // Arms the receive; then nobody asks again.
@@ -395,18 +438,17 @@ fn stream_that_nobody_reads_does_not_hold_up_others() {
     });
 }
 
-#[test]
-fn receives_of_both_kinds_work_while_every_buffer_is_held() {
-    run(&small(1), |io| async move {
+fn receives_of_both_kinds_work_while_every_buffer_is_held(driver: DriverChoice) {
+    run(&small(driver, 1), |io| async move {
         let (near, far) = connected(&io, LOOPBACK).await;
-        near.send(vec![pattern(1, 5000).into()]).await.expect("sent");
+        near.send(vec![pattern(1, 9000).into()]).await.expect("sent");
         let held = far.recv().await.expect("received");
         let buf = far.recv_into(IoBuf::with_capacity(1000), 1000).await.expect("received");
         let mut received = [&held[..], &buf[..]].concat();
-        while received.len() < 5000 {
+        while received.len() < 9000 {
             received.extend_from_slice(&far.recv().await.expect("received"));
         }
-        assert_eq!(received, pattern(1, 5000));
+        assert_eq!(received, pattern(1, 9000));
         let waiting = io.timeout(Duration::from_millis(1), far.recv()).await;
         assert!(waiting.is_err(), "there is no more");
         near.send(vec![Bytes::from_static(b"late")]).await.expect("sent");
@@ -415,9 +457,8 @@ fn receives_of_both_kinds_work_while_every_buffer_is_held() {
     });
 }
 
-#[test]
-fn dropped_receive_into_does_not_overlap_the_next_receive() {
-    run(&RuntimeConfig::default(), |io| async move {
+fn dropped_receive_into_does_not_overlap_the_next_receive(driver: DriverChoice) {
+    run(&on(driver), |io| async move {
         for _ in 0..50 {
             let (near, far) = connected(&io, LOOPBACK).await;
             let dropped = io.timeout(Duration::from_micros(50), far.recv_into(IoBuf::with_capacity(10), 10));
@@ -428,9 +469,8 @@ fn dropped_receive_into_does_not_overlap_the_next_receive() {
     });
 }
 
-#[test]
-fn dropped_stream_gives_its_buffers_back() {
-    run(&small(4), |io| async move {
+fn dropped_stream_gives_its_buffers_back(driver: DriverChoice) {
+    run(&small(driver, 4), |io| async move {
         for seed in 0..50 {
             let (near, far) = connected(&io, LOOPBACK).await;
             near.send(vec![pattern(seed, 4000).into()]).await.expect("sent");
@@ -440,9 +480,8 @@ fn dropped_stream_gives_its_buffers_back() {
     });
 }
 
-#[test]
-fn stalled_file_sends_do_not_hold_up_other_work_or_the_end() {
-    run(&RuntimeConfig::default(), |io| async move {
+fn stalled_file_sends_do_not_hold_up_other_work_or_the_end(driver: DriverChoice) {
+    run(&on(driver), |io| async move {
         let dir = directory();
         let options = OpenOptions::read_write().create();
         let file = Rc::new(io.fs().open(dir.path().join("f"), options).await.expect("created"));
@@ -464,9 +503,8 @@ fn stalled_file_sends_do_not_hold_up_other_work_or_the_end() {
     });
 }
 
-#[test]
-fn ipv6_works_as_ipv4() {
-    run(&RuntimeConfig::default(), |io| async move {
+fn ipv6_works_as_ipv4(driver: DriverChoice) {
+    run(&on(driver), |io| async move {
         let (near, far) = connected(&io, IpAddr::V6(Ipv6Addr::LOCALHOST)).await;
         assert!(near.peer_addr().is_ipv6() && near.peer_addr() == far.local_addr());
         near.send(vec![Bytes::from_static(b"six")]).await.expect("sent");
@@ -474,9 +512,8 @@ fn ipv6_works_as_ipv4() {
     });
 }
 
-#[test]
-fn shards_share_a_port_if_asked() {
-    run(&RuntimeConfig::default(), |io| async move {
+fn shards_share_a_port_if_asked(driver: DriverChoice) {
+    run(&on(driver), |io| async move {
         let address = SocketAddr::new(LOOPBACK, 0);
         let options = ListenOptions { reuse_port: true, ..ListenOptions::default() };
         let first = io.listen(address, options).await.expect("a free port");
@@ -487,9 +524,8 @@ fn shards_share_a_port_if_asked() {
     });
 }
 
-#[test]
-fn names_and_numbers_resolve() {
-    run(&RuntimeConfig::default(), |io| async move {
+fn names_and_numbers_resolve(driver: DriverChoice) {
+    run(&on(driver), |io| async move {
         let numeric = io.resolve("127.0.0.1", 9092).await.expect("a number");
         assert_eq!(numeric, [SocketAddr::new(LOOPBACK, 9092)]);
         let named = io.resolve("localhost", 9092).await.expect("a name");
@@ -501,16 +537,14 @@ fn names_and_numbers_resolve() {
     });
 }
 
-#[test]
-fn path_with_a_zero_byte_is_refused() {
-    run(&RuntimeConfig::default(), |io| async move {
+fn path_with_a_zero_byte_is_refused(driver: DriverChoice) {
+    run(&on(driver), |io| async move {
         let error = io.fs().open("a\0b", OpenOptions::read_only()).await.expect_err("no such path can be");
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
     });
 }
 
-#[test]
-fn clock_is_the_same_on_all_shards() {
+fn clock_is_the_same_on_all_shards(driver: DriverChoice) {
     let (sender, receiver) = mailbox::channel(1);
     let states = vec![(Some(sender), None), (None, Some(receiver))];
     type State =
@@ -527,6 +561,6 @@ fn clock_is_the_same_on_all_shards() {
             }
         }
     };
-    let runtime = Runtime::start(&RuntimeConfig::default(), states, main).expect("started");
+    let runtime = Runtime::start(&on(driver), states, main).expect("started");
     runtime.join().unwrap_or_else(|payload| resume_unwind(payload));
 }

@@ -9,21 +9,21 @@ use slab::Slab;
 
 /// Set once, by [`Runtime::stop`](crate::Runtime::stop), a signal or a panic; seen by everyone who waits.
 #[derive(Default)]
-pub(super) struct StopRequest {
+pub(crate) struct StopRequest {
     requested: AtomicBool,
     waiters: Mutex<Slab<Waker>>,
 }
 
 impl StopRequest {
     /// Asks to stop. From any thread.
-    pub(super) fn request(&self) {
+    pub(crate) fn request(&self) {
         self.requested.store(true, Ordering::SeqCst);
         let waiters = std::mem::take(&mut *self.waiters());
         waiters.into_iter().for_each(|(_, waker)| waker.wake());
     }
 
     /// Resolves once a stop is asked for.
-    pub(super) async fn requested(&self) {
+    pub(crate) async fn requested(&self) {
         let mut place = Place { request: self, key: None };
         poll_fn(|cx| {
             let mut waiters = self.waiters();

@@ -20,19 +20,19 @@ fn check(result: c_int) -> io::Result<c_int> {
 ///
 /// # Safety
 /// `fd` must be open and owned by nobody else.
-pub(super) unsafe fn take_descriptor(fd: RawFd) -> OwnedFd {
+pub(crate) unsafe fn take_descriptor(fd: RawFd) -> OwnedFd {
     // SAFETY: the caller vouches for the descriptor.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 /// A path as the system wants it.
-pub(super) fn c_path(path: &Path) -> io::Result<CString> {
+pub(crate) fn c_path(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes())
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "the path contains a zero byte"))
 }
 
 /// An event counter that polls as readable once something was written.
-pub(super) fn event_descriptor() -> io::Result<File> {
+pub(crate) fn event_descriptor() -> io::Result<File> {
     // SAFETY: takes no pointer.
     let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
     let fd = check(fd)?;
@@ -42,7 +42,7 @@ pub(super) fn event_descriptor() -> io::Result<File> {
 }
 
 /// `flock(LOCK_EX | LOCK_NB)`; whether the lock was got.
-pub(super) fn try_lock(file: impl AsFd) -> io::Result<bool> {
+pub(crate) fn try_lock(file: impl AsFd) -> io::Result<bool> {
     let fd = file.as_fd().as_raw_fd();
     loop {
         // SAFETY: takes no pointer; the descriptor is borrowed, so it is open.
@@ -57,7 +57,7 @@ pub(super) fn try_lock(file: impl AsFd) -> io::Result<bool> {
 }
 
 /// `ftruncate`, for kernels before 6.9.
-pub(super) fn truncate(file: impl AsFd, len_bytes: i64) -> io::Result<()> {
+pub(crate) fn truncate(file: impl AsFd, len_bytes: i64) -> io::Result<()> {
     let fd = file.as_fd().as_raw_fd();
     loop {
         // SAFETY: takes no pointer; the descriptor is borrowed, so it is open.
@@ -70,7 +70,7 @@ pub(super) fn truncate(file: impl AsFd, len_bytes: i64) -> io::Result<()> {
 }
 
 /// Sets `O_DIRECT`; whether the file system takes it.
-pub(super) fn set_direct(file: impl AsFd) -> io::Result<bool> {
+pub(crate) fn set_direct(file: impl AsFd) -> io::Result<bool> {
     let fd = file.as_fd().as_raw_fd();
     // SAFETY: takes no pointer; the descriptor is borrowed, so it is open.
     let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
@@ -85,7 +85,7 @@ pub(super) fn set_direct(file: impl AsFd) -> io::Result<bool> {
 }
 
 /// Asks for a pipe that holds `bytes`; what it holds then, which may be less.
-pub(super) fn set_pipe_capacity(pipe: impl AsFd, bytes: c_int) -> io::Result<usize> {
+pub(crate) fn set_pipe_capacity(pipe: impl AsFd, bytes: c_int) -> io::Result<usize> {
     let fd = pipe.as_fd().as_raw_fd();
     // SAFETY: takes no pointer; the descriptor is borrowed, so it is open.
     let result = unsafe { libc::fcntl(fd, libc::F_SETPIPE_SZ, bytes) };
@@ -99,7 +99,7 @@ pub(super) fn set_pipe_capacity(pipe: impl AsFd, bytes: c_int) -> io::Result<usi
 }
 
 /// `shutdown` of both directions.
-pub(super) fn shut_down(socket: impl AsFd) -> io::Result<()> {
+pub(crate) fn shut_down(socket: impl AsFd) -> io::Result<()> {
     let fd = socket.as_fd().as_raw_fd();
     // SAFETY: takes no pointer; the descriptor is borrowed, so it is open.
     let result = unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
@@ -107,7 +107,7 @@ pub(super) fn shut_down(socket: impl AsFd) -> io::Result<()> {
 }
 
 /// statfs(2).
-pub(super) fn statfs(path: &CStr) -> io::Result<libc::statfs> {
+pub(crate) fn statfs(path: &CStr) -> io::Result<libc::statfs> {
     let mut space = MaybeUninit::uninit();
     // SAFETY: both pointers are valid for the call, the path ends in a zero byte.
     let result = unsafe { libc::statfs(path.as_ptr(), space.as_mut_ptr()) };
@@ -117,7 +117,7 @@ pub(super) fn statfs(path: &CStr) -> io::Result<libc::statfs> {
 }
 
 /// Random bytes of the system, for the seed of a shard.
-pub(super) fn random_seed() -> io::Result<[u8; 32]> {
+pub(crate) fn random_seed() -> io::Result<[u8; 32]> {
     let mut seed = [0; 32];
     // SAFETY: the pointer is valid for the length; up to 256 bytes come whole, without an interruption.
     let result = unsafe { libc::getrandom(seed.as_mut_ptr().cast(), seed.len(), 0) };
@@ -125,7 +125,7 @@ pub(super) fn random_seed() -> io::Result<[u8; 32]> {
 }
 
 /// The monotonic clock in nanoseconds; may be called in a signal handler.
-pub(super) fn monotonic_nanos() -> u64 {
+pub(crate) fn monotonic_nanos() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the pointer is valid for the call; clock_gettime(2) is allowed in a handler. It cannot fail: every kernel
     // has this clock.
@@ -134,7 +134,7 @@ pub(super) fn monotonic_nanos() -> u64 {
 }
 
 /// Ends the process without destructors or exit handlers.
-pub(super) fn exit_now(code: i32) -> ! {
+pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: takes no pointer and does not return.
     unsafe { libc::_exit(code) }
 }

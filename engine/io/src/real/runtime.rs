@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use super::probe::probe;
-use super::shard::{Common, Payload, Shard};
+use super::shard::{Common, Engine, Payload, Shard};
 use super::signals::SignalHandlers;
 use super::stop::StopRequest;
-use crate::runtime::{Io, RuntimeConfig, ShardIndex, StartError};
+use crate::runtime::{DriverChoice, DriverKind, Io, RuntimeConfig, ShardIndex, StartError};
+use crate::{posix, uring};
 
 pub(crate) struct Runtime {
+    kind: DriverKind,
     threads: Vec<JoinHandle<()>>,
     common: Common,
     first_panic: Arc<Mutex<Option<Payload>>>,
@@ -37,11 +38,9 @@ impl Runtime {
         F: Fn(Io, S) -> Fut + Clone + Send + 'static,
         Fut: Future<Output = ()> + 'static,
     {
-        let features = probe()?;
-        tracing::debug!(%features, "kernel probed");
+        let chosen = choose(config.driver)?;
         let signals = config.handle_signals.then(SignalHandlers::install).transpose()?;
         let common = Common {
-            kernel: features.kernel(),
             stop: Arc::new(StopRequest::default()),
             signals: signals.map(Arc::new),
             clock: Instant::now(),
@@ -52,7 +51,14 @@ impl Runtime {
         for (index, state) in states.into_iter().enumerate() {
             let main = main.clone();
             let first_panic = Arc::clone(&first_panic);
-            match set_up(ShardIndex(index), config, &common, first_panic, move |io| main(io, state)) {
+            let (index, main) = (ShardIndex(index), move |io| main(io, state));
+            let set_up = match chosen {
+                Chosen::Uring(kernel) => {
+                    set_up::<uring::Core, _>(index, config, kernel, &common, first_panic, main)
+                }
+                Chosen::Posix => set_up::<posix::Core, _>(index, config, (), &common, first_panic, main),
+            };
+            match set_up {
                 Ok(thread) => starting.push(thread),
                 Err(error) => {
                     started = Err(error);
@@ -64,9 +70,13 @@ impl Runtime {
             started = started.and_then(|()| thread.is_set_up());
         }
         let threads = starting.into_iter().map(|thread| thread.go_if(started.is_ok())).collect();
-        let runtime = Runtime { threads, common, first_panic };
+        let runtime = Runtime { kind: chosen.kind(), threads, common, first_panic };
         started?;
         Ok(runtime)
+    }
+
+    pub(crate) fn kind(&self) -> DriverKind {
+        self.kind
     }
 
     pub(crate) fn stop(&self) {
@@ -111,10 +121,48 @@ impl Starting {
     }
 }
 
+/// The driver that all shards will have.
+#[derive(Clone, Copy)]
+enum Chosen {
+    Uring(uring::Kernel),
+    Posix,
+}
+
+impl Chosen {
+    fn kind(self) -> DriverKind {
+        match self {
+            Chosen::Uring(_) => DriverKind::Uring,
+            Chosen::Posix => DriverKind::Posix,
+        }
+    }
+}
+
+fn choose(choice: DriverChoice) -> Result<Chosen, StartError> {
+    if choice == DriverChoice::Posix {
+        tracing::info!("I/O by epoll and a pool of threads, as asked for");
+        return Ok(Chosen::Posix);
+    }
+    match uring::probe() {
+        Ok(features) => {
+            tracing::debug!(%features, "I/O by io_uring");
+            Ok(Chosen::Uring(features.kernel()))
+        }
+        Err(error) if choice == DriverChoice::Auto && error.is_refusal_of_uring() => {
+            tracing::warn!(
+                "{error}; I/O by epoll and a pool of threads instead: the same guarantees, at more CPU and latency for each \
+                 request"
+            );
+            Ok(Chosen::Posix)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Starts a thread that sets up a shard and waits for the word to run `main` on it.
-fn set_up<Fut>(
+fn set_up<E: Engine, Fut>(
     index: ShardIndex,
     config: &RuntimeConfig,
+    system: E::System,
     common: &Common,
     first_panic: Arc<Mutex<Option<Payload>>>,
     main: impl FnOnce(Io) -> Fut + Send + 'static,
@@ -126,7 +174,7 @@ where
     let (set_up, is_set_up) = mpsc::channel();
     let (go, may_go) = mpsc::channel();
     let thread = thread::Builder::new().name(format!("{}-{index}", config.thread_name)).spawn(move || {
-        let shard = match Shard::new(index, &config, &common) {
+        let shard = match Shard::<E>::new(index, &config, system, &common) {
             Ok(shard) => shard,
             Err(error) => {
                 let _ = set_up.send(Err(error));

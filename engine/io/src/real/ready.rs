@@ -24,23 +24,23 @@ use super::sys;
 use crate::exec::ReadySink;
 
 /// Wakes a shard that waits in its ring; the ring polls the event descriptor.
-pub(super) struct Alarm {
+pub(crate) struct Alarm {
     event: Arc<File>,
     sleeping: AtomicBool,
 }
 
 impl Alarm {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Alarm { event: Arc::new(sys::event_descriptor()?), sleeping: AtomicBool::new(false) })
     }
 
     /// The descriptor that becomes readable.
-    pub(super) fn event(&self) -> Arc<File> {
+    pub(crate) fn event(&self) -> Arc<File> {
         Arc::clone(&self.event)
     }
 
     /// Wakes the shard if it sleeps. To be called after what it is to find was published.
-    pub(super) fn ring(&self) {
+    pub(crate) fn ring(&self) {
         fence(Ordering::SeqCst);
         if self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::SeqCst) {
             // The counter is never read, and cannot overflow in the life of a process; a failed write would mean
@@ -50,12 +50,12 @@ impl Alarm {
     }
 
     /// Announces that the shard will wait. What was published before is to be looked for after this.
-    pub(super) fn fall_asleep(&self) {
+    pub(crate) fn fall_asleep(&self) {
         self.sleeping.store(true, Ordering::SeqCst);
         fence(Ordering::SeqCst);
     }
 
-    pub(super) fn stay_awake(&self) {
+    pub(crate) fn stay_awake(&self) {
         self.sleeping.store(false, Ordering::Relaxed);
     }
 }
@@ -75,7 +75,7 @@ static NEXT_SHARD: AtomicU64 = AtomicU64::new(NO_SHARD + 1);
 
 /// Takes the tasks that became ready. Both queues are bounded by the number of tasks: each is in one of them at most
 /// once.
-pub(super) struct Ready {
+pub(crate) struct Ready {
     shard: u64,
     foreign: SegQueue<Runnable>,
     alarm: Arc<Alarm>,
@@ -83,7 +83,7 @@ pub(super) struct Ready {
 
 impl Ready {
     /// The queue of the calling thread's shard, until [`leave_thread`](Self::leave_thread).
-    pub(super) fn for_this_thread(alarm: Arc<Alarm>) -> Self {
+    pub(crate) fn for_this_thread(alarm: Arc<Alarm>) -> Self {
         let shard = NEXT_SHARD.fetch_add(1, Ordering::Relaxed);
         LOCAL.with(|local| {
             assert_eq!(local.shard.replace(shard), NO_SHARD, "a thread runs one shard");
@@ -92,24 +92,24 @@ impl Ready {
     }
 
     /// The oldest ready task. Those of other threads are taken in by [`take_in`](Self::take_in).
-    pub(super) fn pop(&self) -> Option<Runnable> {
+    pub(crate) fn pop(&self) -> Option<Runnable> {
         LOCAL.with(|local| local.queue.borrow_mut().pop_front())
     }
 
     /// Moves what other threads woke into the shard's own queue.
-    pub(super) fn take_in(&self) {
+    pub(crate) fn take_in(&self) {
         while let Some(runnable) = self.foreign.pop() {
             LOCAL.with(|local| local.queue.borrow_mut().push_back(runnable));
         }
     }
 
     /// Whether nothing is ready, here or from elsewhere.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         LOCAL.with(|local| local.queue.borrow().is_empty()) && self.foreign.is_empty()
     }
 
     /// Ends the shard's claim on the calling thread.
-    pub(super) fn leave_thread(&self) {
+    pub(crate) fn leave_thread(&self) {
         LOCAL.with(|local| local.shard.set(NO_SHARD));
     }
 }

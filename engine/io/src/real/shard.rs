@@ -1,15 +1,15 @@
-//! The loop of one shard: run what is ready, hand the kernel what that asked for, take what is complete.
+//! The loop of one shard: run what is ready, hand over what that asked for, take what is complete.
 //!
 //! ```text
-//!   ┌─> ready tasks (a bounded batch) ─> buffers, timers ─> io_uring_enter ─> completions wake tasks ─┐
-//!   └─────────────────────────────────────────────────────────────────────────────────────────────────┘
+//!   ┌─> ready tasks (a bounded batch) ─> buffers, timers ─> io_uring_enter or epoll_wait ─> completions wake tasks ─┐
+//!   └───────────────────────────────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! One system call a turn at most. It waits only if no task is ready, and then until the next timer, a completion, or
+//! It waits, in one system call a turn at most, only if no task is ready, and then until the next timer, a completion, or
 //! the alarm.
 //!
 //! The end has an order: tasks are dropped, which cancels what they waited for; everything else is cancelled; the
-//! loop takes completions until nothing is in flight; then the ring goes.
+//! loop takes completions until nothing is in flight; then the ring, or the pool of threads, goes.
 
 use std::any::Any;
 use std::future::Future;
@@ -19,12 +19,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Driver;
-use super::core::Core;
-use super::probe::Kernel;
 use super::ready::{Alarm, Ready};
-use super::request::{EventKind, Request};
-use super::ring::Wait;
 use super::signals::SignalHandlers;
 use super::stop::StopRequest;
 use super::sys;
@@ -32,10 +27,10 @@ use crate::exec::{self, Executor, Task};
 use crate::runtime::{self, Io, RuntimeConfig, ShardIndex};
 use crate::time::SharedTimers;
 
-pub(super) type Payload = Box<dyn Any + Send>;
+pub(crate) type Payload = Box<dyn Any + Send>;
 
 /// Tasks that run in one turn at most, so that those that keep each other busy do not hold up completions.
-const BATCH: usize = 256;
+const BATCH: u64 = 256;
 /// Longest wait that is asked of the kernel, which adds it to its clock. A sleep may be centuries; whether every kernel
 /// since 6.1 adds those without overflow is not for the driver to rely on.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
@@ -43,43 +38,90 @@ const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 /// where the kernel looks for it.
 const CANCEL_AGAIN: Duration = Duration::from_millis(100);
 
-/// What all shards of a runtime have in common.
-#[derive(Clone)]
-pub(super) struct Common {
-    pub(super) kernel: Kernel,
-    pub(super) stop: Arc<StopRequest>,
-    pub(super) signals: Option<Arc<SignalHandlers>>,
-    pub(super) clock: Instant,
+/// How long a turn may wait for a completion.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Wait {
+    /// Not at all.
+    Not,
+    /// At most this long.
+    AtMost(Duration),
+    /// Until there is one.
+    Forever,
 }
 
-pub(super) struct Shard {
-    core: Rc<Core>,
+/// The requests in flight of one shard: that in which the drivers differ.
+pub(crate) trait Engine: Sized + 'static {
+    /// What is known of the system before the first shard starts.
+    type System: Copy + Send + 'static;
+
+    /// On the shard's thread. Whenever `alarm` rings, the shard wakes from its turn; a signal of `common` asks to stop.
+    fn start(
+        index: ShardIndex,
+        config: &RuntimeConfig,
+        system: Self::System,
+        common: &Common,
+        alarm: Arc<Alarm>,
+    ) -> io::Result<Rc<Self>>;
+
+    /// The way of the shard's tasks to this.
+    fn driver(self: &Rc<Self>) -> runtime::Driver;
+
+    /// Work of a turn that is not a task's.
+    fn keep_house(&self);
+
+    /// Whether a turn finds nothing complete, as far as can be told without one. What completes on another thread rings the
+    /// alarm afterwards, so that one that falls asleep before it asks misses nothing.
+    fn is_idle(&self) -> bool;
+
+    /// One turn: hands over what is queued, waits if there is nothing to do, and delivers what is complete.
+    fn turn(&self, wait: Wait);
+
+    /// Counts polls of tasks.
+    fn polled_tasks(&self, count: u64);
+
+    /// Requests that have not completed.
+    fn in_flight(&self) -> usize;
+
+    /// Cancels everything that is in flight; for a shard that ends.
+    fn cancel_everything(&self);
+}
+
+/// What all shards of a runtime have in common.
+#[derive(Clone)]
+pub(crate) struct Common {
+    pub(crate) stop: Arc<StopRequest>,
+    pub(crate) signals: Option<Arc<SignalHandlers>>,
+    pub(crate) clock: Instant,
+}
+
+pub(crate) struct Shard<E> {
+    core: Rc<E>,
+    alarm: Arc<Alarm>,
     ready: Arc<Ready>,
     timers: SharedTimers,
     io: Io,
 }
 
-impl Shard {
+impl<E: Engine> Shard<E> {
     /// A shard on the calling thread.
-    pub(super) fn new(index: ShardIndex, config: &RuntimeConfig, common: &Common) -> io::Result<Self> {
+    pub(crate) fn new(
+        index: ShardIndex,
+        config: &RuntimeConfig,
+        system: E::System,
+        common: &Common,
+    ) -> io::Result<Self> {
         let seed = sys::random_seed()?;
         let alarm = Arc::new(Alarm::new()?);
-        let stop = Arc::clone(&common.stop);
-        let core = Core::new(config, common.kernel, Arc::clone(&alarm), stop, common.clock)?;
-        core.start(Request::poll_event(alarm.event(), EventKind::Alarm));
-        if let Some(signals) = &common.signals {
-            core.start(Request::poll_event(signals.event(), EventKind::Signal));
-        }
-        let ready = Arc::new(Ready::for_this_thread(alarm));
+        let core = E::start(index, config, system, common, Arc::clone(&alarm))?;
+        let ready = Arc::new(Ready::for_this_thread(Arc::clone(&alarm)));
         let timers = SharedTimers::default();
-        let driver = runtime::Driver::Uring(Driver { core: Rc::clone(&core) });
         let executor = Executor::new(Arc::clone(&ready) as Arc<_>);
-        let io = Io::new(index, executor, Rc::clone(&timers), driver, seed);
-        Ok(Shard { core, ready, timers, io })
+        let io = Io::new(index, executor, Rc::clone(&timers), core.driver(), seed);
+        Ok(Shard { core, alarm, ready, timers, io })
     }
 
     /// Runs `main` and what it spawns until it returns or something panics, then ends all that is left.
-    pub(super) fn run<Fut>(self, main: impl FnOnce(Io) -> Fut) -> Result<(), Payload>
+    pub(crate) fn run<Fut>(self, main: impl FnOnce(Io) -> Fut) -> Result<(), Payload>
     where
         Fut: Future<Output = ()> + 'static,
     {
@@ -94,7 +136,7 @@ impl Shard {
     }
 
     /// Gives up a shard that has not run.
-    pub(super) fn cancel(self) {
+    pub(crate) fn cancel(self) {
         // Nobody is there to tell; a core that could not end clean leaks its memory.
         let _ = self.end();
     }
@@ -113,7 +155,7 @@ impl Shard {
             self.expire_timers();
             let wait = self.prepare_wait();
             self.core.turn(wait);
-            self.core.alarm.stay_awake();
+            self.alarm.stay_awake();
             self.ready.take_in();
         }
     }
@@ -130,7 +172,7 @@ impl Shard {
                 break Err(payload);
             }
         };
-        self.core.polled_tasks.set(self.core.polled_tasks.get() + polled as u64);
+        self.core.polled_tasks(polled);
         result
     }
 
@@ -148,8 +190,8 @@ impl Shard {
         if !self.ready.is_empty() {
             return Wait::Not;
         }
-        self.core.alarm.fall_asleep();
-        if !self.ready.is_empty() {
+        self.alarm.fall_asleep();
+        if !self.ready.is_empty() || !self.core.is_idle() {
             return Wait::Not;
         }
         match self.timers.borrow().next_deadline() {
@@ -160,7 +202,7 @@ impl Shard {
 
     fn wind_down(&self) {
         self.drop_tasks();
-        self.core.alarm.stay_awake();
+        self.alarm.stay_awake();
         let mut cancel_at = self.io.now();
         while self.core.in_flight() > 0 {
             let now = self.io.now();
@@ -168,7 +210,10 @@ impl Shard {
                 self.core.cancel_everything();
                 cancel_at = now + CANCEL_AGAIN;
             }
-            self.core.turn(Wait::AtMost(cancel_at.since(now)));
+            self.alarm.fall_asleep();
+            let wait = if self.core.is_idle() { Wait::AtMost(cancel_at.since(now)) } else { Wait::Not };
+            self.core.turn(wait);
+            self.alarm.stay_awake();
         }
         assert_eq!(self.core.in_flight(), 0, "a shard that has ended has nothing in flight");
         self.ready.leave_thread();

@@ -37,13 +37,13 @@ struct Installed {
 }
 
 /// A runtime's share in the handlers.
-pub(super) struct SignalHandlers {
+pub(crate) struct SignalHandlers {
     event: Arc<File>,
 }
 
 impl SignalHandlers {
     /// Installs the handlers, unless another runtime has.
-    pub(super) fn install() -> io::Result<Self> {
+    pub(crate) fn install() -> io::Result<Self> {
         let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
         let event = match &installed.event {
             Some(event) => Arc::clone(event),
@@ -60,7 +60,7 @@ impl SignalHandlers {
     }
 
     /// The descriptor that becomes readable with the first signal.
-    pub(super) fn event(&self) -> Arc<File> {
+    pub(crate) fn event(&self) -> Arc<File> {
         Arc::clone(&self.event)
     }
 }
