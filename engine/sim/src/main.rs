@@ -30,7 +30,7 @@ enum Command {
     Run(RunArgs),
     /// Runs a cell of a sweep: its description comes as JSON on standard input, what happened goes to standard output.
     Cell,
-    /// Says whether a broker can run on this machine without being simulated, and if not, why.
+    /// Says whether a broker can use io_uring on this machine, and if not, why.
     Probe,
 }
 

@@ -476,12 +476,8 @@ pub(crate) fn memory_of_a_dropped_receive_is_not_reused_too_early<H: Host>() {
             let mut cx = Context::from_waker(Waker::noop());
             let mut send = pin!(near.send(vec![vec![1; 4096].into()]));
             let sent = send.as_mut().poll(&mut cx);
-            assert!(
-                pin!(far.recv_into(pool.try_take().expect("a slab"), 4096))
-                    .as_mut()
-                    .poll(&mut cx)
-                    .is_pending()
-            );
+            // Polled once and dropped. A driver may also have received by now.
+            let _ = pin!(far.recv_into(pool.try_take().expect("a slab"), 4096)).as_mut().poll(&mut cx);
             // As for files: were the buffer back in the pool already, it would be this one.
             let mut next = pool.try_take().expect("a slab");
             next.set_len(4096);

@@ -101,17 +101,16 @@ pub struct Bench<'a> {
 pub trait Simulate {
     /// Whether it can run this broker: only one whose code is part of it.
     fn knows(&self, broker: &str) -> bool;
-    /// Why that broker cannot run on this machine at all, so that every cell of it is simulated; `None` if it can.
-    fn stands_in_because(&self) -> Option<&str>;
+    /// Why that broker cannot use io_uring on this machine, and runs on its slower driver; `None` if it can.
+    fn io_uring_is_refused_because(&self) -> Option<&str>;
     /// Runs a cell.
     fn run(&self, bench: &Bench<'_>, cell: &Cell) -> Result<Outcome, CellError>;
 }
 
 /// What is below the data directory of a cell.
 #[must_use]
-pub fn medium_kind(cell: &Cell, can_cut_power: bool, simulator: Option<&dyn Simulate>) -> MediumKind {
-    let stands_in = simulator.is_some_and(|it| it.knows(&cell.broker) && it.stands_in_because().is_some());
-    if stands_in { MediumKind::Simulated } else { MediumKind::for_fault(cell.settings.fault, can_cut_power) }
+pub fn medium_kind(cell: &Cell, can_cut_power: bool) -> MediumKind {
+    MediumKind::for_fault(cell.settings.fault, can_cut_power)
 }
 
 /// Who wants to know how far a cell is.
@@ -153,7 +152,7 @@ impl Phase {
 
 /// Runs a cell.
 pub fn run(bench: &Bench<'_>, cell: &Cell) -> Result<Outcome, CellError> {
-    let kind = medium_kind(cell, bench.can_cut_power, bench.simulator);
+    let kind = medium_kind(cell, bench.can_cut_power);
     if kind == MediumKind::Simulated {
         return match bench.simulator.filter(|simulator| simulator.knows(&cell.broker)) {
             Some(simulator) => simulator.run(bench, cell),

@@ -1,7 +1,6 @@
 //! Cells in the simulator: the broker's own code in one process, on a disk that forgets what was not flushed.
 //!
-//! For machines that cannot cut a disk's power, and for those that refuse io_uring, without which the broker does not run
-//! at all. The simulator is a program beside the broker (`highwater-sim cell`): a cell goes in as JSON, what happened
+//! For machines that cannot cut a disk's power. The simulator is a program beside the broker (`highwater-sim cell`): a cell goes in as JSON, what happened
 //! comes out as JSON lines, and the checker judges that as it judges everything else.
 //!
 //! Nothing of it says how fast a broker is: time is virtual there. A simulated cell has no throughput and no latency.
@@ -54,8 +53,8 @@ pub enum SimulationError {
 #[derive(Debug)]
 pub struct Simulator {
     program: PathBuf,
-    /// Why the broker itself cannot run here, if so.
-    no_broker: Option<String>,
+    /// Why the broker itself cannot use io_uring here, if so.
+    no_io_uring: Option<String>,
 }
 
 impl Simulator {
@@ -64,8 +63,8 @@ impl Simulator {
     pub fn beside(broker: &str, home: &Path) -> Option<Self> {
         let program = home.join(PROGRAM);
         (broker == BROKER && program.exists()).then(|| {
-            let no_broker = probe(&program);
-            Simulator { program, no_broker }
+            let no_io_uring = probe(&program);
+            Simulator { program, no_io_uring }
         })
     }
 
@@ -85,7 +84,7 @@ impl Simulator {
     }
 }
 
-/// What keeps the broker from running here, in the words of its own runtime.
+/// What keeps the broker from using io_uring here, in the words of its own runtime.
 fn probe(program: &Path) -> Option<String> {
     let output = Command::new(program).arg("probe").output().ok()?;
     let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
@@ -311,8 +310,8 @@ impl Simulate for Simulator {
         broker == BROKER
     }
 
-    fn stands_in_because(&self) -> Option<&str> {
-        self.no_broker.as_deref()
+    fn io_uring_is_refused_because(&self) -> Option<&str> {
+        self.no_io_uring.as_deref()
     }
 
     fn run(&self, bench: &Bench<'_>, cell: &Cell) -> Result<Outcome, CellError> {

@@ -93,11 +93,12 @@ fn options(common: &Common, results: Option<PathBuf>, scratch: Option<PathBuf>) 
 
 fn prepare(options: &Options) -> Result<Prepared> {
     let prepared = sweep::prepare(options)?;
-    if let Some(missing) = prepared.simulator.as_ref().and_then(|simulator| simulator.stands_in_because()) {
-        eprintln!(
-            "Highwater cannot run here: {missing}. All its cells run in the simulator, and have no throughput."
-        );
-    } else if let Some(missing) = &prepared.no_power_cuts {
+    let no_io_uring =
+        prepared.simulator.as_ref().and_then(|simulator| simulator.io_uring_is_refused_because());
+    if let Some(missing) = no_io_uring {
+        eprintln!("Highwater runs on its posix driver here, and not as fast as it could: {missing}.");
+    }
+    if let Some(missing) = &prepared.no_power_cuts {
         let instead = if prepared.simulator.is_some() { "run on the simulated disk" } else { "are left out" };
         eprintln!("No power can be cut here: {missing}; cells that need it {instead}.");
     }

@@ -251,7 +251,7 @@ fn version(driver: &Driver, home: &Path) -> String {
 /// Runs the sweep, or what is left of it.
 pub fn run(options: &Options, prepared: &Prepared, cancel: &Cancel) -> Result<Swept, SweepError> {
     let plan = plan::plan(&prepared.workload, &prepared.cells, &prepared.contenders, &|cell| {
-        cell::medium_kind(cell, prepared.no_power_cuts.is_none(), prepared.simulator.as_deref())
+        cell::medium_kind(cell, prepared.no_power_cuts.is_none())
     });
     let (folder, mut sweep) = if options.resume {
         let (folder, before) = unfinished(options, prepared)?;
