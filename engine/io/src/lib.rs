@@ -50,6 +50,7 @@ pub use buf::{BufPool, IO_ALIGNMENT, IoBuf};
 pub use error::{FileError, FileOp};
 pub use exec::Task;
 pub use runtime::{
-    Counters, DriverChoice, DriverKind, Feature, Features, Io, Runtime, RuntimeConfig, ShardIndex, StartError, probe,
+    Counters, DriverChoice, DriverKind, Feature, Features, Io, Runtime, RuntimeConfig, ShardIndex,
+    StartError, probe,
 };
 pub use time::{MonoTime, Sleep, TimedOut, WallTime};

@@ -17,8 +17,8 @@ use rand_chacha::ChaCha8Rng;
 use crate::exec::{Executor, Task};
 use crate::fs::Fs;
 use crate::net::{ListenOptions, TcpListener, TcpStream};
-use crate::time::{MonoTime, SharedTimers, Sleep, TimedOut, WallTime};
 use crate::real::{self, clock, sys};
+use crate::time::{MonoTime, SharedTimers, Sleep, TimedOut, WallTime};
 use crate::{posix, sim, uring};
 
 pub use crate::uring::{Feature, Features, probe};

@@ -249,7 +249,10 @@ fn child_in_a_sandbox() {
     let error = Runtime::start(&RuntimeConfig { driver: DriverChoice::Uring, ..config() }, vec![()], nothing)
         .expect_err("io_uring is forbidden");
     let said = error.to_string();
-    assert!(matches!(error, StartError::UringUnavailable { .. }) && said.contains("io_uring_setup"), "{said}");
+    assert!(
+        matches!(error, StartError::UringUnavailable { .. }) && said.contains("io_uring_setup"),
+        "{said}"
+    );
     assert!(said.contains("io_uring_disabled=0") && said.contains("container"), "what to do: {said}");
 
     let auto = RuntimeConfig { driver: DriverChoice::Auto, ..config() };

@@ -160,10 +160,7 @@ fn file_system_in_memory_is_told(driver: DriverChoice) {
             assert!(is_in_memory(&path).await, "{path}");
         }
     };
-    Runtime::start(&on(driver), vec![in_memory], look)
-        .expect("started")
-        .join()
-        .expect("no panic");
+    Runtime::start(&on(driver), vec![in_memory], look).expect("started").join().expect("no panic");
 }
 
 fn stop_reaches_every_waiter_of_every_shard(driver: DriverChoice) {
@@ -275,8 +272,7 @@ fn endless_sleep_does_not_keep_the_shard_awake(driver: DriverChoice) {
         let after = io.counters();
         assert!(after.enters - before.enters < 10, "{before:?} {after:?}");
     };
-    let runtime =
-        Runtime::start(&on(driver), vec![(asleep, from_thread)], main).expect("started");
+    let runtime = Runtime::start(&on(driver), vec![(asleep, from_thread)], main).expect("started");
     block_on(is_asleep.recv()).expect("the shard starts");
     // Time to spin in, if it did.
     thread::sleep(Duration::from_millis(20));
@@ -331,12 +327,7 @@ fn more_requests_than_the_queues_hold_all_complete(driver: DriverChoice) {
 
 /// Few and small receive buffers.
 fn small(driver: DriverChoice, recv_buffers: u16) -> RuntimeConfig {
-    RuntimeConfig {
-        recv_buffers,
-        recv_buffer_bytes: 1024,
-        recv_queue_per_stream: 2,
-        ..on(driver)
-    }
+    RuntimeConfig { recv_buffers, recv_buffer_bytes: 1024, recv_queue_per_stream: 2, ..on(driver) }
 }
 
 fn held_buffers_do_not_stop_the_receive_and_come_back_from_another_thread(driver: DriverChoice) {

@@ -45,7 +45,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use highwater_io::mailbox::{self, Reply};
-use highwater_io::{Runtime, RuntimeConfig, StartError, block_on};
+use highwater_io::{DriverChoice, Runtime, RuntimeConfig, StartError, block_on};
 use highwater_model::compression::Compression;
 use highwater_model::{Offset, Timestamp, TopicPartition};
 use tokio::sync::Semaphore;
@@ -65,6 +65,8 @@ const MAILBOX_SLOTS: usize = 4096;
 /// How a [`Store`] works. The defaults are for records that must not be lost.
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
+    /// How files are reached. By itself by io_uring, and by a few threads where that is refused.
+    pub driver: DriverChoice,
     /// Journal, memory and housekeeping.
     pub shard: ShardConfig,
     /// Settings of the logs, see [`Store::log_with`] for one log's own.
@@ -86,6 +88,7 @@ pub struct StoreOptions {
 impl Default for StoreOptions {
     fn default() -> Self {
         StoreOptions {
+            driver: DriverChoice::Auto,
             shard: ShardConfig::default(),
             log: LogConfig::default(),
             batch_size: 64 << 10,
@@ -187,8 +190,12 @@ impl Store {
         let buffer_memory = options.buffer_memory.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
         let (commands, receiver) = mailbox::channel(MAILBOX_SLOTS);
         let (opened, reply) = mailbox::oneshot();
+        let config = RuntimeConfig {
+            thread_name: "highwater-store".to_owned(),
+            driver: options.driver,
+            ..RuntimeConfig::default()
+        };
         let start = Start { path: path.as_ref().to_owned(), options, commands: receiver, opened };
-        let config = RuntimeConfig { thread_name: "highwater-store".to_owned(), ..RuntimeConfig::default() };
         let runtime = Runtime::start(&config, vec![start], serve::run)?;
         let recovery = block_on(reply).unwrap_or(Err(StoreError::Closed))?;
         let buffer = Arc::new(Semaphore::new(buffer_memory));

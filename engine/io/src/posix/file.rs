@@ -215,3 +215,30 @@ fn write(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The null device takes every byte, and refuses to flush.
+    #[test]
+    fn flush_in_place_of_a_flushing_write_fails_the_write() {
+        let null = open(Path::new("/dev/null"), libc::O_RDWR).expect("is there");
+        let pieces = || Pieces::new(vec![Bytes::from_static(b"abc")]);
+        let without_dsync = AtomicBool::new(true);
+        write(&null, pieces(), 0, Durability::Plain, &without_dsync).expect("nothing is flushed");
+        let (op, position, error) =
+            write(&null, pieces(), 0, Durability::Sync, &without_dsync).expect_err("cannot be flushed");
+        assert_eq!((op, position, error.raw_os_error()), (FileOp::Write, Some(0), Some(libc::EINVAL)));
+    }
+
+    #[test]
+    fn write_that_is_flushed_afterwards_is_whole() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = open(&dir.path().join("f"), libc::O_RDWR | libc::O_CREAT).expect("created");
+        let pieces = Pieces::new(vec![Bytes::from_static(b"abc"), Bytes::new(), Bytes::from_static(b"de")]);
+        write(&file, pieces, 1, Durability::Sync, &AtomicBool::new(true)).expect("written");
+        let read = read(&file, IoBuf::with_capacity(10), 0, 10, false).expect("read");
+        assert_eq!(&read[..], b"\0abcde");
+    }
+}

@@ -16,6 +16,8 @@
 //!
 //! Absent on purpose: `unsafe`. System calls go through `rustix`; what the kernel writes to is borrowed for the call.
 
+#![forbid(unsafe_code)]
+
 mod accept;
 mod core;
 mod dir;

@@ -137,3 +137,56 @@ fn serve(waiting: &Receiver<Job>, done: &SegQueue<Done>, alarm: &Alarm) {
         alarm.ring();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(threads: usize) -> Pool {
+        Pool::start("test", threads, &Arc::new(Alarm::new().expect("a descriptor"))).expect("threads")
+    }
+
+    fn job<F: FnOnce() -> u32 + Send + 'static>(key: usize, work: F) -> Job {
+        Job { key, work: Box::new(Piece::ToDo(work)) }
+    }
+
+    fn next_done(pool: &Pool) -> Done {
+        loop {
+            match pool.pop_done() {
+                Some(done) => return done,
+                None => thread::yield_now(),
+            }
+        }
+    }
+
+    #[test]
+    fn panic_of_a_job_comes_back_and_leaves_its_thread_at_work() {
+        let pool = pool(1);
+        pool.push(job(1, || panic!("on purpose")));
+        pool.push(job(2, || 7));
+        let first = next_done(&pool);
+        assert_eq!(first.key, 1);
+        let panic = first.outcome.err().expect("it panicked");
+        assert_eq!(panic.downcast_ref::<&str>(), Some(&"on purpose"));
+        let second = next_done(&pool);
+        assert!(second.key == 2 && second.outcome.is_ok());
+    }
+
+    #[test]
+    fn job_that_nobody_has_begun_is_taken_back_and_never_done() {
+        let pool = pool(1);
+        let (begun, has_begun) = std::sync::mpsc::channel();
+        let (go, may_go) = std::sync::mpsc::channel::<()>();
+        pool.push(job(1, move || {
+            begun.send(()).expect("the test waits");
+            may_go.recv().expect("the test says so");
+            1
+        }));
+        has_begun.recv().expect("it begins");
+        pool.push(job(2, || unreachable!("taken back")));
+        assert_eq!(pool.take_back().map(|job| job.key), Some(2));
+        assert!(pool.take_back().is_none() && !pool.has_done());
+        go.send(()).expect("it waits");
+        assert_eq!(next_done(&pool).key, 1);
+    }
+}

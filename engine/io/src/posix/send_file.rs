@@ -2,9 +2,9 @@
 //!
 //! The call may wait for the disk, so it is a job; it does not wait for the socket, which does not block.
 
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::future::poll_fn;
 use std::sync::Arc;
 
 use rustix::fs::sendfile;

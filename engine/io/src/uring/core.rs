@@ -32,15 +32,15 @@ use slab::Slab;
 
 use super::buffers::BufferRing;
 use super::probe::Kernel;
-use crate::real::ready::Alarm;
 use super::recv::Receiver;
 use super::request::{Descriptor, EventKind, Held, Request, Shape, Vector};
 use super::ring::Ring;
-use crate::real::shard::{Common, Engine, Wait};
 use super::splice::Pipe;
+use crate::buf::BufPool;
+use crate::real::ready::Alarm;
+use crate::real::shard::{Common, Engine, Wait};
 use crate::real::stop::StopRequest;
 use crate::real::sys;
-use crate::buf::BufPool;
 use crate::runtime::{self, Counters, RuntimeConfig, ShardIndex};
 
 /// User data of cancellations, whose completions nobody waits for.

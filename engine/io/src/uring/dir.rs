@@ -8,12 +8,12 @@ use std::rc::Rc;
 use io_uring::types::FsyncFlags;
 
 use super::core::Core;
-use super::request::{Request, StatTarget};
 use super::file;
-use crate::real::sys;
+use super::request::{Request, StatTarget};
 use crate::error::{FileError, FileOp};
 use crate::fs::Metadata;
 use crate::real::dir::{self, Alignments, DIRECTORY_MODE};
+use crate::real::sys;
 
 /// Unit of `stx_blocks` in bytes.
 const STAT_BLOCK_BYTES: u64 = 512;

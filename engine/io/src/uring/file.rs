@@ -9,11 +9,11 @@ use io_uring::types::FsyncFlags;
 
 use super::core::{Core, descriptor, is_transient};
 use super::request::{Descriptor, Outgoing, Request, StatTarget};
-use crate::real::dir::{FILE_MODE, open_flags};
-use crate::real::sys;
 use crate::buf::IoBuf;
 use crate::error::{FileError, FileOp};
 use crate::fs::{Durability, OpenOptions};
+use crate::real::dir::{FILE_MODE, open_flags};
+use crate::real::sys;
 
 pub(crate) struct File {
     core: Rc<Core>,

@@ -31,17 +31,17 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::rc::Rc;
 
+pub(crate) use self::core::Core;
 pub(crate) use file::File;
 pub(crate) use net::{TcpListener, TcpStream};
 pub(crate) use probe::Kernel;
 pub use probe::{Feature, Features, probe};
-pub(crate) use self::core::Core;
 
 use crate::error::FileError;
 use crate::fs::{DirEntry, Metadata, OpenOptions, Space};
 use crate::net::ListenOptions;
-use crate::runtime::Counters;
 use crate::real::{clock, dir as listing};
+use crate::runtime::Counters;
 use crate::time::MonoTime;
 
 /// A shard's way to its ring.

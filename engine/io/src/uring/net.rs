@@ -14,10 +14,10 @@ use super::file::File;
 use super::recv::Receiver;
 use super::request::{Descriptor, Outgoing, Request};
 use super::splice;
-use crate::real::net::Ends;
-use crate::real::{self, sys};
 use crate::buf::IoBuf;
 use crate::net::ListenOptions;
+use crate::real::net::Ends;
+use crate::real::{self, sys};
 
 pub(crate) struct TcpListener {
     core: Rc<Core>,

@@ -308,7 +308,9 @@ impl Outgoing {
     fn gather(&mut self) -> Gathered<'_> {
         let mut left = self.pieces.left();
         let first = left.next().expect("a request has something to do");
-        let Some(vector) = &mut self.vector else { return Gathered::One(first.as_ptr(), length(first.len())) };
+        let Some(vector) = &mut self.vector else {
+            return Gathered::One(first.as_ptr(), length(first.len()));
+        };
         vector.iovecs.clear();
         vector.iovecs.push(iovec(first));
         vector.iovecs.extend(left.take(MAX_PIECES - 1).map(iovec));

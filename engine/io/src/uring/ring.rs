@@ -38,7 +38,8 @@ pub(super) fn explain(error: io::Error) -> io::Error {
         return error;
     }
     let why = "out of memory for an io_uring; it counts as locked memory of the user, so raise the limit \
-               (ulimit -l, LimitMEMLOCK= of a unit, --ulimit memlock= of a container) or start fewer shards";
+               (ulimit -l, LimitMEMLOCK= of a unit, --ulimit memlock= of a container), start fewer shards, or do without \
+               io_uring (io.driver=posix)";
     io::Error::new(io::ErrorKind::OutOfMemory, why)
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use highwater_io::sim::{World, WorldConfig};
-use highwater_io::{Io, mailbox};
+use highwater_io::{DriverChoice, Io, mailbox};
 use highwater_model::Offset;
 use highwater_model::compression::Compression;
 use tokio::sync::Semaphore;
@@ -174,23 +174,35 @@ fn name_that_leads_elsewhere_is_refused() {
     });
 }
 
-/// Without io_uring there is no real store; the simulated ones above have proven the rest.
-fn real_store(options: StoreOptions) -> Option<(tempfile::TempDir, Store)> {
+fn real_store(options: StoreOptions) -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().expect("a directory");
-    match Store::open(dir.path().join("data"), options) {
-        Ok(store) => Some((dir, store)),
-        Err(StoreError::Start(error)) => {
-            eprintln!("!!! SKIPPED: {error}");
-            None
-        }
-        Err(error) => panic!("{error}"),
+    let store = Store::open(dir.path().join("data"), options).expect("it opens");
+    (dir, store)
+}
+
+/// The two drivers are two ways to the same files.
+#[test]
+fn store_of_one_driver_is_read_by_the_other() {
+    let options = StoreOptions { driver: DriverChoice::Posix, ..StoreOptions::default() };
+    let (dir, store) = real_store(options);
+    let log = store.log("events", 0).wait().expect("a log");
+    for n in 0..20 {
+        let record = NewRecord::value(format!("{n}"));
+        log.append(record).wait().expect("taken").wait().expect("stored");
     }
+    store.close().wait().expect("a clean stop");
+
+    let store = Store::open(dir.path().join("data"), StoreOptions::default()).expect("it opens again");
+    assert!(store.recovery().was_clean);
+    let log = store.log("events", 0).wait().expect("a log");
+    let read = log.read(Offset(19), 1).wait().expect("readable");
+    assert_eq!(read.records[0].value.as_deref(), Some(&b"19"[..]));
 }
 
 #[test]
 fn threads_append_read_follow_and_find_everything_after_a_clean_stop() {
     let options = StoreOptions { compression: Compression::Lz4, ..StoreOptions::default() };
-    let Some((dir, store)) = real_store(options.clone()) else { return };
+    let (dir, store) = real_store(options.clone());
     let log = store.log("events", 3).wait().expect("a log");
     let follower = {
         let log = log.clone();
