@@ -111,7 +111,7 @@ impl Cleanup {
             self.unmount(&mount.mount_point);
         }
         let what = format!("loop device {}", device.device.display());
-        if kernel::is_ext4_alive(&device.device) {
+        if kernel::is_mounted_anywhere(&device.device) {
             // Someone still has files open; the loop device then goes with the last of them.
             let detached = Tool::new("losetup").arg("--detach").arg(&device.device).run();
             self.note(format!("{what} (when its last user ends)"), detached.map(drop));
@@ -178,7 +178,7 @@ pub fn list() -> Result<Vec<Listed>> {
         let name = directory.file_name().and_then(|name| name.to_str());
         let pid = name.and_then(|name| name.parse().ok());
         // A disk may go while one looks.
-        let record = place::load(&directory).ok().flatten().zip(pid);
+        let record = place::load(&directory).ok().flatten().filter(|record| record.kind.is_some()).zip(pid);
         if let Some((record, pid)) = record.filter(|_| matches!(place::is_dead(&directory), Ok(false))) {
             let Record { control, mount_point, size_bytes, .. } = record;
             listed.push(Listed { pid, control, mount_point, size_bytes });

@@ -38,6 +38,58 @@ pub enum SectorSize {
     B4096,
 }
 
+/// The file system on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FileSystem {
+    /// ext4.
+    #[default]
+    Ext4,
+    /// XFS, which needs 300 MiB.
+    Xfs,
+    /// Btrfs, which needs 110 MiB.
+    Btrfs,
+}
+
+impl FileSystem {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Ext4, Self::Xfs, Self::Btrfs];
+
+    /// As mount(8) names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
+            Self::Btrfs => "btrfs",
+        }
+    }
+
+    /// What this machine lacks for it, if anything.
+    pub fn missing(self) -> Option<String> {
+        let maker = format!("mkfs.{}", self.name());
+        let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+        if crate::command::find_tool(&maker).is_none() {
+            Some(format!("{maker} is not installed"))
+        } else if !known.split_whitespace().any(|name| name == self.name()) {
+            Some(format!("the kernel does not mount {}", self.name()))
+        } else {
+            None
+        }
+    }
+
+    fn mkfs_options(self) -> Vec<String> {
+        let options: &[&str] = match self {
+            // Nothing initialised lazily: it would write in the background, at instants of its own. No blocks
+            // reserved for root: a broker run by root shall meet a full disk like any other.
+            Self::Ext4 => {
+                &["-b", "4096", "-m", "0", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"]
+            }
+            Self::Xfs | Self::Btrfs => &["-K"],
+        };
+        options.iter().map(|option| (*option).to_owned()).collect()
+    }
+}
+
 /// How to make a [`Disk`](crate::Disk). Start from [`DiskConfig::new`] and change what differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskConfig {
@@ -52,7 +104,9 @@ pub struct DiskConfig {
     pub backing: Backing,
     /// Sector size.
     pub sector_size: SectorSize,
-    /// Options for `mkfs.ext4`, besides `-q -F`.
+    /// The file system on it; see [`DiskConfig::on`].
+    pub file_system: FileSystem,
+    /// Options for `mkfs`, besides those for quiet and force.
     pub mkfs_options: Vec<String>,
     /// Options for `mount -o`.
     pub mount_options: String,
@@ -63,7 +117,7 @@ pub struct DiskConfig {
     pub control: Option<PathBuf>,
     /// Record all writes and flushes to this file, for [`crate::replay`].
     pub recording: Option<PathBuf>,
-    /// After each cut, check the recovered file system with `e2fsck -fn` (mount, unmount, check, mount).
+    /// After each cut, check the recovered file system, of ext4 with `e2fsck -fn` (mount, unmount, check, mount).
     pub check_after_cut: bool,
     /// The program that serves the disk.
     #[serde(skip)]
@@ -80,6 +134,8 @@ pub enum ServerProgram {
     Path(PathBuf),
     /// The running program itself, whose `main` calls [`crate::serve_if_asked`] first.
     ThisProgram,
+    /// The running test program, which has a test of this name that calls [`crate::serve_if_asked`] and does nothing else.
+    ThisTest(String),
 }
 
 /// The smallest disk: ext4 needs room for its journal.
@@ -88,17 +144,14 @@ pub const MIN_SIZE_BYTES: u64 = 16 << 20;
 impl DiskConfig {
     /// A disk with a power switch of this size and the defaults for the rest.
     pub fn new(size_bytes: u64) -> Self {
-        // Nothing initialised lazily: it would write in the background, at instants of its own. No blocks
-        // reserved for root: a broker run by root shall meet a full disk like any other.
-        let mkfs_options =
-            ["-b", "4096", "-m", "0", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"];
         Self {
             size_bytes,
             mount_point: None,
             kind: Kind::default(),
             backing: Backing::Directory(PathBuf::from("/var/tmp")),
             sector_size: SectorSize::default(),
-            mkfs_options: mkfs_options.map(str::to_owned).to_vec(),
+            file_system: FileSystem::Ext4,
+            mkfs_options: FileSystem::Ext4.mkfs_options(),
             mount_options: "defaults".to_owned(),
             cache_limit_bytes: 1 << 30,
             control: None,
@@ -106,6 +159,12 @@ impl DiskConfig {
             check_after_cut: true,
             server: ServerProgram::default(),
         }
+    }
+
+    /// The same with this file system, made with the options that fit it.
+    #[must_use]
+    pub fn on(self, file_system: FileSystem) -> Self {
+        Self { file_system, mkfs_options: file_system.mkfs_options(), ..self }
     }
 
     /// Refuses what cannot work and rounds what can.

@@ -23,9 +23,12 @@ use crate::kernel::{self, User};
 use crate::server;
 use crate::stack::{PowerOnReport, preflight};
 use crate::stats::{CutReport, Stats};
+use crate::strict;
 
-/// Tells a program that calls [`serve_if_asked`] to serve a disk on its standard input.
-const SERVE_VARIABLE: &str = "HIGHWATER_DISK_SERVE";
+/// Tells a program that calls [`serve_if_asked`] what to serve to whoever has the other end of its standard input.
+pub(crate) const SERVE_VARIABLE: &str = "HIGHWATER_DISK_SERVE";
+const SERVE_DISK: &str = "disk";
+pub(crate) const SERVE_STRICT_DIRECTORY: &str = "strict-directory";
 /// Names the program that serves disks.
 const PROGRAM_VARIABLE: &str = "HIGHWATER_DISK";
 const PROGRAM: &str = "highwater-disk";
@@ -57,14 +60,11 @@ impl Disk {
         let config = config.checked()?;
         // What cannot be removed is in nobody's way, or is met below with a better message.
         cleanup::cleanup()?;
-        let program = server_program(&config.server)?;
+        let (program, mut command) = server_command(&config.server)?;
         let (ours, theirs) = UnixStream::pair().at("make a control socket for", &program)?;
-        let child = Command::new(&program)
-            .env(SERVE_VARIABLE, "1")
+        let child = command
+            .env(SERVE_VARIABLE, SERVE_DISK)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::null())
-            // Not the harness's process group: the interrupt key must not kill the disk before its users.
-            .process_group(0)
             .spawn()
             .at("start", &program)?;
         let mut line = Line::new(ours, &program);
@@ -213,43 +213,54 @@ pub fn kill(pid: u32) -> Result<()> {
 }
 
 /// Waits for the server; one that lingers is killed, which frees what it holds.
-fn end(mut child: Child) -> Result<()> {
+pub(crate) fn end(mut child: Child) -> Result<()> {
     if !wait_for(&child, LAST_WORDS)? {
         let _ = child.kill();
     }
     child.wait().map(drop).at("wait for", Path::new(PROGRAM))
 }
 
-fn server_program(wanted: &ServerProgram) -> Result<PathBuf> {
+/// The program that serves, for messages, and the command that starts it.
+pub(crate) fn server_command(wanted: &ServerProgram) -> Result<(PathBuf, Command)> {
     let this = || std::env::current_exe().at("find", Path::new("/proc/self/exe"));
-    match wanted {
-        ServerProgram::Path(path) => Ok(path.clone()),
-        ServerProgram::ThisProgram => this(),
-        ServerProgram::Find => {
-            if let Some(path) = std::env::var_os(PROGRAM_VARIABLE) {
-                return Ok(path.into());
-            }
-            // Beside the program or, for a test, beside the directory it is in.
-            let this = this()?;
-            let beside = this.ancestors().skip(1).take(2).map(|directory| directory.join(PROGRAM));
-            beside.into_iter().find(|path| path.is_file()).or_else(|| find_tool(PROGRAM)).ok_or_else(|| {
-                Error::Unsupported(format!(
-                    "the program {PROGRAM}, which serves disks, is neither beside {} nor on PATH; \
-                     build it, or name it in ${PROGRAM_VARIABLE}",
-                    this.display()
-                ))
-            })
-        }
+    let path = match wanted {
+        ServerProgram::Path(path) => path.clone(),
+        ServerProgram::ThisProgram | ServerProgram::ThisTest(_) => this()?,
+        ServerProgram::Find => match std::env::var_os(PROGRAM_VARIABLE) {
+            Some(path) => path.into(),
+            None => find_program(&this()?)?,
+        },
+    };
+    let mut command = Command::new(&path);
+    if let ServerProgram::ThisTest(name) = wanted {
+        command.args([name, "--exact", "--nocapture"]);
     }
+    // Not the harness's process group: the interrupt key must not kill the disk before its users.
+    command.stdout(Stdio::null()).process_group(0);
+    Ok((path, command))
 }
 
-/// Serves a disk and never returns, if this process was started for that by [`Disk::create`] with
-/// [`ServerProgram::ThisProgram`]; returns at once otherwise. The first thing in `main`.
+/// Beside the running program or, for a test, beside the directory it is in.
+fn find_program(this: &Path) -> Result<PathBuf> {
+    let beside = this.ancestors().skip(1).take(2).map(|directory| directory.join(PROGRAM));
+    beside.into_iter().find(|path| path.is_file()).or_else(|| find_tool(PROGRAM)).ok_or_else(|| {
+        Error::Unsupported(format!(
+            "the program {PROGRAM}, which serves disks, is neither beside {} nor on PATH; build it, or name it in \
+             ${PROGRAM_VARIABLE}",
+            this.display()
+        ))
+    })
+}
+
+/// Serves a disk or a strict directory and never returns, if this process was started for that with
+/// [`ServerProgram::ThisProgram`] or [`ServerProgram::ThisTest`]; returns at once otherwise. The first thing in `main`, or
+/// all that the test does.
 pub fn serve_if_asked() {
-    if std::env::var_os(SERVE_VARIABLE).is_none() {
-        return;
-    }
-    let status = match serve_owner() {
+    let Some(wanted) = std::env::var_os(SERVE_VARIABLE) else { return };
+    let served = owner().and_then(|owner| {
+        if wanted == SERVE_STRICT_DIRECTORY { strict::serve_owner(owner) } else { serve_owner(owner) }
+    });
+    let status = match served {
         Ok(()) => 0,
         Err(error) => {
             eprintln!("{PROGRAM}: {error}");
@@ -259,13 +270,16 @@ pub fn serve_if_asked() {
     std::process::exit(status);
 }
 
-fn serve_owner() -> Result<()> {
+fn owner() -> Result<Line> {
     let place = Path::new("the owner of the disk");
     let owner = std::io::stdin();
     let owner = std::os::fd::AsFd::as_fd(&owner).try_clone_to_owned().at("take over", place)?;
-    let mut line = Line::new(UnixStream::from(owner), place);
-    match line.receive::<DiskConfig>()? {
-        Some(config) => server::run(config, Some(line), |_| {}),
+    Ok(Line::new(UnixStream::from(owner), place))
+}
+
+fn serve_owner(mut owner: Line) -> Result<()> {
+    match owner.receive::<DiskConfig>()? {
+        Some(config) => server::run(config, Some(owner), |_| {}),
         None => Ok(()),
     }
 }

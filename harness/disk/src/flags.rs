@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use highwater_disk::{Backing, CutMode, DiskConfig, FailedFlush, Grain, Kind, Rule, SectorSize, StopAfter};
+use highwater_disk::strict::StrictConfig;
+use highwater_disk::{
+    Backing, CutMode, DiskConfig, FailedFlush, FileSystem, Grain, Kind, Rule, SectorSize, StopAfter,
+};
 
 /// A disk with a power switch: an ext4 whose unflushed writes can be lost on command.
 ///
@@ -85,6 +88,13 @@ pub(crate) enum Command {
     Check,
     /// Make an image of what the medium would hold had the power been cut at some point of a recording.
     Replay(Replay),
+    /// Serve and record a directory in which each flush counts for itself, in the foreground, until interrupted.
+    ///
+    /// fsync makes that file durable and no other, a write that carries O_DSYNC itself, and a name only the fsync of its
+    /// directory. Cut the power of the recording with `strict-replay`.
+    Strict(Strict),
+    /// Make a plain directory of what a strict one would hold had the power been cut at some point of its recording.
+    StrictReplay(StrictReplay),
 }
 
 #[derive(Debug, Args)]
@@ -110,7 +120,10 @@ pub(crate) struct Run {
     /// Limit of the volatile cache; what exceeds it is written out early.
     #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "1G")]
     cache: u64,
-    /// Options for mkfs.ext4, in place of the default ones.
+    /// The file system on it.
+    #[arg(long, value_enum, default_value_t = FileSystemFlag::Ext4)]
+    fs: FileSystemFlag,
+    /// Options for mkfs, in place of the default ones.
     #[arg(long, value_name = "OPTIONS", allow_hyphen_values = true)]
     mkfs: Option<String>,
     /// Options for `mount -o`.
@@ -122,6 +135,26 @@ pub(crate) struct Run {
     /// Do not check the file system with e2fsck after a cut.
     #[arg(long)]
     no_check: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum FileSystemFlag {
+    /// ext4.
+    Ext4,
+    /// XFS: at least 300M.
+    Xfs,
+    /// Btrfs: at least 110M.
+    Btrfs,
+}
+
+impl FileSystemFlag {
+    fn file_system(self) -> FileSystem {
+        match self {
+            Self::Ext4 => FileSystem::Ext4,
+            Self::Xfs => FileSystem::Xfs,
+            Self::Btrfs => FileSystem::Btrfs,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -251,6 +284,52 @@ pub(crate) struct Replay {
     pub(crate) leaves: Leaves,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct Strict {
+    /// Where to mount it; made if missing, must be empty. Default: a directory of its own under /run.
+    #[arg(long, value_name = "DIR")]
+    mount: Option<PathBuf>,
+    /// Record what happens to this file.
+    #[arg(long, value_name = "FILE")]
+    record: PathBuf,
+    /// Microseconds that a flush takes.
+    #[arg(long, value_name = "US", default_value_t = 200)]
+    flush_us: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StrictReplay {
+    /// What `strict --record` wrote.
+    pub(crate) recording: PathBuf,
+    /// The directory to make; must not exist, or be empty.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) into: PathBuf,
+    /// Cut after the N-th flush. Default: after the last event.
+    #[arg(long, value_name = "N", conflicts_with = "after_event")]
+    after_flush: Option<u64>,
+    /// Cut after the N-th event.
+    #[arg(long, value_name = "N")]
+    after_event: Option<u64>,
+    #[command(flatten)]
+    pub(crate) leaves: Leaves,
+}
+
+impl Strict {
+    pub(crate) fn config(self) -> StrictConfig {
+        StrictConfig {
+            mount_point: self.mount,
+            flush_delay_us: self.flush_us,
+            ..StrictConfig::new(self.record)
+        }
+    }
+}
+
+impl StrictReplay {
+    pub(crate) fn stop(&self) -> StopAfter {
+        stop_after(self.after_flush, self.after_event)
+    }
+}
+
 impl Run {
     pub(crate) fn config(self, control: Option<PathBuf>) -> DiskConfig {
         let mut config = DiskConfig::new(self.size);
@@ -262,6 +341,7 @@ impl Run {
         config.control = control;
         config.recording = self.record;
         config.check_after_cut = !self.no_check;
+        config = config.on(self.fs.file_system());
         if let Some(options) = self.mkfs {
             config.mkfs_options = options.split_whitespace().map(str::to_owned).collect();
         }
@@ -312,11 +392,15 @@ impl Eio {
 
 impl Replay {
     pub(crate) fn stop(&self) -> StopAfter {
-        match (self.after_flush, self.after_event) {
-            (Some(number), _) => StopAfter::Flush(number),
-            (_, Some(number)) => StopAfter::Event(number),
-            (None, None) => StopAfter::End,
-        }
+        stop_after(self.after_flush, self.after_event)
+    }
+}
+
+fn stop_after(flush: Option<u64>, event: Option<u64>) -> StopAfter {
+    match (flush, event) {
+        (Some(number), _) => StopAfter::Flush(number),
+        (_, Some(number)) => StopAfter::Event(number),
+        (None, None) => StopAfter::End,
     }
 }
 

@@ -91,9 +91,10 @@ fn loop_attribute(device: &Path, name: &str) -> Option<PathBuf> {
     Some(Path::new("/sys/block").join(device.file_name()?).join("loop").join(name))
 }
 
-/// Whether an ext4 on the device is mounted anywhere, in whatever namespace.
-pub(crate) fn is_ext4_alive(device: &Path) -> bool {
-    device.file_name().is_some_and(|name| Path::new("/sys/fs/ext4").join(name).exists())
+/// Whether an ext4 or XFS on the device is mounted anywhere, in whatever namespace.
+pub(crate) fn is_mounted_anywhere(device: &Path) -> bool {
+    let of = |name| ["/sys/fs/ext4", "/sys/fs/xfs"].iter().any(|all| Path::new(all).join(name).exists());
+    device.file_name().is_some_and(of)
 }
 
 /// A process that uses a mounted disk.

@@ -10,11 +10,12 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use highwater_disk::{
-    Balloon, CutReport, Disk, Fault, FileSystemCheck, FlushRecord, PowerOnReport, Stamp, Stats, kill,
+    Balloon, CutReport, Disk, Fault, FileSystemCheck, FlushRecord, PowerOnReport, Stamp, Stats, StopAfter,
+    kill, strict,
 };
 use serde::Serialize;
 
-use crate::flags::{Command, Cut, Eio, Flags, Operation, Replay, Step, Target};
+use crate::flags::{Command, Cut, Eio, Flags, Operation, Replay, Step, StrictReplay, Target};
 
 fn main() -> ExitCode {
     highwater_disk::serve_if_asked();
@@ -71,6 +72,11 @@ fn run(flags: Flags) -> Result<()> {
             println!("this machine can run disks with a power switch");
         }
         Command::Replay(arguments) => replay(&arguments, json)?,
+        Command::Strict(arguments) => strict::serve(arguments.config(), |mount_point| {
+            println!("{} is ready", mount_point.display());
+            println!("interrupt to take it down");
+        })?,
+        Command::StrictReplay(arguments) => strict_replay(&arguments, json)?,
     }
     Ok(())
 }
@@ -135,6 +141,40 @@ fn replay(arguments: &Replay, json: bool) -> Result<()> {
         format!(
             "events: {}, writes: {}, flushes: {}; unflushed sectors at the cut: {} dropped, {} kept",
             report.events, report.writes, report.flushes, report.dropped_sectors, report.kept_sectors
+        )
+    })
+}
+
+/// What a replay of a strict directory left.
+#[derive(Serialize)]
+struct StrictLeft {
+    events: u64,
+    flushes: u64,
+    directories: usize,
+    files: usize,
+    bytes: u64,
+}
+
+fn strict_replay(arguments: &StrictReplay, json: bool) -> Result<()> {
+    let mut replay = strict::Replay::open(&arguments.recording)?;
+    let (mut events, mut flushes) = (0, 0);
+    while !match arguments.stop() {
+        StopAfter::Event(number) => events >= number,
+        StopAfter::Flush(number) => flushes >= number,
+        StopAfter::End => false,
+    } {
+        let Some(event) = replay.advance()? else { break };
+        events += 1;
+        flushes += u64::from(event.action.is_flush());
+    }
+    let image = replay.cut(arguments.leaves.mode());
+    image.write_to(&arguments.into)?;
+    let (directories, files) = (image.directories().count(), image.files().count());
+    let bytes = image.files().map(|(_, len)| len).sum();
+    print(json, &StrictLeft { events, flushes, directories, files, bytes }, |left| {
+        format!(
+            "events: {}, flushes: {}; left: {} files of {} bytes in {} directories",
+            left.events, left.flushes, left.files, left.bytes, left.directories
         )
     })
 }

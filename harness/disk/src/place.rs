@@ -31,7 +31,8 @@ pub const STATE_DIRECTORY: &str = "/run/highwater-disk";
 /// What there is to clean up, and what a listing shows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Record {
-    pub(crate) kind: Kind,
+    /// None for a strict directory, which has no control socket.
+    pub(crate) kind: Option<Kind>,
     pub(crate) size_bytes: u64,
     pub(crate) control: PathBuf,
     pub(crate) mount_point: PathBuf,

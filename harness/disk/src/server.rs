@@ -50,7 +50,7 @@ use crate::stats::{CutReport, PowerState, Stats};
 const MAX_CONNECTIONS: usize = 32;
 
 /// Why a server ends.
-enum Stop {
+pub(crate) enum Stop {
     /// A signal, or the owner is gone.
     Quietly,
     /// A request, to be answered when all is down.
@@ -134,7 +134,7 @@ fn serve(
     Ok(stopped.recv().unwrap_or(Stop::Quietly))
 }
 
-fn watch_signals(stop: SyncSender<Stop>) -> Result<()> {
+pub(crate) fn watch_signals(stop: SyncSender<Stop>) -> Result<()> {
     let mut signals =
         Signals::new([SIGINT, SIGTERM, SIGHUP]).at("watch for signals in", Path::new("/proc/self"))?;
     spawn("disk-signals", move || {
@@ -145,12 +145,12 @@ fn watch_signals(stop: SyncSender<Stop>) -> Result<()> {
 }
 
 /// Both are precautions that need `CAP_SYS_RESOURCE`; where it is missing the disk works without.
-fn protect_process() {
+pub(crate) fn protect_process() {
     let _ = rustix::process::configure_io_flusher_behavior(true);
     let _ = std::fs::write("/proc/self/oom_score_adj", "-900");
 }
 
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<()> {
+pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<()> {
     let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body);
     thread.at("start a thread of", Path::new("/proc/self")).map(drop)
 }
@@ -177,7 +177,7 @@ impl Server {
         }
         let record = Record {
             control,
-            kind: config.kind,
+            kind: Some(config.kind),
             size_bytes: config.size_bytes,
             made_mount_point: make_mount_point(&mount_point)?,
             mount_point: mount_point.clone(),

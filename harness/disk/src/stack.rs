@@ -13,7 +13,7 @@ use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Tool, find_tool, wait_for_pid};
-use crate::config::{DiskConfig, SectorSize};
+use crate::config::{DiskConfig, FileSystem, SectorSize};
 use crate::error::{Error, Result};
 use crate::kernel::{self, User};
 
@@ -25,15 +25,15 @@ const DYING: Duration = Duration::from_secs(5);
 /// The file system after it was put up again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PowerOnReport {
-    /// Whether ext4 had been cut off and replayed its journal.
+    /// Whether ext4 had been cut off and replayed its journal; of the other file systems it is not known, and false.
     pub replayed_journal: bool,
     /// How long attaching and mounting took, journal replay included.
     pub mount_us: u64,
-    /// What `e2fsck -fn` found after the replay; none if the check is off.
+    /// What the check of the file system found after the replay; none if the check is off.
     pub check: Option<FileSystemCheck>,
 }
 
-/// What `e2fsck -fn` found.
+/// What `e2fsck -fn`, or the checker of another file system, found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileSystemCheck {
     /// Nothing to complain about.
@@ -75,6 +75,7 @@ pub(crate) struct Stack {
     /// The file that the loop device stands on.
     medium: PathBuf,
     mount_point: PathBuf,
+    file_system: FileSystem,
     mount_options: String,
     sector_size: SectorSize,
     loop_device: Option<PathBuf>,
@@ -83,7 +84,8 @@ pub(crate) struct Stack {
 impl Stack {
     pub(crate) fn new(medium: PathBuf, mount_point: PathBuf, config: &DiskConfig) -> Self {
         let mount_options = config.mount_options.clone();
-        Self { medium, mount_point, mount_options, sector_size: config.sector_size, loop_device: None }
+        let (file_system, sector_size) = (config.file_system, config.sector_size);
+        Self { medium, mount_point, file_system, mount_options, sector_size, loop_device: None }
     }
 
     pub(crate) fn loop_device(&self) -> Option<&Path> {
@@ -116,12 +118,14 @@ impl Stack {
 
     pub(crate) fn format(&self, mkfs_options: &[String]) -> Result<()> {
         let device = self.device("format the disk")?;
-        Tool::new("mkfs.ext4").args(["-q", "-F"]).args(mkfs_options).arg(device).run().map(drop)
+        let force = if self.file_system == FileSystem::Ext4 { "-F" } else { "-f" };
+        let tool = Tool::new(&format!("mkfs.{}", self.file_system.name())).args(["-q", force]);
+        tool.args(mkfs_options).arg(device).run().map(drop)
     }
 
     pub(crate) fn mount(&self) -> Result<()> {
         let device = self.device("mount the disk")?;
-        let options = ["-t", "ext4", "-o", &self.mount_options];
+        let options = ["-t", self.file_system.name(), "-o", &self.mount_options];
         Tool::new("mount").args(options).arg(device).arg(&self.mount_point).run().map(drop)
     }
 
@@ -152,7 +156,7 @@ impl Stack {
             // Without a process to wait for it is the kernel that closes files of a dead io_uring.
             wait_for_exit(&users, Duration::from_millis(20));
         }
-        if eventually(PATIENCE, || !kernel::is_ext4_alive(device)) {
+        if eventually(PATIENCE, || !kernel::is_mounted_anywhere(device)) {
             return Ok(());
         }
         Err(self.busy(&kernel::namespaces_with(device), "in a mount namespace that no process is in"))
@@ -192,6 +196,9 @@ impl Stack {
 
     fn needs_recovery(&self) -> Result<bool> {
         let device = self.device("look at the disk")?;
+        if self.file_system != FileSystem::Ext4 {
+            return Ok(false);
+        }
         let text = Tool::new("dumpe2fs").arg("-h").arg(device).run()?;
         let features = text.lines().find_map(|line| line.strip_prefix("Filesystem features:"));
         Ok(features.is_some_and(|features| features.split_whitespace().any(|name| name == "needs_recovery")))
@@ -199,7 +206,12 @@ impl Stack {
 
     fn check(&self) -> Result<FileSystemCheck> {
         let device = self.device("check the disk")?;
-        let finished = Tool::new("e2fsck").arg("-fn").arg(device).finish()?;
+        let tool = match self.file_system {
+            FileSystem::Ext4 => Tool::new("e2fsck").arg("-fn"),
+            FileSystem::Xfs => Tool::new("xfs_repair").arg("-n"),
+            FileSystem::Btrfs => Tool::new("btrfs").arg("check"),
+        };
+        let finished = tool.arg(device).finish()?;
         let output = [finished.stdout.trim(), finished.stderr.trim()].join("\n").trim().to_owned();
         let exit_status = finished.status.code();
         Ok(FileSystemCheck { is_clean: finished.status.success(), exit_status, output })

@@ -4,4 +4,5 @@
 
 mod command;
 mod disk;
+mod strict;
 mod support;
