@@ -36,7 +36,7 @@
 //! - A write is durable once a flush that was sent after it has come back, and not before. A loop device offers no
 //!   FUA: ext4's `O_DSYNC` is a write and a flush.
 //! - One flush makes the *whole* disk durable, as on real disks. A forgotten fsync of one file can hide behind
-//!   another's, or behind ext4's journal, which commits every five seconds.
+//!   another's, or behind ext4's journal, which commits every five seconds. The second mode, [`strict`], forgives none of it.
 //! - The medium does not survive the process that serves it, nor the machine: it is for tests.
 //! - Fast enough for fault cells, not for performance figures.
 //! - The switch acts at once: from the request to the cut it took 0.06 to 0.15 ms under 20 MB/s of flushed appends on two
@@ -45,7 +45,7 @@
 //!   meant (eight each).
 //!
 //! Where to read on: [`Disk`] for the order of a cut, `server` for why a process of its own, `medium` for what a cut
-//! leaves, `recording` for trying every point between two flushes, [`cleanup()`] for how nothing is left behind.
+//! leaves, [`DiskReplay`] and [`strict::Replay`] for trying every point between two flushes, [`cleanup()`] for how nothing is left behind.
 
 mod balloon;
 mod cleanup;
