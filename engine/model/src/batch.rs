@@ -27,6 +27,7 @@ use crate::ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence, Times
 use crate::record::{self, RecordsSummary};
 
 mod build;
+pub mod rewrite;
 
 pub use build::{BatchBuilder, BatchRecords, NewRecord};
 

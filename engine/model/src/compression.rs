@@ -126,6 +126,7 @@ impl Compression {
 /// compressing a small batch.
 pub struct Compressor {
     codec: Compression,
+    level: Option<i32>,
     state: State,
 }
 
@@ -148,16 +149,25 @@ impl Compressor {
     /// # Errors
     /// Where the codec gets no memory.
     pub fn new(codec: Compression) -> io::Result<Self> {
+        Compressor::with_level(codec, None)
+    }
+
+    /// A compressor with the codec's own kind of level, where it has levels here (gzip and zstd); `None` for Kafka's default.
+    ///
+    /// # Errors
+    /// Where the codec gets no memory.
+    pub fn with_level(codec: Compression, level: Option<i32>) -> io::Result<Self> {
         let state = match codec {
             // flate2's encoders cannot be used again, and gzip is slow enough for that not to matter.
             Compression::None | Compression::Gzip => State::None,
             Compression::Snappy => State::Snappy(Box::new(snap::raw::Encoder::new())),
             Compression::Lz4 => State::Lz4(Box::new(lz4_flex::frame::FrameEncoder::new(Vec::new()))),
             Compression::Zstd => {
-                State::Zstd(Box::new(zstd::bulk::Compressor::new(zstd::DEFAULT_COMPRESSION_LEVEL)?))
+                let level = level.unwrap_or(zstd::DEFAULT_COMPRESSION_LEVEL);
+                State::Zstd(Box::new(zstd::bulk::Compressor::new(level)?))
             }
         };
-        Ok(Compressor { codec, state })
+        Ok(Compressor { codec, level, state })
     }
 
     /// Its codec.
@@ -173,7 +183,9 @@ impl Compressor {
     pub fn compress(&mut self, bytes: &[u8]) -> io::Result<Vec<u8>> {
         match &mut self.state {
             State::None if self.codec == Compression::Gzip => {
-                let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+                let level = self.level.and_then(|level| u32::try_from(level).ok());
+                let level = level.map_or_else(flate2::Compression::default, flate2::Compression::new);
+                let mut encoder = flate2::write::GzEncoder::new(Vec::new(), level);
                 encoder.write_all(bytes)?;
                 encoder.finish()
             }

@@ -15,6 +15,8 @@
 
 use std::io::{self, Read};
 
+use bytes::BytesMut;
+
 use crate::batch::{BatchError, BatchHeader};
 use crate::varint;
 
@@ -48,11 +50,38 @@ impl<'a> RecordView<'a> {
         (0..count).map(move |_| parse_header(&mut bytes).ok_or(BatchError::InvalidRecord("header")))
     }
 
+    /// Writes the record with another distance from its batch's base timestamp; all else stays as it is.
+    pub(crate) fn write(&self, out: &mut BytesMut, timestamp_delta: i64) {
+        let mut body = BytesMut::with_capacity(
+            FIELDS_BYTES
+                + self.key.map_or(0, <[u8]>::len)
+                + self.value.map_or(0, <[u8]>::len)
+                + self.headers.bytes.len(),
+        );
+        body.extend_from_slice(&[0]);
+        varint::write_i64(&mut body, timestamp_delta);
+        varint::write_i64(&mut body, self.offset_delta.into());
+        put_bytes(&mut body, self.key);
+        put_bytes(&mut body, self.value);
+        varint::write_i64(&mut body, self.headers.count.into());
+        body.extend_from_slice(self.headers.bytes);
+        varint::write_i64(out, body.len().try_into().unwrap_or(i64::MAX));
+        out.extend_from_slice(&body);
+    }
+
     /// Number of headers.
     #[must_use]
     pub fn header_count(&self) -> i32 {
         self.headers.count
     }
+}
+
+/// Bytes of a record's small fields, at most.
+const FIELDS_BYTES: usize = 1 + 5 * varint::MAX_BYTES;
+
+fn put_bytes(out: &mut BytesMut, content: Option<&[u8]>) {
+    varint::write_i64(out, content.map_or(-1, |content| content.len().try_into().unwrap_or(i64::MAX)));
+    out.extend_from_slice(content.unwrap_or_default());
 }
 
 fn parse_bytes<'a>(bytes: &mut &'a [u8]) -> Option<Option<&'a [u8]>> {
@@ -110,6 +139,8 @@ pub fn records(bytes: &[u8]) -> impl Iterator<Item = Result<RecordView<'_>, Batc
 pub struct RecordsSummary {
     /// Largest timestamp in milliseconds, −1 if there is none.
     pub max_timestamp: i64,
+    /// Least timestamp in milliseconds of the records that have one (it is not negative), −1 if none has.
+    pub min_timestamp: i64,
     /// Offset delta of the first record with the largest timestamp.
     pub max_timestamp_offset_delta: i32,
     /// Bytes of the records when not compressed.
@@ -192,6 +223,7 @@ impl<'a> Check<'a> {
     fn new(header: &'a BatchHeader) -> Self {
         let summary = RecordsSummary {
             max_timestamp: -1,
+            min_timestamp: -1,
             max_timestamp_offset_delta: 0,
             uncompressed_bytes: 0,
             has_missing_key: false,
@@ -210,6 +242,10 @@ impl<'a> Check<'a> {
         if timestamp > self.summary.max_timestamp {
             self.summary.max_timestamp = timestamp;
             self.summary.max_timestamp_offset_delta = record.offset_delta;
+        }
+        let min = self.summary.min_timestamp;
+        if timestamp >= 0 && (min < 0 || timestamp < min) {
+            self.summary.min_timestamp = timestamp;
         }
         self.summary.has_missing_key |= !record.has_key;
         self.seen += 1;
