@@ -10,8 +10,9 @@ use std::time::Duration;
 use highwater_cluster::config::effective::{ConfigView, StaticConfig};
 use highwater_cluster::config::{broker, parse_list};
 use highwater_io::DriverChoice;
-use highwater_log::{LogConfig, ShardConfig, TimestampType};
+use highwater_log::{LogConfig, ShardConfig, StoredCompression, TimestampType};
 use highwater_model::BrokerId;
+use highwater_model::compression::Compression;
 
 /// A setting that cannot be used. Displays as a sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -284,9 +285,21 @@ fn shard_config(read: &Reader<'_>, num_shards: usize) -> ShardConfig {
         retention_check_interval: read.millis("log.retention.check.interval.ms"),
         producer_id_expiration: read.millis("producer.id.expiration.ms"),
         max_producers_per_partition: read.size("max.producers.per.partition"),
+        cleaner_enabled: read.flag("log.cleaner.enable"),
+        // Not without a pause.
+        cleaner_backoff: read.millis("log.cleaner.backoff.ms").max(Duration::from_millis(1)),
+        cleaner_io_max_bytes_per_second: cleaner_rate(read, num_shards),
+        cleaner_dedupe_buffer_bytes: read.size("log.cleaner.dedupe.buffer.size") / num_shards,
         direct_io: read.flag("log.direct.io.enable"),
         ..ShardConfig::default()
     }
+}
+
+/// One shard's share of the rate; `None` where there is none to speak of.
+fn cleaner_rate(read: &Reader<'_>, num_shards: usize) -> Option<u64> {
+    let rate = read.text("log.cleaner.io.max.bytes.per.second")?.trim().parse::<f64>().ok()?;
+    let share = rate / num_shards as f64;
+    (share < u64::MAX as f64).then_some((share as u64).max(1))
 }
 
 /// One a core, and at least two, so that the way between shards is the normal one.
@@ -432,7 +445,35 @@ pub fn log_config(view: &ConfigView<'_>, topic: Option<&str>) -> LogConfig {
         message_timestamp_before_max_ms: duration("message.timestamp.before.max.ms"),
         message_timestamp_after_max_ms: duration("message.timestamp.after.max.ms"),
         delete_enabled: parse_list(&cleanup).any(|policy| policy == "delete"),
+        compact_enabled: parse_list(&cleanup).any(|policy| policy == "compact"),
+        min_cleanable_dirty_ppm: millionths(&view.topic_value("min.cleanable.dirty.ratio", topic)),
+        min_compaction_lag: Duration::from_millis(limit("min.compaction.lag.ms").unwrap_or(0)),
+        max_compaction_lag: duration("max.compaction.lag.ms"),
+        delete_retention: Duration::from_millis(limit("delete.retention.ms").unwrap_or(0)),
+        segment_jitter: Duration::from_millis(limit("segment.jitter.ms").unwrap_or(0)),
+        segment_index_bytes: limit("segment.index.bytes").unwrap_or(u64::MAX),
+        compression: stored_compression(view, topic),
     }
+}
+
+/// A fraction from 0 to 1, which the table has checked.
+fn millionths(value: &str) -> u32 {
+    let fraction = value.trim().parse::<f64>().unwrap_or(0.0).clamp(0.0, 1.0);
+    (fraction * 1e6).round() as u32
+}
+
+/// The codec in which a topic's batches are stored; `None` for that of each producer.
+fn stored_compression(view: &ConfigView<'_>, topic: Option<&str>) -> Option<StoredCompression> {
+    let level = |name| view.topic_value(name, topic).trim().parse::<i32>().ok();
+    let (codec, level) = match view.topic_value("compression.type", topic).trim() {
+        "uncompressed" => (Compression::None, None),
+        "gzip" => (Compression::Gzip, level("compression.gzip.level")),
+        "snappy" => (Compression::Snappy, None),
+        "lz4" => (Compression::Lz4, None),
+        "zstd" => (Compression::Zstd, level("compression.zstd.level")),
+        _ => return None,
+    };
+    Some(StoredCompression { codec, level })
 }
 
 #[cfg(test)]

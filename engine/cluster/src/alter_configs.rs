@@ -72,7 +72,7 @@ pub fn alter_configs(
     {
         return Err(MetadataError::UnknownTopic(format!("The topic '{name}' does not exist.")));
     }
-    changes
+    let records = changes
         .iter()
         .map(|change| {
             let value = new_value(view, resource, change)?;
@@ -81,7 +81,20 @@ pub fn alter_configs(
             }
             Ok(Record::Config { resource: resource.clone(), name: change.name.clone(), value })
         })
-        .collect()
+        .collect::<Result<Vec<Record>, MetadataError>>()?;
+    if let ConfigResource::Topic(_) = resource {
+        let mut overrides = view.image.overrides(resource).cloned().unwrap_or_default();
+        for record in &records {
+            if let Record::Config { name, value, .. } = record {
+                match value {
+                    Some(value) => overrides.insert(name.clone(), value.clone()),
+                    None => overrides.remove(name),
+                };
+            }
+        }
+        view.check_topic(&overrides)?;
+    }
+    Ok(records)
 }
 
 fn check_form(changes: &[ConfigChange]) -> Result<(), MetadataError> {
@@ -206,6 +219,8 @@ mod tests {
         let same = Ok(overrides("cleanup.policy", Some("delete")));
         assert_eq!(alter(&topic(), &[("cleanup.policy", Append, Some("delete"))]), same);
         assert_eq!(alter(&topic(), &[("cleanup.policy", Subtract, Some("compact"))]), same);
+        let both = Ok(overrides("cleanup.policy", Some("delete,compact")));
+        assert_eq!(alter(&topic(), &[("cleanup.policy", Append, Some("compact"))]), both);
         let none = Ok(overrides("cleanup.policy", Some("")));
         assert_eq!(alter(&topic(), &[("cleanup.policy", Subtract, Some("delete"))]), none);
     }
@@ -228,6 +243,13 @@ mod tests {
         assert_eq!(
             refused(&topic(), &[("retention.ms", Set, Some("1")), ("retention.ms", Set, Some("2"))]),
             "Error due to duplicate config keys"
+        );
+        assert_eq!(
+            refused(
+                &topic(),
+                &[("min.compaction.lag.ms", Set, Some("5")), ("max.compaction.lag.ms", Set, Some("4"))]
+            ),
+            "conflict topic config setting min.compaction.lag.ms (5) > max.compaction.lag.ms (4)"
         );
         assert_eq!(
             refused(&ConfigResource::Topic("none".to_owned()), &[("retention.ms", Set, Some("1"))]),

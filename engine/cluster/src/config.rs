@@ -5,8 +5,9 @@
 //! * [`broker`]: what can be set on a broker, and whether it may change while it runs.
 //! * [`effective`]: which value counts, and where it came from.
 //!
-//! Names, types and checks are Kafka's; defaults too, with exceptions that the table states. A setting that would be
-//! accepted without effect is not in the table.
+//! Names, types and checks are Kafka's; defaults too, with exceptions that the table states. Of the settings of topics all
+//! of Kafka's are there, since clients and tools set them; one without effect here says so. Of a broker's settings, one
+//! that would be accepted without effect is not in the table.
 
 pub mod broker;
 pub mod effective;
@@ -22,6 +23,7 @@ pub enum ConfigType {
     String,
     Int,
     Long,
+    Double,
     List,
 }
 
@@ -34,6 +36,7 @@ impl ConfigType {
             ConfigType::String => 2,
             ConfigType::Int => 3,
             ConfigType::Long => 5,
+            ConfigType::Double => 6,
             ConfigType::List => 7,
         }
     }
@@ -46,6 +49,7 @@ impl fmt::Display for ConfigType {
             ConfigType::String => "STRING",
             ConfigType::Int => "INT",
             ConfigType::Long => "LONG",
+            ConfigType::Double => "DOUBLE",
             ConfigType::List => "LIST",
         })
     }
@@ -87,9 +91,11 @@ impl ConfigDef {
     pub fn validate(&self, value: &str) -> Result<(), String> {
         let invalid = |why: String| format!("Invalid value {value} for configuration {}: {why}", self.name);
         match self.ty {
-            ConfigType::Boolean => parse_bool(value)
-                .map(drop)
-                .ok_or_else(|| invalid("Expected value to be either true or false".to_owned())),
+            ConfigType::Boolean => {
+                let value = parse_bool(value)
+                    .ok_or_else(|| invalid("Expected value to be either true or false".to_owned()))?;
+                self.check_word(if value { "true" } else { "false" }).map_err(invalid)
+            }
             ConfigType::Int => {
                 let number = value.trim().parse::<i32>().map_err(|_| invalid(self.not_a_number()))?;
                 self.check_number(number.into()).map_err(invalid)
@@ -97,6 +103,11 @@ impl ConfigDef {
             ConfigType::Long => {
                 let number = value.trim().parse::<i64>().map_err(|_| invalid(self.not_a_number()))?;
                 self.check_number(number).map_err(invalid)
+            }
+            ConfigType::Double => {
+                let number = value.trim().parse::<f64>().ok().filter(|number| !number.is_nan());
+                let number = number.ok_or_else(|| invalid(self.not_a_number()))?;
+                self.check_fraction(number).map_err(invalid)
             }
             ConfigType::String => self.check_word(value).map_err(invalid),
             ConfigType::List => parse_list(value).try_for_each(|word| {
@@ -122,6 +133,16 @@ impl ConfigDef {
             Err(format!("Value must be no more than {max}"))
         } else {
             Ok(())
+        }
+    }
+
+    fn check_fraction(&self, number: f64) -> Result<(), String> {
+        match self.check {
+            Check::AtLeast(min) | Check::Between(min, _) if number < min as f64 => {
+                Err(format!("Value must be at least {min}"))
+            }
+            Check::Between(_, max) if number > max as f64 => Err(format!("Value must be no more than {max}")),
+            _ => Ok(()),
         }
     }
 
@@ -191,6 +212,18 @@ mod tests {
             "Invalid value maybe for configuration unclean.leader.election.enable: \
              Expected value to be either true or false"
         );
+    }
+
+    #[test]
+    fn fractions_and_flags_have_bounds_too() {
+        let def = topic::find("min.cleanable.dirty.ratio").expect("exists").def;
+        assert_eq!(def.validate("0.01"), Ok(()));
+        for wrong in ["1.5", "-0.1", "x", "NaN"] {
+            assert!(def.validate(wrong).is_err(), "{wrong}");
+        }
+        let def = topic::find("remote.storage.enable").expect("exists").def;
+        assert_eq!(def.validate("false"), Ok(()));
+        assert!(def.validate("true").is_err(), "there is no remote storage");
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use highwater_model::compression::Compression;
+
 /// What a record's timestamp means (`message.timestamp.type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TimestampType {
@@ -10,6 +12,15 @@ pub enum TimestampType {
     CreateTime,
     /// The moment of appending.
     LogAppendTime,
+}
+
+/// The codec in which batches are stored, whatever their producer used (`compression.type`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredCompression {
+    /// The codec.
+    pub codec: Compression,
+    /// `compression.gzip.level`, `compression.zstd.level`: the codec's own kind of level; `None` for its default.
+    pub level: Option<i32>,
 }
 
 /// Settings of one partition's log; each may change while it runs.
@@ -40,6 +51,22 @@ pub struct LogConfig {
     pub message_timestamp_after_max_ms: Option<Duration>,
     /// Whether `cleanup.policy` includes `delete`.
     pub delete_enabled: bool,
+    /// Whether `cleanup.policy` includes `compact`: of each key only the last record stays.
+    pub compact_enabled: bool,
+    /// `min.cleanable.dirty.ratio`, in millionths: compaction begins where more of the log is dirty.
+    pub min_cleanable_dirty_ppm: u32,
+    /// `min.compaction.lag.ms`: segments with younger records are not compacted.
+    pub min_compaction_lag: Duration,
+    /// `max.compaction.lag.ms`: a record is rolled and compacted after this time, however little is dirty; `None` for never.
+    pub max_compaction_lag: Option<Duration>,
+    /// `delete.retention.ms`: how long compaction keeps a tombstone.
+    pub delete_retention: Duration,
+    /// `segment.jitter.ms`: segments are rolled up to this much before `segment.ms`, so that not all are at once.
+    pub segment_jitter: Duration,
+    /// `segment.index.bytes`: a segment is rolled when its index is as large.
+    pub segment_index_bytes: u64,
+    /// `compression.type`; `None` for `producer`, which leaves batches as they came.
+    pub compression: Option<StoredCompression>,
 }
 
 impl Default for LogConfig {
@@ -57,11 +84,30 @@ impl Default for LogConfig {
             message_timestamp_before_max_ms: None,
             message_timestamp_after_max_ms: Some(Duration::from_hours(1)),
             delete_enabled: true,
+            compact_enabled: false,
+            min_cleanable_dirty_ppm: 500_000,
+            min_compaction_lag: Duration::ZERO,
+            max_compaction_lag: None,
+            delete_retention: Duration::from_hours(24),
+            segment_jitter: Duration::ZERO,
+            segment_index_bytes: 10 << 20,
+            compression: None,
         }
     }
 }
 
 impl LogConfig {
+    /// When a segment is rolled after its first append. The jitter of a segment is always the same, and a number from 0 on.
+    pub(crate) fn roll_after(&self, jitter: u64) -> Duration {
+        let after = match self.max_compaction_lag {
+            Some(lag) if self.compact_enabled && !lag.is_zero() => self.segment_ms.min(lag),
+            _ => self.segment_ms,
+        };
+        let most = self.segment_jitter.min(after).as_millis();
+        let millis = u64::try_from(most).ok().filter(|most| *most > 0).map_or(0, |most| jitter % most);
+        after - Duration::from_millis(millis)
+    }
+
     /// Whether every acknowledged append is durable.
     #[must_use]
     pub fn is_durable_ack(&self) -> bool {
@@ -95,6 +141,15 @@ pub struct ShardConfig {
     pub producer_id_expiration: Duration,
     /// Most idempotent producers that one partition remembers; the longest idle goes first.
     pub max_producers_per_partition: usize,
+    /// Whether compaction runs by itself (`log.cleaner.enable`).
+    pub cleaner_enabled: bool,
+    /// `log.cleaner.backoff.ms`: how often it looks for something to do.
+    pub cleaner_backoff: Duration,
+    /// `log.cleaner.io.max.bytes.per.second`: bound of what compaction reads and writes; `None` for none.
+    pub cleaner_io_max_bytes_per_second: Option<u64>,
+    /// `log.cleaner.dedupe.buffer.size`: memory in bytes for the keys of one pass, taken only while one runs. Where they do
+    /// not fit, more passes are made.
+    pub cleaner_dedupe_buffer_bytes: usize,
     /// Whether direct I/O is used where the file system has it (otherwise the page cache, with `fdatasync`).
     pub direct_io: bool,
 }
@@ -113,6 +168,10 @@ impl Default for ShardConfig {
             retention_check_interval: Duration::from_mins(5),
             producer_id_expiration: Duration::from_hours(24),
             max_producers_per_partition: 10_000,
+            cleaner_enabled: true,
+            cleaner_backoff: Duration::from_secs(15),
+            cleaner_io_max_bytes_per_second: None,
+            cleaner_dedupe_buffer_bytes: 128 << 20,
             direct_io: true,
         }
     }

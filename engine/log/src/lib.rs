@@ -11,7 +11,7 @@
 //! * [`store`]: all of it behind a few calls, for embedding; start there.
 //! * [`DataDir`] opens, locks and recovers a directory and gives each shard its part.
 //! * [`ShardLogs`] has the partitions of one shard; [`Partition`] appends, reads, cuts.
-//! * `journal` (group commit), `partition` (one log), `drain` (write-behind), `checkpoint`, `recovery`.
+//! * `journal` (group commit), `partition` (one log), `drain` (write-behind), `checkpoint`, `recovery`, `compaction`.
 //! * [`mutants`]: the ways in which a test build can be made to lie.
 //!
 //! Invariants, each asserted where it is kept:
@@ -25,6 +25,7 @@
 //! come through `highwater-io`.
 
 mod checkpoint;
+mod compaction;
 mod config;
 mod dir;
 mod drain;
@@ -43,7 +44,7 @@ mod shard;
 pub mod store;
 pub mod verify;
 
-pub use config::{LogConfig, ShardConfig, TimestampType};
+pub use config::{LogConfig, ShardConfig, StoredCompression, TimestampType};
 pub use dir::{DataDir, FoundPartition, OpenOptions, RecoveryReport, ShardSeed};
 pub use error::{AppendError, LogError, OpenError, ReadError, StorageFailure};
 pub use journal::JournalCounters;

@@ -76,6 +76,12 @@ mutants! {
     21 RECORD_ALTERED = "record-altered", rule 0;
     /// Applies groups of a killed process before they are flushed.
     23 REPLAY_BEFORE_FLUSH = "replay-before-flush", rule 0;
+    /// Puts a compacted segment in the place of the old ones before it is flushed.
+    24 SWAP_BEFORE_FLUSH = "swap-before-flush", rule 0;
+    /// Compacts a segment that the journal may still replay into.
+    25 COMPACT_NAMED_SEGMENT = "compact-named-segment", rule 4;
+    /// Drops a tombstone in the pass that meets it first.
+    26 TOMBSTONE_DROPPED_EARLY = "tombstone-dropped-early", rule 0;
     /// Drops one flush of ten.
     22 DROP_FLUSH_SOMETIMES = "drop-flush-sometimes", rule 1;
 }

@@ -21,6 +21,7 @@ use highwater_io::{Io, IoBuf, fs};
 use highwater_model::Offset;
 
 use crate::checkpoint;
+use crate::compaction::swap::finish_swaps;
 use crate::dir::{
     FoundDirs, Generation, OpenOptions, PartitionSeed, RecoveryReport, SegmentFile, remove_generation,
 };
@@ -46,6 +47,9 @@ pub(crate) async fn recover(
 ) -> Result<Vec<PartitionSeed>, OpenError> {
     if let Some(path) = generation.missing_dir(io).await? {
         return Err(missing(path));
+    }
+    for dir in found.values() {
+        finish_swaps(io, &dir.path).await?;
     }
     let mut replay = Replay::new(io, path, options, found);
     let mut damaged = false;

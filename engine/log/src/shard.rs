@@ -7,6 +7,7 @@
 //! | checkpointer | journal bytes, or appends short of files or memory | lets the journal be used again |
 //! | flusher | `flush.ms` deadlines | asks the journal for a flush |
 //! | retention | time | moves log starts up, expires producers |
+//! | compaction | time | leaves the last record of each key ([`crate::compaction`]) |
 
 mod close;
 mod retention;
@@ -89,6 +90,10 @@ pub(crate) struct ShardCore {
     /// When a lack of space or descriptors was last told.
     pub(crate) shortage_told_at: Cell<Option<MonoTime>>,
     checkpoint_turn: Semaphore,
+    /// The lines of the last two checkpoints, the older one first.
+    checkpoint_lines: Cell<[u64; 2]>,
+    /// Held while compaction looks for work and does it: one log at a time.
+    pub(crate) compaction_turn: Semaphore,
     create_turn: Semaphore,
     closing: Watch<bool>,
 }
@@ -96,7 +101,7 @@ pub(crate) struct ShardCore {
 /// The logs of one shard. Cheap to clone, bound to its shard.
 #[derive(Clone)]
 pub struct ShardLogs {
-    core: Rc<ShardCore>,
+    pub(crate) core: Rc<ShardCore>,
 }
 
 impl std::fmt::Debug for ShardLogs {
@@ -141,6 +146,8 @@ impl ShardLogs {
             checkpoint_number: Cell::new(0),
             shortage_told_at: Cell::new(None),
             checkpoint_turn: Semaphore::new(1),
+            checkpoint_lines: Cell::new([0; 2]),
+            compaction_turn: Semaphore::new(1),
             create_turn: Semaphore::new(1),
             closing: Watch::new(false),
             config,
@@ -155,6 +162,9 @@ impl ShardLogs {
         io.spawn(Rc::clone(&core).checkpoint_loop()).detach();
         io.spawn(Rc::clone(&core).flush_loop()).detach();
         io.spawn(Rc::clone(&core).retention_loop()).detach();
+        if core.config.cleaner_enabled {
+            io.spawn(Rc::clone(&core).compaction_loop()).detach();
+        }
         Ok(ShardLogs { core })
     }
 
@@ -251,6 +261,8 @@ impl ShardLogs {
             live.deleted = true;
         }
         shard.journal.progress().wait(Mark::Durable, sequence).await?;
+        // Compaction notices, and ends.
+        let _cleaning_turn = partition.cleaning_turn.acquire(1).await;
         shard.forget_partition(id);
         let doomed = shard.retire_dir(&partition).await?;
         // Until now nothing else could take its name.
@@ -602,6 +614,7 @@ impl ShardCore {
             .await
             .map_err(|error| self.fence(&error))?;
         self.checkpoint_number.set(number);
+        self.checkpoint_lines.set([self.checkpoint_lines.get()[1], boundary]);
         self.journal.release_through(boundary);
         for core in touched {
             let mut live = core.live.borrow_mut();
@@ -676,6 +689,24 @@ impl ShardCore {
                 }
             }
         }
+    }
+
+    /// No group at or below is ever replayed again, whichever of its two checkpoints a start finds.
+    pub(crate) fn passed_by_both_checkpoints(&self) -> u64 {
+        self.checkpoint_lines.get()[0]
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.get()
+    }
+
+    /// Resolves when the shard closes.
+    pub(crate) async fn wait_for_close(&self) {
+        self.closing.wait_for(|closing| closing.then_some(())).await;
+    }
+
+    pub(crate) fn all_partitions(&self) -> Vec<Rc<PartitionCore>> {
+        self.partitions.borrow().values().cloned().collect()
     }
 
     async fn retention_loop(self: Rc<Self>) {

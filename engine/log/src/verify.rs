@@ -21,6 +21,7 @@ use highwater_io::{FileError, Io, fs};
 use highwater_model::{Offset, TopicPartition};
 
 use crate::checkpoint;
+use crate::compaction::swap::{Replaced, is_unfinished};
 use crate::dir::{self, Generation};
 use crate::error::OpenError;
 use crate::journal::format::{Change, Entry};
@@ -462,9 +463,16 @@ impl<P: FnMut(Progress)> Check<'_, P> {
         found: &mut PartitionFound,
     ) -> Result<(), FileError> {
         let entries = self.io.fs().read_dir(dir).await?;
-        let mut bases: Vec<Offset> =
-            entries.iter().filter_map(|entry| base_offset_of(&entry.name, LOG_SUFFIX)).collect();
+        let swaps: Vec<Replaced> = entries.iter().filter_map(|entry| Replaced::parse(&entry.name)).collect();
+        let is_replaced = |base: &Offset| swaps.iter().any(|swap| swap.covers(*base));
+        let names = entries.iter().filter_map(|entry| base_offset_of(&entry.name, LOG_SUFFIX));
+        let mut bases: Vec<Offset> = names.filter(|base| !is_replaced(base)).collect();
+        bases.extend(swaps.iter().map(|swap| swap.base_offset));
         bases.sort_unstable();
+        for entry in entries.iter().filter(|entry| is_unfinished(&entry.name)) {
+            let path = dir.join(&entry.name);
+            self.report.notes.push(format!("{}: unfinished; the next start removes it", path.display()));
+        }
         found.segments = bases.len();
         found.log_start_offset = bases.first().copied().unwrap_or_default();
         found.log_end_offset = found.log_start_offset;
@@ -484,7 +492,14 @@ impl<P: FnMut(Progress)> Check<'_, P> {
                 // Made after the checkpoint: the journal has all of it.
                 continue;
             }
-            let path = segment_path(dir, base, LOG_SUFFIX);
+            let swap = swaps.iter().find(|swap| swap.base_offset == base);
+            let path = match swap {
+                Some(swap) => swap.swap_path(dir),
+                None => segment_path(dir, base, LOG_SUFFIX),
+            };
+            if swap.is_some() {
+                self.report.notes.push(format!("{}: the next start puts it in its place", path.display()));
+            }
             let next_base = bases.get(index + 1);
             if next_base.zip(log_start_offset).is_some_and(|(next_base, start)| *next_base <= start) {
                 self.report
@@ -502,9 +517,10 @@ impl<P: FnMut(Progress)> Check<'_, P> {
                 base_offset: base,
                 end_bytes: limit.map_or(len_bytes, |limit| limit.position_bytes.min(len_bytes)),
                 may_be_cut: limit.is_some_and(|limit| limit.is_rewritten),
-                is_closed,
+                // A compacted one gets its index files when it is in its place.
+                has_index: is_closed && swap.is_none(),
             };
-            let next_offset = self.segment(dir, part, found).await?;
+            let next_offset = self.segment(dir, &path, part, found).await?;
             found.log_end_offset = found.log_end_offset.max(next_offset);
             if let Some(&next_base) = next_base.filter(|_| is_closed) {
                 self.compare_ends(&path, next_offset, next_base);

@@ -1,5 +1,5 @@
 //! The log under crashes: random work on small files, so that a short run laps the journal, rolls, settles, truncates,
-//! deletes; the process killed or the power cut at any moment, recovery included; then what is left against what was
+//! deletes, compacts; the process killed or the power cut at any moment, recovery included; then what is left against what was
 //! promised.
 //!
 //! `HIGHWATER_SEEDS=10000` sets the number of seeds, `HIGHWATER_FIRST_SEED` the first, `HIGHWATER_SEED=17` runs one.
@@ -18,14 +18,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use common::claims::BY_SEEDS;
-use common::{batch_of, open, read_from, small_log};
+use common::{keyed_batch_of, open, read_from, small_log};
 use highwater_io::Io;
 use highwater_io::sim::{DiskConfig, NodeId, TornUnit, World, WorldConfig};
 use highwater_log::verify::verify;
 use highwater_log::{LogConfig, Origin, Partition, ShardLogs};
 use highwater_model::batch::ProducerStamp;
 use highwater_model::{LeaderEpoch, Offset, PartitionIndex, TopicId, TopicPartition};
-use model::{Crash, PartitionModel};
+use model::{Accepted, Crash, DELETE_RETENTION_MS, PartitionModel};
 
 const PARTITIONS: i32 = 5;
 const WORKERS: usize = 4;
@@ -41,6 +41,8 @@ struct Truth {
     history: RefCell<VecDeque<(i32, String)>>,
     /// Whether retention runs.
     retaining: Cell<bool>,
+    /// Whether compaction runs.
+    compacting: Cell<bool>,
     recovered: Cell<bool>,
     last_crash: Cell<Option<Crash>>,
 }
@@ -104,7 +106,25 @@ fn log_config(dice: &Dice) -> LogConfig {
     let flush_messages = [1, 1, 1, 4, u64::MAX][dice.below(5) as usize];
     let flush_ms = (dice.below(3) == 0).then_some(Duration::from_millis(5));
     let retention_bytes = (dice.below(4) == 0).then_some(60 << 10);
-    LogConfig { flush_messages, flush_ms, retention_bytes, ..small_log() }
+    // `delete`, `compact`, both.
+    let policy = dice.below(4);
+    LogConfig {
+        flush_messages,
+        flush_ms,
+        retention_bytes,
+        delete_enabled: policy != 1,
+        compact_enabled: policy <= 1 || policy == 2 && dice.below(2) == 0,
+        min_cleanable_dirty_ppm: 10_000,
+        delete_retention: Duration::from_millis(DELETE_RETENTION_MS.unsigned_abs()),
+        ..small_log()
+    }
+}
+
+/// Settings for a log, noted before they are given to it.
+fn settings(truth: &Truth, dice: &Dice, partition: i32) -> LogConfig {
+    let config = log_config(dice);
+    truth.with(partition, |model| model.compacted |= config.compact_enabled);
+    config
 }
 
 /// One life of the process: recover, check, work until the world ends it.
@@ -118,8 +138,9 @@ async fn life(io: Io, truth: Rc<Truth>, dice: Dice) {
         let history = (0..PARTITIONS).map(|p| format!("{p}:\n  {}", truth.history_of(p))).collect::<String>();
         truth.violate(format!("recovery reports damage: {report:?}\n{history}"));
     }
-    check_recovered(&truth, &logs).await;
+    check_recovered(&io, &truth, &logs).await;
     truth.retaining.set(false);
+    truth.compacting.set(false);
     truth.recovered.set(true);
     truth.epoch.set(truth.epoch.get() + 1);
     let workers: Vec<_> = (0..WORKERS)
@@ -145,7 +166,8 @@ async fn check_directory(io: &Io, truth: &Truth) {
     }
 }
 
-async fn check_recovered(truth: &Truth, logs: &ShardLogs) {
+async fn check_recovered(io: &Io, truth: &Truth, logs: &ShardLogs) {
+    let now_ms = io.wall_time().as_millis();
     let crash = truth.last_crash.get().unwrap_or(Crash::Kill);
     let known: Vec<i32> = truth.partitions.borrow().keys().copied().collect();
     for log in logs.partitions() {
@@ -173,7 +195,8 @@ async fn check_recovered(truth: &Truth, logs: &ShardLogs) {
             model.creating = false;
             model.deleting = false;
             let (start, end) = (marks.log_start_offset.0, marks.log_end_offset.0);
-            if let Err(what) = model.check_recovered(crash, truth.retaining.get(), start, end, &values) {
+            let retaining = truth.retaining.get();
+            if let Err(what) = model.check_recovered(crash, retaining, start, end, &values, now_ms) {
                 let offsets: Vec<i64> = values.iter().map(|(offset, _)| *offset).collect();
                 let history = truth.history_of(partition);
                 truth.violate(format!(
@@ -210,7 +233,8 @@ async fn work(io: Io, logs: ShardLogs, truth: Rc<Truth>, dice: Dice) {
                 truth.note(-1, || format!("checkpoint done: {done}"));
             }
             12..=13 => apply_retention(&logs, &truth).await,
-            14..=15 => log.set_config(log_config(&dice)),
+            14..=15 => log.set_config(settings(&truth, &dice, partition)),
+            36..=39 => compact(&logs, &truth).await,
             16..=25 => read_somewhere(&log, &truth, &dice, partition).await,
             26..=35 => io.sleep(Duration::from_micros(dice.below(3_000))).await,
             _ => append(&io, &log, &truth, &dice, partition).await,
@@ -227,7 +251,7 @@ async fn create(io: &Io, logs: &ShardLogs, truth: &Truth, dice: &Dice, partition
         return;
     }
     truth.note(partition, || format!("creating {}", truth.id(partition).topic_id));
-    if logs.create_partition(truth.id(partition), "topic", log_config(dice)).await.is_ok() {
+    if logs.create_partition(truth.id(partition), "topic", settings(truth, dice, partition)).await.is_ok() {
         truth.with(partition, |model| {
             model.created = true;
             model.creating = false;
@@ -248,8 +272,9 @@ async fn truncate(log: &Partition, truth: &Truth, dice: &Dice, partition: i32) {
     let offset = truth.with(partition, |model| {
         let end = model.accepted.last_key_value().map_or(model.start, |(last, _)| last + 1);
         // Not below the start, as replication never does.
-        let offset = (end - dice.below(6).cast_signed()).max(model.start);
-        let busy = model.truncating_to.is_some() || model.moving_start_to.is_some() || truth.retaining.get();
+        let offset = (end - dice.below(6).cast_signed()).max(model.start).max(model.least_cut);
+        let housekeeping = truth.retaining.get() || truth.compacting.get();
+        let busy = model.truncating_to.is_some() || model.moving_start_to.is_some() || housekeeping;
         if !busy {
             model.truncating_to = Some(offset);
         }
@@ -304,27 +329,53 @@ async fn apply_retention(logs: &ShardLogs, truth: &Truth) {
     truth.retaining.set(!done);
 }
 
+/// Compaction may take away whatever a later record supersedes.
+async fn compact(logs: &ShardLogs, truth: &Truth) {
+    let cutting = truth.partitions.borrow().values().any(|model| model.truncating_to.is_some());
+    if cutting || truth.compacting.replace(true) {
+        return;
+    }
+    truth.note(-1, || "compaction".to_owned());
+    let done = logs.compact().await.is_ok();
+    truth.note(-1, || format!("compaction done: {done}"));
+    for model in truth.partitions.borrow_mut().values_mut() {
+        model.least_cut = model.accepted.last_key_value().map_or(model.least_cut, |(last, _)| last + 1);
+    }
+    truth.compacting.set(false);
+}
+
 async fn append(io: &Io, log: &Partition, truth: &Rc<Truth>, dice: &Dice, partition: i32) {
-    let values: Vec<Vec<u8>> = (0..1 + dice.below(3))
+    let at_ms = io.wall_time().as_millis();
+    let records: Vec<Accepted> = (0..1 + dice.below(3))
         .map(|_| {
             let number = truth.next_value.replace(truth.next_value.get() + 1);
             let size = [20, 200, 1500, 4096][dice.below(4) as usize] + dice.below(100) as usize;
             let mut value = format!("{number}:").into_bytes();
             value.resize(size.max(value.len()), (number % 251) as u8);
-            value
+            // A tombstone now and then.
+            if dice.below(8) == 0 {
+                value.clear();
+            }
+            // Some keys come again and again, others nearly never.
+            let key = if dice.below(4) == 0 { 6 + dice.below(300) } else { dice.below(6) };
+            Accepted { key, value, at_ms }
         })
         .collect();
     let epoch = LeaderEpoch(truth.epoch.get());
     log.begin_epoch(epoch);
-    let slices: Vec<&[u8]> = values.iter().map(Vec::as_slice).collect();
-    let batch = batch_of(&slices, ProducerStamp::NONE);
+    let keys: Vec<[u8; 8]> = records.iter().map(|record| record.key.to_be_bytes()).collect();
+    let of = |record: &'_ Accepted| (!record.value.is_empty()).then(|| record.value.clone());
+    let values: Vec<Option<Vec<u8>>> = records.iter().map(of).collect();
+    let pairs: Vec<(&[u8], Option<&[u8]>)> =
+        keys.iter().zip(&values).map(|(key, value)| (key.as_slice(), value.as_deref())).collect();
+    let batch = keyed_batch_of(&pairs, ProducerStamp::NONE);
     let config = log.config();
     let Ok(appended) = log.append(batch, epoch, Origin::Client).await else { return };
     truth.note(partition, || {
-        let bytes: usize = values.iter().map(Vec::len).sum();
+        let bytes: usize = records.iter().map(|record| record.value.len()).sum();
         format!("accepted {}..={}, {bytes} bytes", appended.base_offset, appended.last_offset)
     });
-    truth.with(partition, |model| model.accept(appended.base_offset.0, values));
+    truth.with(partition, |model| model.accept(appended.base_offset.0, records));
     let incarnation = log.id();
     let next_offset = appended.last_offset.0 + 1;
     let (truth, log) = (Rc::clone(truth), log.clone());
@@ -389,7 +440,7 @@ async fn read_somewhere(log: &Partition, truth: &Truth, dice: &Dice, partition: 
                 let steady = model.truncating_to.is_none() && model.truncations == truncations;
                 let steady = steady && !model.deleting && model.created;
                 if let (Some(known), true) = (model.accepted.get(&this), steady)
-                    && Some(known.as_slice()) != record.value
+                    && known.value != record.value.unwrap_or_default()
                 {
                     truth.violate(format!("partition {partition}: another value is read at {this}"));
                 }

@@ -1,3 +1,7 @@
+use highwater_model::Timestamp;
+use highwater_model::batch::{BATCH_HEADER_BYTES, BatchBuilder, NewRecord, ProducerStamp, headers};
+use highwater_model::compression::Compression;
+use highwater_model::record::{RecordView, records};
 use highwater_protocol::ErrorCode;
 use highwater_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use highwater_protocol::messages::describe_configs_response::DescribeConfigsResourceResult;
@@ -6,7 +10,7 @@ use highwater_protocol::messages::incremental_alter_configs_request::{
 };
 use highwater_protocol::messages::{DescribeConfigsRequest, IncrementalAlterConfigsRequest};
 
-use crate::client::{TestBroker, batch};
+use crate::client::{TestBroker, batch, batch_of, fetch_request};
 
 const TOPIC: i8 = 2;
 const BROKER: i8 = 4;
@@ -213,4 +217,119 @@ fn invalid_changes_are_refused() {
     assert_eq!(unknown, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
     let read_only = alter(&broker, (BROKER, "1"), SET, "num.partitions", Some("1"));
     assert_eq!(read_only, ErrorCode::INVALID_REQUEST);
+}
+
+fn keyed(values: &[(&str, Option<&str>)]) -> bytes::Bytes {
+    let mut builder = BatchBuilder::new(Compression::None);
+    for (key, value) in values {
+        builder.push(&NewRecord {
+            timestamp: Timestamp(1_700_000_000_000),
+            key: Some(key.as_bytes()),
+            value: value.map(str::as_bytes),
+            ..NewRecord::default()
+        });
+    }
+    builder.build(ProducerStamp::NONE).expect("a batch")
+}
+
+#[test]
+fn compacted_topic_keeps_the_last_value_of_each_key_and_its_policy_changes_live() {
+    let broker = TestBroker::start(&[("log.cleaner.backoff.ms", "20")]);
+    let configs =
+        [("cleanup.policy", "compact"), ("min.cleanable.dirty.ratio", "0.01"), ("segment.bytes", "1048576")];
+    broker.create_topic("t", 1, &configs);
+    let mut client = broker.connect();
+    let no_key = ErrorCode(client.produce("t", 0, -1, batch(&["no key"])).error_code);
+    assert_eq!(no_key, ErrorCode::INVALID_RECORD);
+    let long = "x".repeat(100_000);
+    for round in 0..40 {
+        let value = format!("{round} {long}");
+        assert_eq!(
+            client.produce("t", 0, -1, keyed(&[(&format!("{}", round % 3), Some(&value))])).error_code,
+            0
+        );
+    }
+    let mut left = usize::MAX;
+    for _ in 0..500 {
+        left = fetch_all(&mut client, "t").len();
+        if left < 20 {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert!(left < 20, "{left} of 40 records are left");
+    let found = fetch_all(&mut client, "t");
+    let last: Vec<i64> = (37..40).filter(|offset| found.contains(offset)).collect();
+    assert_eq!(last, [37, 38, 39]);
+    let t = (TOPIC, "t");
+    assert_eq!(alter(&broker, t, SET, "cleanup.policy", Some("compact,delete")), ErrorCode::NONE);
+    assert_eq!(value(&broker, t, "cleanup.policy").as_deref(), Some("compact,delete"));
+    assert_eq!(alter(&broker, t, SET, "cleanup.policy", Some("delete")), ErrorCode::NONE);
+    assert_eq!(client.produce("t", 0, -1, batch(&["no key"])).error_code, 0, "no longer compacted");
+    assert_eq!(alter(&broker, t, SET, "cleanup.policy", Some("keep")), ErrorCode::INVALID_CONFIG);
+    let lag = alter(&broker, t, SET, "max.compaction.lag.ms", Some("0"));
+    assert_eq!(lag, ErrorCode::INVALID_CONFIG);
+}
+
+/// Offsets of everything that is there.
+fn fetch_all(client: &mut crate::client::Client, topic: &str) -> Vec<i64> {
+    let (mut offsets, mut next) = (Vec::new(), 0);
+    loop {
+        let response = client.call(11, &fetch_request(&[(topic, 0, next)]));
+        let data = &response.responses[0].partitions[0];
+        assert_eq!(ErrorCode(data.error_code), ErrorCode::NONE);
+        if next >= data.high_watermark {
+            return offsets;
+        }
+        let bytes = data.records.clone().unwrap_or_default();
+        for header in headers(&bytes).map_while(Result::ok) {
+            let (at, header) = header;
+            let payload = &bytes[at + BATCH_HEADER_BYTES..at + header.size_bytes];
+            let of = |record: RecordView<'_>| header.base_offset.0 + i64::from(record.offset_delta);
+            offsets.extend(records(payload).map_while(Result::ok).map(of));
+            next = header.next_offset().0;
+        }
+    }
+}
+
+#[test]
+fn stored_compression_is_the_topics() {
+    let broker = TestBroker::start(&[]);
+    broker.create_topic("t", 1, &[("compression.type", "zstd"), ("compression.zstd.level", "7")]);
+    let mut client = broker.connect();
+    for codec in [Compression::None, Compression::Gzip, Compression::Zstd] {
+        let sent = batch_of(&[codec.name()], codec, ProducerStamp::NONE);
+        assert_eq!(client.produce("t", 0, 1, sent).error_code, 0, "{codec:?}");
+    }
+    let response = client.call(11, &fetch_request(&[("t", 0, 0)]));
+    let bytes = response.responses[0].partitions[0].records.clone().expect("records");
+    let codecs: Vec<_> = headers(&bytes).map(|header| header.expect("whole").1.compression()).collect();
+    assert!(codecs.iter().all(|codec| *codec == Ok(Compression::Zstd)), "{codecs:?}");
+    assert_eq!(client.fetch_values("t", 0, 0), ["none", "gzip", "zstd"]);
+    assert_eq!(alter(&broker, (TOPIC, "t"), SET, "compression.type", Some("uncompressed")), ErrorCode::NONE);
+    let sent = batch_of(&["lz4"], Compression::Lz4, ProducerStamp::NONE);
+    assert_eq!(client.produce("t", 0, 1, sent).error_code, 0);
+    assert_eq!(client.fetch_values("t", 0, 0).len(), 4);
+}
+
+#[test]
+fn types_of_settings_are_kafkas() {
+    let broker = TestBroker::start(&[]);
+    broker.create_topic("t", 1, &[]);
+    for (name, code, default) in [
+        ("min.cleanable.dirty.ratio", 6, "0.5"),
+        ("delete.retention.ms", 5, "86400000"),
+        ("segment.index.bytes", 3, "10485760"),
+        ("preallocate", 1, "false"),
+        ("cleanup.policy", 7, "delete"),
+        ("remote.storage.enable", 1, "false"),
+    ] {
+        let config = describe(&broker, 4, (TOPIC, "t"), name).expect("known").expect("there");
+        assert_eq!((config.config_type, config.value.as_deref()), (code, Some(default)), "{name}");
+        assert_eq!(config.config_source, 5, "{name}");
+    }
+    assert_eq!(
+        alter(&broker, (TOPIC, "t"), SET, "remote.storage.enable", Some("true")),
+        ErrorCode::INVALID_CONFIG
+    );
 }

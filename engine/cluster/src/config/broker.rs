@@ -1,5 +1,6 @@
 //! The settings of a broker.
 
+use super::topic::COMPRESSION_TYPES;
 use super::{Check, ConfigDef, ConfigType};
 
 /// Whether a setting may change while the broker runs.
@@ -41,7 +42,7 @@ const fn dynamic(
 }
 
 use Check::{Any, AtLeast, Between, OneOf};
-use ConfigType::{Boolean, Int, List, Long, String};
+use ConfigType::{Boolean, Double, Int, List, Long, String};
 
 /// Every setting of a broker, by name. Those that Kafka does not have say so.
 pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
@@ -60,11 +61,32 @@ pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
         "Whether a topic is created when a client that allows it asks for its metadata.",
     ),
     dynamic(
+        "compression.gzip.level",
+        Int,
+        Some("-1"),
+        Between(-1, 9),
+        "See the topic's compression.gzip.level.",
+    ),
+    dynamic(
+        "compression.lz4.level",
+        Int,
+        Some("9"),
+        Between(1, 17),
+        "See the topic's compression.lz4.level.",
+    ),
+    dynamic(
         "compression.type",
         String,
         Some("producer"),
-        OneOf(&["producer"]),
+        OneOf(COMPRESSION_TYPES),
         "See the topic's compression.type.",
+    ),
+    dynamic(
+        "compression.zstd.level",
+        Int,
+        Some("3"),
+        Between(-131_072, 22),
+        "See the topic's compression.zstd.level.",
     ),
     fixed(
         "connections.max.idle.ms",
@@ -134,11 +156,62 @@ pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
         "The address to listen on, as PLAINTEXT://host:port. Kafka's default listens on every interface; ours on \
          the loopback one, since nobody is authenticated.",
     ),
+    fixed(
+        "log.cleaner.backoff.ms",
+        Long,
+        Some("15000"),
+        AtLeast(0),
+        "How often, in milliseconds, compaction looks for a log that is dirty enough.",
+    ),
+    fixed(
+        "log.cleaner.dedupe.buffer.size",
+        Long,
+        Some("134217728"),
+        AtLeast(0),
+        "Memory in bytes, of all shards together, for the keys of compaction, 24 bytes each, taken while it runs. Where \
+         the keys of a log do not fit, it is compacted in several passes.",
+    ),
+    dynamic(
+        "log.cleaner.delete.retention.ms",
+        Long,
+        Some("86400000"),
+        AtLeast(0),
+        "See the topic's delete.retention.ms.",
+    ),
+    fixed("log.cleaner.enable", Boolean, Some("true"), Any, "Whether logs are compacted."),
+    fixed(
+        "log.cleaner.io.max.bytes.per.second",
+        Double,
+        Some("1.7976931348623157E308"),
+        AtLeast(1),
+        "The most bytes a second, of all shards together, that compaction reads and writes.",
+    ),
+    dynamic(
+        "log.cleaner.max.compaction.lag.ms",
+        Long,
+        Some("9223372036854775807"),
+        AtLeast(1),
+        "See the topic's max.compaction.lag.ms.",
+    ),
+    dynamic(
+        "log.cleaner.min.cleanable.ratio",
+        Double,
+        Some("0.5"),
+        Between(0, 1),
+        "See the topic's min.cleanable.dirty.ratio.",
+    ),
+    dynamic(
+        "log.cleaner.min.compaction.lag.ms",
+        Long,
+        Some("0"),
+        AtLeast(0),
+        "See the topic's min.compaction.lag.ms.",
+    ),
     dynamic(
         "log.cleanup.policy",
         List,
         Some("delete"),
-        OneOf(&["delete"]),
+        OneOf(&["compact", "delete"]),
         "See the topic's cleanup.policy.",
     ),
     fixed(
@@ -157,6 +230,13 @@ pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
         Some("4096"),
         AtLeast(0),
         "See the topic's index.interval.bytes.",
+    ),
+    dynamic(
+        "log.index.size.max.bytes",
+        Int,
+        Some("10485760"),
+        AtLeast(4),
+        "See the topic's segment.index.bytes.",
     ),
     dynamic(
         "log.message.timestamp.after.max.ms",
@@ -179,6 +259,7 @@ pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
         OneOf(&["CreateTime", "LogAppendTime"]),
         "See the topic's message.timestamp.type.",
     ),
+    dynamic("log.preallocate", Boolean, Some("false"), Any, "See the topic's preallocate."),
     dynamic("log.retention.bytes", Long, Some("-1"), Any, "See the topic's retention.bytes."),
     fixed(
         "log.retention.check.interval.ms",
@@ -209,6 +290,14 @@ pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
         AtLeast(1),
         "See the topic's segment.ms; counts where log.roll.ms is not set.",
     ),
+    fixed(
+        "log.roll.jitter.hours",
+        Int,
+        Some("0"),
+        AtLeast(0),
+        "See the topic's segment.jitter.ms; counts where log.roll.jitter.ms is not set.",
+    ),
+    dynamic("log.roll.jitter.ms", Long, None, AtLeast(0), "See the topic's segment.jitter.ms."),
     dynamic("log.roll.ms", Long, None, AtLeast(1), "See the topic's segment.ms."),
     dynamic(
         "log.segment.bytes",
@@ -216,6 +305,13 @@ pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
         Some("1073741824"),
         AtLeast(1_048_576),
         "See the topic's segment.bytes.",
+    ),
+    dynamic(
+        "log.segment.delete.delay.ms",
+        Long,
+        Some("60000"),
+        AtLeast(0),
+        "See the topic's file.delete.delay.ms.",
     ),
     fixed(
         "max.connections",

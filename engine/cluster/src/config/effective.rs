@@ -12,6 +12,7 @@ use highwater_model::BrokerId;
 
 use super::broker::{self, BrokerConfigDef, UpdateMode};
 use super::topic::{self, TopicConfig};
+use crate::error::MetadataError;
 use crate::image::{ConfigOverrides, ConfigResource, MetadataImage};
 
 /// Where a value came from.
@@ -154,6 +155,18 @@ impl ConfigView<'_> {
             None => (None, ConfigSource::Default),
         };
         DescribedConfig { value, source, is_read_only: config.update == UpdateMode::ReadOnly, synonyms }
+    }
+
+    /// Checks that the settings of a topic with these overrides go together.
+    ///
+    /// # Errors
+    /// [`MetadataError::InvalidConfig`].
+    pub(crate) fn check_topic(&self, overrides: &ConfigOverrides) -> Result<(), MetadataError> {
+        topic::check_together(|name| {
+            let config = topic::find(name).expect("a constant of the check");
+            self.describe_topic(config, Some(overrides)).value.unwrap_or_default()
+        })
+        .map_err(MetadataError::InvalidConfig)
     }
 
     /// The value of a topic's setting that counts.

@@ -163,6 +163,7 @@ fn plan(
     created_partitions: usize,
 ) -> Result<Plan, MetadataError> {
     let overrides = check_configs(&topic.configs)?;
+    context.config.check_topic(&overrides)?;
     let partitions = if topic.assignments.is_empty() {
         place_automatically(context, topic, created_partitions)?
     } else {

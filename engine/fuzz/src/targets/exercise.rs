@@ -58,6 +58,8 @@ fn options() -> LogOptions {
         hot_tail_bytes: 2 << 20,
         chunk_bytes: 8 << 10,
         chunks_in_flight: 2,
+        cleaner_enabled: false,
+        cleaner_dedupe_buffer_bytes: 64 << 10,
         ..ShardConfig::default()
     };
     let default_log = LogConfig {
@@ -82,6 +84,14 @@ async fn use_directory(io: &Io) -> Reached {
         reached = reached.max(use_partition(io, &partition).await);
     }
     let _ = logs.apply_retention().await;
+    for partition in logs.partitions() {
+        let config = partition.config();
+        partition.set_config(LogConfig { compact_enabled: true, min_cleanable_dirty_ppm: 0, ..config });
+    }
+    let _ = logs.compact().await;
+    for partition in logs.partitions() {
+        read_all(&partition).await;
+    }
     if let Some(failure) = logs.failure() {
         // Nothing is wrong with the disk: only a size that no file system takes may end here.
         assert!(failure.cause.contains("too large") || failure.cause.contains("nvalid"), "{failure}");

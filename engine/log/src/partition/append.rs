@@ -13,7 +13,7 @@ use highwater_model::record::RecordsSummary;
 use highwater_model::{LeaderEpoch, Offset, Timestamp, crc};
 use smallvec::SmallVec;
 
-use crate::config::{LogConfig, TimestampType};
+use crate::config::{LogConfig, StoredCompression, TimestampType};
 use crate::error::{AppendError, LogError, ReadError};
 use crate::journal::format::{Change, Entry};
 use crate::journal::group::Group;
@@ -126,6 +126,15 @@ impl Partition {
         self.check_sizes(&batches, &config)?;
         let incoming = validate(&batches, origin)?;
         self.check_timestamps(&incoming, &config, origin)?;
+        check_keys(&incoming, &config, origin)?;
+        let (batches, incoming) = match config.compression {
+            Some(stored) if origin == Origin::Client => {
+                let (batches, incoming) = recompress(batches, incoming, stored)?;
+                self.check_sizes(&batches, &config)?;
+                (batches, incoming)
+            }
+            _ => (batches, incoming),
+        };
         let turn = self.core.append_turn.acquire(1).await;
         self.core.check_writable()?;
         self.check_epoch(leader_epoch, origin)?;
@@ -178,9 +187,11 @@ impl Partition {
         let oldest = now.saturating_sub(millis(config.message_timestamp_before_max_ms));
         let newest = now.saturating_add(millis(config.message_timestamp_after_max_ms));
         for batch in incoming {
-            let timestamp = batch.summary.max_timestamp;
-            if timestamp >= 0 && !(oldest..=newest).contains(&timestamp) {
-                return Err(AppendError::InvalidTimestamp { timestamp });
+            let RecordsSummary { min_timestamp, max_timestamp, .. } = batch.summary;
+            for timestamp in [max_timestamp, min_timestamp] {
+                if timestamp >= 0 && !(oldest..=newest).contains(&timestamp) {
+                    return Err(AppendError::InvalidTimestamp { timestamp });
+                }
             }
         }
         Ok(())
@@ -326,11 +337,15 @@ impl Partition {
             return false;
         }
         let now = self.shard.io.wall_time().as_millis();
-        let segment_ms = i64::try_from(config.segment_ms.as_millis()).unwrap_or(i64::MAX);
+        let jitter = if config.segment_jitter.is_zero() { 0 } else { segment_jitter(&live.state) };
+        let segment_ms = i64::try_from(config.roll_after(jitter).as_millis()).unwrap_or(i64::MAX);
         let expired =
             live.state.segment_first_append_ms.is_some_and(|first| now.saturating_sub(first) >= segment_ms);
         // Index entries have 32 bits for offsets and positions.
-        let index_full = live.state.next_offset.0 - live.state.segment_base.0 > i64::from(i32::MAX);
+        let index_full = live.state.next_offset.0 - live.state.segment_base.0 > i64::from(i32::MAX)
+            || live.segments.get(&live.state.segment_base).is_some_and(|segment| {
+                segment.index.borrow().largest_file_bytes() >= config.segment_index_bytes
+            });
         live.state.position_bytes + add_bytes > config.segment_bytes.min(i32::MAX as u64)
             || expired
             || index_full
@@ -687,6 +702,39 @@ fn validate(bytes: &Bytes, origin: Origin) -> Result<Incomings, AppendError> {
     Ok(incoming)
 }
 
+/// Compresses anew what came with another codec than the topic's, which is all that changes.
+fn recompress(
+    batches: Bytes,
+    mut incoming: Vec<Incoming>,
+    stored: StoredCompression,
+) -> Result<(Bytes, Vec<Incoming>), AppendError> {
+    if incoming.iter().all(|batch| batch.header.compression() == Ok(stored.codec)) {
+        return Ok((batches, incoming));
+    }
+    let mut out = Vec::with_capacity(batches.len());
+    for batch in &mut incoming {
+        let bytes = &batches[batch.start..batch.start + batch.header.size_bytes];
+        batch.start = out.len();
+        if batch.header.compression()? == stored.codec {
+            out.extend_from_slice(bytes);
+            continue;
+        }
+        let changed = batch::rewrite::recompressed(&batch.header, bytes, stored.codec, stored.level)?;
+        batch.header = BatchHeader::parse(&changed)?;
+        out.extend_from_slice(&changed);
+    }
+    Ok((out.into(), incoming))
+}
+
+/// What has no key cannot be compacted.
+fn check_keys(incoming: &[Incoming], config: &LogConfig, origin: Origin) -> Result<(), AppendError> {
+    let lacks_key = incoming.iter().any(|batch| batch.summary.has_missing_key);
+    if origin == Origin::Client && config.compact_enabled && lacks_key {
+        return Err(AppendError::InvalidRecord("a compacted topic cannot accept a message without a key"));
+    }
+    Ok(())
+}
+
 fn check_client_batch(header: &BatchHeader) -> Result<(), AppendError> {
     if header.is_control() {
         return Err(AppendError::InvalidRecord("a client may not write control records"));
@@ -702,6 +750,14 @@ fn check_client_batch(header: &BatchHeader) -> Result<(), AppendError> {
         return Err(AppendError::InvalidRecord("an idempotent producer without a sequence"));
     }
     Ok(())
+}
+
+/// A number that differs from segment to segment, and not from start to start.
+fn segment_jitter(state: &super::state::PartitionState) -> u64 {
+    let mut seed = Vec::with_capacity(28);
+    crate::journal::format::put_topic_partition(&mut seed, &state.id);
+    seed.extend_from_slice(&state.segment_base.0.to_be_bytes());
+    twox_hash::XxHash3_64::oneshot(&seed)
 }
 
 impl super::PartitionCore {

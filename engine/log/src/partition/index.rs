@@ -61,7 +61,8 @@ impl SparseIndex {
             return;
         }
         let last_offset = header.last_offset();
-        if self.max_time.is_none_or(|max| header.max_timestamp > max.timestamp) {
+        // A batch that compaction emptied tells no time.
+        if header.record_count > 0 && self.max_time.is_none_or(|max| header.max_timestamp > max.timestamp) {
             self.max_time = Some(TimeEntry { timestamp: header.max_timestamp, offset: last_offset });
         }
         if self.bytes_since_entry > interval_bytes {
@@ -116,6 +117,11 @@ impl SparseIndex {
         self.entries.pop();
         self.next_floor = self.entries.last().map_or(Offset(0), |entry| Offset(entry.last_offset.0 + 1));
         self.max_time = self.times.last().copied();
+    }
+
+    /// Bytes of the larger one of Kafka's two files, as far as the index is now.
+    pub(crate) fn largest_file_bytes(&self) -> u64 {
+        (self.entries.len() * 8).max(self.times.len() * 12) as u64
     }
 
     /// What the index says: last offset of a batch, and where the batch begins.

@@ -41,6 +41,7 @@ use highwater_io::sync::{Semaphore, Watch};
 use highwater_model::{LeaderEpoch, NO_PARTITION_LEADER_EPOCH, Offset, TopicPartition};
 use smallvec::SmallVec;
 
+use crate::compaction::Cleaning;
 use crate::config::LogConfig;
 use crate::drain::DrainQueue;
 use crate::error::LogError;
@@ -138,6 +139,15 @@ pub(crate) struct PartitionCore {
     pub(crate) append_turn: Semaphore,
     /// Held while a chunk of this partition is on its way, so that chunks that overlap follow each other.
     pub(crate) drain_turn: Semaphore,
+    /// Held while compaction works on the log, and before its directory goes.
+    pub(crate) cleaning_turn: Semaphore,
+    /// Held by whoever changes which closed segments there are, or says in the journal where in one of them the log ends.
+    pub(crate) files_turn: Semaphore,
+    /// Truncations so far.
+    pub(crate) cuts: Cell<u64>,
+    /// Compacted segments so far that took the place of others.
+    pub(crate) replacements: Cell<u64>,
+    pub(crate) cleaning: Cleaning,
     drain_queue: Rc<DrainQueue>,
     /// Whether it stands in that queue.
     pub(crate) drain_queued: Cell<bool>,
@@ -201,6 +211,11 @@ impl PartitionCore {
             live: RefCell::new(live),
             append_turn: Semaphore::new(1),
             drain_turn: Semaphore::new(1),
+            cleaning_turn: Semaphore::new(1),
+            files_turn: Semaphore::new(1),
+            cuts: Cell::new(0),
+            replacements: Cell::new(0),
+            cleaning: Cleaning::default(),
             drain_queue,
             drain_queued: Cell::new(false),
             drainable_bytes: Cell::new(0),

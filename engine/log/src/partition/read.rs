@@ -169,11 +169,16 @@ impl Partition {
                 return Ok(ReadData { next_offset: request.offset, ..ReadData::default() });
             };
             let data = match self.read_stretch(&stretch, offset, request).await {
+                // Its file went, or is another by now: what it held is in the one that took its place.
+                Err(_) if stretch.segment.is_replaced() => continue,
                 // A damaged index misleads, and so does a log that was cut meanwhile: the segment is walked as it is now.
                 Err(ReadError::Corrupt { .. }) if stretch.segment.index.borrow().covered_bytes() > 0 => {
                     stretch.segment.drop_index();
                     let Some(stretch) = self.stretch_with(offset) else { continue };
-                    self.read_stretch(&stretch, offset, request).await?
+                    match self.read_stretch(&stretch, offset, request).await {
+                        Err(_) if stretch.segment.is_replaced() => continue,
+                        outcome => outcome?,
+                    }
                 }
                 outcome => outcome?,
             };
@@ -402,6 +407,17 @@ impl Partition {
         &self,
         timestamp: Timestamp,
     ) -> Result<Option<TimestampOffset>, ReadError> {
+        loop {
+            let before = self.core.replacements.get();
+            let outcome = self.look_up_timestamp(timestamp).await;
+            // Where segments were replaced by compacted ones in the middle of it, what was seen does not fit together.
+            if self.core.replacements.get() == before {
+                return outcome;
+            }
+        }
+    }
+
+    async fn look_up_timestamp(&self, timestamp: Timestamp) -> Result<Option<TimestampOffset>, ReadError> {
         let segments: Vec<Rc<Segment>> = self.core.live.borrow().segments.values().cloned().collect();
         for segment in segments {
             let Some(stretch) = self.stretch_with(segment.base_offset) else { break };
@@ -450,6 +466,10 @@ impl Partition {
         bytes: &[u8],
         timestamp: Timestamp,
     ) -> Option<TimestampOffset> {
+        if header.record_count == 0 {
+            // Compaction emptied it.
+            return None;
+        }
         let log_start_offset = self.core.watermarks.get().log_start_offset;
         let found =
             |timestamp, offset| TimestampOffset { timestamp, offset, leader_epoch: header.leader_epoch };
@@ -477,6 +497,16 @@ impl Partition {
     /// # Errors
     /// [`ReadError`].
     pub async fn max_timestamp(&self) -> Result<Option<TimestampOffset>, ReadError> {
+        loop {
+            let before = self.core.replacements.get();
+            let outcome = self.look_up_max_timestamp().await;
+            if self.core.replacements.get() == before {
+                return outcome;
+            }
+        }
+    }
+
+    async fn look_up_max_timestamp(&self) -> Result<Option<TimestampOffset>, ReadError> {
         let mut largest: Option<Timestamp> = None;
         let segments: Vec<Rc<Segment>> = self.core.live.borrow().segments.values().cloned().collect();
         for segment in segments {
@@ -489,7 +519,7 @@ impl Partition {
         }
         largest = largest.max(self.core.live.borrow().tail.iter().map(|hot| hot.max_timestamp).max());
         match largest {
-            Some(timestamp) if timestamp.0 >= 0 => self.offset_for_timestamp(timestamp).await,
+            Some(timestamp) if timestamp.0 >= 0 => self.look_up_timestamp(timestamp).await,
             _ => Ok(None),
         }
     }

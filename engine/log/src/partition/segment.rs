@@ -39,6 +39,8 @@ pub(crate) struct Segment {
     closed: Cell<bool>,
     /// Whether the log does not have it any more, and its files go.
     removed: Cell<bool>,
+    /// Whether compaction has put another one in its place: what cannot be read here is there.
+    replaced: Cell<bool>,
     file: RefCell<Option<Rc<fs::File>>>,
     /// Held while the file is opened: a second description would wait for the first one's lock.
     opening: Semaphore,
@@ -57,12 +59,29 @@ impl Segment {
             rolled_in: Cell::new(0),
             closed: Cell::new(closed),
             removed: Cell::new(false),
+            replaced: Cell::new(false),
             file: RefCell::new(None),
             opening: Semaphore::new(1),
             index: RefCell::default(),
             // A new segment's index is complete from the start.
             index_loaded: Cell::new(size_bytes == 0),
         })
+    }
+
+    /// A segment that compaction made: closed, with its file open, and the whole of its index known.
+    pub(crate) fn compacted(
+        dir: Rc<Path>,
+        base_offset: Offset,
+        size_bytes: u64,
+        file: fs::File,
+        index: SparseIndex,
+    ) -> Rc<Self> {
+        let segment = Segment::new(dir, base_offset, size_bytes, true);
+        segment.reserved_bytes.set(size_bytes);
+        segment.file.replace(Some(Rc::new(file)));
+        segment.index.replace(index);
+        segment.index_loaded.set(true);
+        segment
     }
 
     pub(crate) fn size_bytes(&self) -> u64 {
@@ -83,6 +102,14 @@ impl Segment {
 
     pub(crate) fn set_removed(&self) {
         self.removed.set(true);
+    }
+
+    pub(crate) fn is_replaced(&self) -> bool {
+        self.replaced.get()
+    }
+
+    pub(crate) fn set_replaced(&self) {
+        self.replaced.set(true);
     }
 
     pub(crate) fn set_closed(&self, closed: bool) {

@@ -38,17 +38,19 @@ impl Partition {
         loop {
             self.drop_unused_segment(None).await?;
             let drain_turn = self.core.drain_turn.acquire(1).await;
+            let files_turn = self.core.files_turn.acquire(1).await;
             if offset >= self.core.live.borrow().state.next_offset {
                 return Ok(());
             }
             let cut = self.find_cut(offset).await.map_err(|error| self.fence_unreadable(&error))?;
             let end_block = self.bytes_before(&cut).await.map_err(|error| self.fence_unreadable(&error))?;
+            self.shard.forget_first_dirty(&self.core).await?;
             self.forget_index_files(cut.segment_base).await?;
             if self.shard.journal.admits_change() {
                 return self.cut(&cut, end_block).await;
             }
             // A full journal waits for a checkpoint, and a checkpoint for this partition's write-behind.
-            drop(drain_turn);
+            drop((drain_turn, files_turn));
             self.shard.journal.admit(0, 1).await?;
         }
     }
@@ -257,6 +259,8 @@ impl Partition {
 
     /// Removes whole segments below the start, except those that the write-behind has not finished with.
     async fn remove_segments_below(&self, log_start_offset: Offset) -> Result<(), LogError> {
+        // A compaction that is about to replace one of them comes before or after.
+        let _files_turn = self.core.files_turn.acquire(1).await;
         let removed: Vec<Rc<Segment>> = {
             let mut live = self.core.live.borrow_mut();
             live.tail.forget_below(log_start_offset);

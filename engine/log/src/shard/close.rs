@@ -47,6 +47,7 @@ impl ShardCore {
         let cores: Vec<Rc<PartitionCore>> = self.partitions.borrow().values().cloned().collect();
         for core in &cores {
             drop(core.append_turn.acquire(1).await);
+            drop(core.cleaning_turn.acquire(1).await);
         }
         let _turn = self.checkpoint_turn.acquire(1).await;
         let cores: Vec<Rc<PartitionCore>> = self.partitions.borrow().values().cloned().collect();

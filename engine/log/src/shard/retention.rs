@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use highwater_model::Timestamp;
+use highwater_model::{Offset, Timestamp};
 
 use crate::error::LogError;
 use crate::partition::Partition;
@@ -29,6 +29,8 @@ impl Partition {
         for (index, segment) in segments.iter().enumerate() {
             let by_size = excess >= segment.size_bytes() && segment.size_bytes() > 0;
             let by_time = match oldest_kept {
+                // Compaction left nothing of it.
+                Some(_) if segment.size_bytes() == 0 => true,
                 Some(oldest) => self.newest_timestamp(segment).await.is_some_and(|newest| newest.0 < oldest),
                 None => false,
             };
@@ -39,12 +41,47 @@ impl Partition {
             let next = segments.get(index + 1).map(|next| next.base_offset);
             new_start = Some(next.unwrap_or_else(|| self.core.live.borrow().drain.segment_base));
         }
+        if let Some(oldest) = oldest_kept
+            && let Some(end) = self.end_if_all_expired(new_start, oldest).await
+        {
+            new_start = Some(end);
+        }
         if let Some(start) = new_start {
             let committed = self.core.watermarks.get().durable_offset;
             tracing::info!(topic = %self.core.topic_name, partition = %self.core.id.partition, %start, "retention");
             self.delete_records_before(start.min(committed)).await?;
         }
         Ok(())
+    }
+
+    /// The log's end, where retention leaves no segment but the active one, and every record in that is too old as well.
+    async fn end_if_all_expired(&self, new_start: Option<Offset>, oldest: i64) -> Option<Offset> {
+        let (segment, end) = {
+            let live = self.core.live.borrow();
+            let first = live.segments.keys().next().copied();
+            let start = new_start.or(first)?;
+            let is_whole = live.state.segment_base == live.drain.segment_base;
+            if start != live.state.segment_base || !is_whole || live.state.position_bytes == 0 {
+                return None;
+            }
+            (live.segments.get(&start).cloned()?, live.state.next_offset)
+        };
+        if end <= self.core.watermarks.get().log_start_offset {
+            return None;
+        }
+        let (in_file, bound) = {
+            let live = self.core.live.borrow();
+            let undrained = live.tail.undrained().next();
+            let in_file = undrained.map_or(live.drain.written_bytes, |hot| hot.position_bytes);
+            (in_file, undrained.map_or(end, |hot| hot.base_offset))
+        };
+        let interval = self.core.config.borrow().index_interval_bytes;
+        let (io, direct) = (&self.shard.io, self.shard.direct);
+        segment.extend_index(io, direct, in_file, bound, interval).await.ok()?;
+        let live = self.core.live.borrow();
+        let in_memory = live.tail.undrained().map(|hot| hot.max_timestamp).max();
+        let newest = segment.index.borrow().max_time().map(|newest| newest.timestamp).max(in_memory)?;
+        (newest.0 >= 0 && newest.0 < oldest && live.state.next_offset == end).then_some(end)
     }
 
     async fn newest_timestamp(&self, segment: &Rc<Segment>) -> Option<Timestamp> {

@@ -9,7 +9,7 @@ use highwater_model::Offset;
 use highwater_model::batch::{self, BATCH_HEADER_BYTES, BatchHeader};
 
 use super::{Check, PartitionFound, Progress};
-use crate::kafka_files::{INDEX_SUFFIX, LOG_SUFFIX, TIME_INDEX_SUFFIX, segment_path};
+use crate::kafka_files::{INDEX_SUFFIX, TIME_INDEX_SUFFIX, segment_path};
 use crate::partition::index::SparseIndex;
 
 /// Bytes that are read at a time; a larger batch is read whole.
@@ -30,7 +30,7 @@ pub(super) struct Part {
     /// Whether the last batch may go beyond the end.
     pub(super) may_be_cut: bool,
     /// Whether nothing is appended to it any more, so that its index must fit.
-    pub(super) is_closed: bool,
+    pub(super) has_index: bool,
 }
 
 impl<P: FnMut(Progress)> Check<'_, P> {
@@ -38,12 +38,12 @@ impl<P: FnMut(Progress)> Check<'_, P> {
     pub(super) async fn segment(
         &mut self,
         dir: &Path,
+        path: &Path,
         part: Part,
         found: &mut PartitionFound,
     ) -> Result<Offset, FileError> {
-        let Part { base_offset, end_bytes, may_be_cut, is_closed } = part;
-        let path = segment_path(dir, base_offset, LOG_SUFFIX);
-        let file = self.io.fs().open(&path, fs::OpenOptions::read_only()).await?;
+        let Part { base_offset, end_bytes, may_be_cut, has_index } = part;
+        let file = self.io.fs().open(path, fs::OpenOptions::read_only()).await?;
         let mut batches = Batches::new();
         let mut next_offset = base_offset;
         let mut position = 0;
@@ -57,7 +57,7 @@ impl<P: FnMut(Progress)> Check<'_, P> {
                 None => BATCH_HEADER_BYTES,
                 Some(Ok(header)) => header.size_bytes,
                 Some(Err(error)) => {
-                    self.problem(&path, Some(position), format!("no batch begins here: {error}"));
+                    self.problem(path, Some(position), format!("no batch begins here: {error}"));
                     return Ok(next_offset);
                 }
             };
@@ -67,7 +67,7 @@ impl<P: FnMut(Progress)> Check<'_, P> {
                     return Ok(next_offset);
                 }
                 self.problem(
-                    &path,
+                    path,
                     Some(position),
                     format!("a batch goes beyond the end at byte {end_bytes}"),
                 );
@@ -79,12 +79,12 @@ impl<P: FnMut(Progress)> Check<'_, P> {
                 window = match file.read_at(IoBuf::with_capacity(len), position, len).await {
                     Ok(buf) => buf.freeze(),
                     Err(error) => {
-                        self.problem(&path, Some(position), error.to_string());
+                        self.problem(path, Some(position), error.to_string());
                         return Ok(next_offset);
                     }
                 };
                 if window.len() < size_bytes {
-                    self.problem(&path, Some(position), "the file ends in the middle of a batch");
+                    self.problem(path, Some(position), "the file ends in the middle of a batch");
                     return Ok(next_offset);
                 }
                 window_start = position;
@@ -96,10 +96,10 @@ impl<P: FnMut(Progress)> Check<'_, P> {
             batches.insert(position, header.last_offset());
             if let Err(error) = batch::verify(&rest[..size_bytes]) {
                 let offsets = format!("offsets {} to {}", header.base_offset, header.last_offset());
-                self.problem(&path, Some(position), format!("{error} ({offsets})"));
+                self.problem(path, Some(position), format!("{error} ({offsets})"));
             } else if header.base_offset < next_offset {
                 let what = format!("offset {} after {next_offset}", header.base_offset);
-                self.problem(&path, Some(position), what);
+                self.problem(path, Some(position), what);
             } else {
                 next_offset = header.next_offset();
                 found.batches += 1;
@@ -108,7 +108,7 @@ impl<P: FnMut(Progress)> Check<'_, P> {
             found.checked_bytes += size_bytes as u64;
             position += size_bytes as u64;
         }
-        if is_closed {
+        if has_index {
             self.index(dir, base_offset, end_bytes, &batches).await?;
         }
         Ok(next_offset)

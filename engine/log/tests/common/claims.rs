@@ -5,7 +5,7 @@ use highwater_log::mutants::{self, Mutant};
 use crate::common::scenarios::{self, Verdict};
 
 /// Lies that random work and random crashes show: `tests/crash.rs`.
-pub(crate) const BY_SEEDS: [Mutant; 13] = [
+pub(crate) const BY_SEEDS: [Mutant; 16] = [
     mutants::ACK_BEFORE_WRITE,
     mutants::SKIP_JOURNAL_FLUSH,
     mutants::FUA_COVERS_PLAIN,
@@ -19,6 +19,9 @@ pub(crate) const BY_SEEDS: [Mutant; 13] = [
     mutants::SERVE_BEFORE_RECOVERY_FLUSH,
     mutants::OFFSET_GIVEN_TWICE,
     mutants::RECORD_ALTERED,
+    mutants::SWAP_BEFORE_FLUSH,
+    mutants::COMPACT_NAMED_SEGMENT,
+    mutants::TOMBSTONE_DROPPED_EARLY,
 ];
 
 /// Lies that need a story of their own: `tests/lies.rs`.

@@ -30,6 +30,8 @@ pub(crate) fn small_shard() -> ShardConfig {
         hot_tail_bytes: 2 << 20,
         chunk_bytes: 8 << 10,
         chunks_in_flight: 2,
+        // Tests say when.
+        cleaner_enabled: false,
         ..ShardConfig::default()
     }
 }
@@ -76,13 +78,23 @@ pub(crate) fn batch_of(values: &[&[u8]], producer: ProducerStamp) -> Bytes {
     builder.build(producer).expect("a batch")
 }
 
+/// A batch of keys with values; a key without one is a tombstone.
+pub(crate) fn keyed_batch_of(records: &[(&[u8], Option<&[u8]>)], producer: ProducerStamp) -> Bytes {
+    let mut builder = BatchBuilder::new(Compression::None);
+    for (key, value) in records {
+        let timestamp = Timestamp(1_000);
+        builder.push(&NewRecord { timestamp, key: Some(key), value: *value, ..NewRecord::default() });
+    }
+    builder.build(producer).expect("a batch")
+}
+
 pub(crate) async fn append_one(partition: &Partition, value: &[u8]) -> Appended {
     let epoch = LeaderEpoch(-1).max(partition.latest_epoch()).max(LeaderEpoch(0));
     partition.begin_epoch(epoch);
     partition.append(batch_of(&[value], ProducerStamp::NONE), epoch, Origin::Client).await.expect("accepted")
 }
 
-/// All values from the start to the end, in order; offsets are checked to be without gaps.
+/// All values from the start to the end, in order; that of a tombstone is empty.
 pub(crate) async fn read_values(partition: &Partition) -> Vec<Vec<u8>> {
     read_from(partition, partition.watermarks().get().log_start_offset)
         .await
@@ -108,7 +120,7 @@ pub(crate) async fn read_from(partition: &Partition, offset: Offset) -> Vec<(Off
                 let record = record.expect("well formed");
                 let this = Offset(header.base_offset.0 + i64::from(record.offset_delta));
                 if this >= offset {
-                    values.push((this, record.value.expect("a value").to_vec()));
+                    values.push((this, record.value.unwrap_or_default().to_vec()));
                 }
             }
         }

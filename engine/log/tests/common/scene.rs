@@ -82,6 +82,27 @@ impl Scene {
         self.end(end);
     }
 
+    /// Starts a process and lets it run until the power goes, or until it is done and is killed.
+    pub(crate) fn live_until_down<F, Fut>(&mut self, main: F)
+    where
+        F: FnOnce(Io) -> Fut + 'static,
+        Fut: Future<Output = ()> + 'static,
+    {
+        let done = Rc::new(std::cell::Cell::new(false));
+        let told = Rc::clone(&done);
+        self.world.start(self.node, vec![(main, told)], |io, (main, told)| async move {
+            main(io).await;
+            told.set(true);
+            std::future::pending::<()>().await;
+        });
+        let node = self.node;
+        let run = self.world.run_until(|world| done.get() || !world.is_up(node));
+        run.unwrap_or_else(|error| panic!("seed {}: {error}", self.world.seed()));
+        if self.world.is_up(node) {
+            self.world.kill(node);
+        }
+    }
+
     pub(crate) fn pass(&mut self, time: Duration) {
         let run = self.world.run_for(time);
         run.unwrap_or_else(|error| panic!("seed {}: {error}", self.world.seed()));
