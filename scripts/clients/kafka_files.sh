@@ -12,7 +12,9 @@ produce() { # LINES CODEC
 
 case $1 in
   dump)
-    files=$(find "$2" -name '*.log' -o -name '*.index' -o -name '*.timeindex' -o -name '*.snapshot' | paste -sd,)
+    # Where compaction was, offsets are missing, which the tool does not like: compact.sh looks at those.
+    files=$(find "$2" -path '*/compacted-*' -prune -o \
+      \( -name '*.log' -o -name '*.index' -o -name '*.timeindex' -o -name '*.snapshot' \) -print | paste -sd,)
     out=$(mktemp)
     trap 'rm -f "$out"' EXIT
     jvm org.apache.kafka.tools.DumpLogSegments --deep-iteration --files "$files" > "$out"
