@@ -229,13 +229,17 @@ impl ShardCore {
             self.io.yield_now().await;
         }
         let Some((core, plan)) = dirtiest else { return Ok(false) };
-        if plan.waits_for_checkpoint {
+        if plan.waits_for_checkpoint && !self.is_closing() {
             // Twice: the line of the older one counts.
             self.checkpoint().await?;
             self.checkpoint().await?;
         }
         let rolled_end = plan.end;
         let _cleaning_turn = core.cleaning_turn.acquire(1).await;
+        // Whoever closes the log or deletes it says so, and then waits for this turn once: after that, no file is touched.
+        if self.is_closing() || !core.may_be_compacted() {
+            return Ok(false);
+        }
         let plan = self.plan(&core, Reach::Passed).await.filter(|plan| plan.dirty_bytes > 0);
         let Some(plan) = plan else { return Ok(false) };
         match self.pass(&core, plan).await {
