@@ -182,7 +182,7 @@ impl ShardCore {
         loop {
             {
                 let live = core.live.borrow();
-                match self.plan(&live, until) {
+                match self.plan_chunk(&live, until) {
                     Plan::Nothing => return Step::Nothing,
                     Plan::Close { segment, next_base } => return Step::Close { segment, next_base },
                     Plan::Write(planned) => {
@@ -197,7 +197,7 @@ impl ShardCore {
     }
 
     /// What there is to do next, found without a look at the bytes.
-    fn plan(&self, live: &Live, until: Until) -> Plan {
+    fn plan_chunk(&self, live: &Live, until: Until) -> Plan {
         if live.tail.undrained().next().is_none() && !live.is_behind_a_roll() {
             return Plan::Nothing;
         }

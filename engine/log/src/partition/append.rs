@@ -705,9 +705,9 @@ fn validate(bytes: &Bytes, origin: Origin) -> Result<Incomings, AppendError> {
 /// Compresses anew what came with another codec than the topic's, which is all that changes.
 fn recompress(
     batches: Bytes,
-    mut incoming: Vec<Incoming>,
+    mut incoming: Incomings,
     stored: StoredCompression,
-) -> Result<(Bytes, Vec<Incoming>), AppendError> {
+) -> Result<(Bytes, Incomings), AppendError> {
     if incoming.iter().all(|batch| batch.header.compression() == Ok(stored.codec)) {
         return Ok((batches, incoming));
     }
