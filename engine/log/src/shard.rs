@@ -55,7 +55,7 @@ const OPEN_CLOSED_SEGMENTS: usize = 512;
 
 /// Segments that a checkpoint flushes at once. The file system and the device make one flush of several that are asked for
 /// together, so that the journal's own waits for fewer.
-const FLUSHES_IN_FLIGHT: usize = 16;
+const FLUSHES_IN_FLIGHT: usize = 64;
 
 type SegmentKey = (TopicPartition, Offset);
 

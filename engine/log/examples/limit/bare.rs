@@ -29,21 +29,22 @@ impl Behind {
     }
 }
 
-pub(crate) async fn run(io: Io, work: Work) -> Measured {
+pub(crate) async fn run(io: Io, work: Work, shard: usize, (): ()) -> Measured {
     let config = ShardConfig::default();
-    let (partitions, append_bytes) = (work.shape.partitions, work.shape.append_bytes);
+    let (partitions, append_bytes) = (work.partitions_of(shard).count(), work.shape.append_bytes);
     let group_bytes = (partitions * append_bytes).next_multiple_of(IO_ALIGNMENT) + IO_ALIGNMENT;
-    let journal = journal(&io, &work, &config).await;
-    let segments = segments(&io, &work, &config).await;
+    let journal = journal(&io, &work, &config, shard).await;
+    let segments = segments(&io, &work, &config, shard).await;
     let group = filled(group_bytes);
     let chunk = filled(config.chunk_bytes);
-    let rounds = work.bytes.div_ceil((partitions * append_bytes) as u64);
+    let rounds = work.rounds(1, append_bytes);
     let behind = Rc::new(Behind {
         chunks: RefCell::default(),
         changes: Watch::new(0),
         waiting_bytes: Cell::new(0),
         ended: Cell::new(false),
     });
+    work.start.wait();
     let enters = io.counters().enters;
 
     let (begin, cpu) = (Instant::now(), thread_cpu());
@@ -116,11 +117,11 @@ fn filled(size_bytes: usize) -> Bytes {
 }
 
 /// Journal files as the engine has them after a lap: allocated, and written to once.
-async fn journal(io: &Io, work: &Work, config: &ShardConfig) -> Vec<Rc<File>> {
+async fn journal(io: &Io, work: &Work, config: &ShardConfig, shard: usize) -> Vec<Rc<File>> {
     let zeros = filled(1 << 20);
     let mut files = Vec::with_capacity(config.journal_max_files);
     for number in 0..config.journal_max_files {
-        let file = create(io, work, format!("journal-{number}"), config.journal_file_bytes).await;
+        let file = create(io, work, format!("journal-{shard}-{number}"), config.journal_file_bytes).await;
         for position in (0..config.journal_file_bytes).step_by(1 << 20) {
             file.write_at(vec![zeros.clone()], position, Durability::Plain).await.expect("written");
         }
@@ -130,11 +131,11 @@ async fn journal(io: &Io, work: &Work, config: &ShardConfig) -> Vec<Rc<File>> {
     files
 }
 
-async fn segments(io: &Io, work: &Work, config: &ShardConfig) -> Vec<Rc<File>> {
-    let rounds = work.bytes.div_ceil((work.shape.partitions * work.shape.append_bytes) as u64);
+async fn segments(io: &Io, work: &Work, config: &ShardConfig, shard: usize) -> Vec<Rc<File>> {
+    let rounds = work.rounds(1, work.shape.append_bytes);
     let size_bytes = (rounds * work.shape.append_bytes as u64).next_multiple_of(config.chunk_bytes as u64);
-    let mut files = Vec::with_capacity(work.shape.partitions);
-    for number in 0..work.shape.partitions {
+    let mut files = Vec::new();
+    for number in work.partitions_of(shard) {
         files.push(create(io, work, format!("segment-{number}"), size_bytes).await);
     }
     files

@@ -1,11 +1,11 @@
-//! The engine's side: partitions of one shard, each with appends in flight.
+//! The engine's side: partitions of each shard, with appends in flight.
 
 use std::rc::Rc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use highwater_io::Io;
-use highwater_log::{DataDir, LogConfig, OpenOptions, Origin, Partition, ShardLogs};
+use highwater_io::{Io, Runtime, RuntimeConfig};
+use highwater_log::{DataDir, LogConfig, OpenOptions, Origin, Partition, ShardLogs, ShardSeed};
 use highwater_model::batch::{BatchBuilder, NewRecord, ProducerStamp};
 use highwater_model::compression::Compression;
 use highwater_model::{LeaderEpoch, PartitionIndex, Timestamp, TopicId, TopicPartition};
@@ -16,14 +16,27 @@ use crate::{Measured, Work};
 const EPOCH: LeaderEpoch = LeaderEpoch(0);
 const RECORD_BYTES: usize = 1000;
 
-pub(crate) async fn run(io: Io, work: Work) -> Measured {
-    let (mut dir, _) = DataDir::open(&io, &work.dir, OpenOptions::default()).await.expect("opens");
-    let seed = dir.split(1, |_, _| 0).await.expect("a journal").pop().expect("one shard");
+/// Opens the directory and gives each shard its part.
+pub(crate) fn seeds(work: &Work) -> Vec<ShardSeed> {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let states = vec![(work.dir.clone(), work.shards)];
+    let opening = Runtime::start(&RuntimeConfig::default(), states, move |io, (dir, shards)| {
+        let sender = sender.clone();
+        async move {
+            let (mut dir, _) = DataDir::open(&io, &dir, OpenOptions::default()).await.expect("opens");
+            sender.send(dir.split(shards, |_, _| 0).await.expect("journals")).expect("somebody waits");
+        }
+    });
+    opening.expect("a shard").join().expect("no panic");
+    receiver.recv().expect("seeds")
+}
+
+pub(crate) async fn run(io: Io, work: Work, shard: usize, seed: ShardSeed) -> Measured {
     let logs = ShardLogs::start(&io, seed).await.expect("starts");
     let config =
         LogConfig { flush_messages: if work.unflushed { u64::MAX } else { 1 }, ..LogConfig::default() };
-    let mut partitions = Vec::with_capacity(work.shape.partitions);
-    for index in 0..work.shape.partitions {
+    let mut partitions = Vec::new();
+    for index in work.partitions_of(shard) {
         let partition = i32::try_from(index).expect("few partitions");
         let id =
             TopicPartition { topic_id: TopicId::from_bytes([1; 16]), partition: PartitionIndex(partition) };
@@ -32,8 +45,9 @@ pub(crate) async fn run(io: Io, work: Work) -> Measured {
         partitions.push(partition);
     }
     let batch = batch(work.shape.append_bytes);
-    let writers = work.shape.partitions * work.depth;
-    let rounds = work.bytes.div_ceil((writers * batch.len()) as u64);
+    let writers = partitions.len() * work.depth;
+    let rounds = work.rounds(work.depth, batch.len());
+    work.start.wait();
     let (enters, groups) = (io.counters().enters, logs.journal_counters().groups);
 
     let (begin, cpu) = (Instant::now(), thread_cpu());

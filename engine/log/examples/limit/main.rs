@@ -17,6 +17,7 @@ mod engine;
 mod report;
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use clap::Parser;
@@ -60,9 +61,13 @@ struct Options {
     /// Bytes of each run, payload only.
     #[arg(long, default_value_t = 3 << 30)]
     bytes: u64,
+    /// Shards, or bare loops, each on a thread of its own with a journal of its own; the partitions are dealt out.
+    #[arg(long, default_value_t = 2)]
+    shards: usize,
     /// Runs the engine with nothing else, to be looked at with a profiler.
     #[arg(long)]
     engine_only: bool,
+    /// Runs the bare loop with nothing else.
     #[arg(long)]
     bare_only: bool,
     /// Acknowledge when written, not when durable.
@@ -84,6 +89,21 @@ struct Work {
     depth: usize,
     bytes: u64,
     unflushed: bool,
+    shards: usize,
+    /// Lets the shards begin together.
+    start: Arc<Barrier>,
+}
+
+impl Work {
+    /// Partitions that belong to `shard`.
+    fn partitions_of(&self, shard: usize) -> impl Iterator<Item = usize> {
+        (shard..self.shape.partitions).step_by(self.shards)
+    }
+
+    /// Rounds in which each partition gets `in_flight` appends of `append_bytes`, until the total is reached.
+    fn rounds(&self, in_flight: usize, append_bytes: usize) -> u64 {
+        self.bytes.div_ceil((self.shape.partitions * in_flight * append_bytes) as u64)
+    }
 }
 
 /// What one run took.
@@ -103,20 +123,39 @@ struct Measured {
     thread_cpu: Duration,
 }
 
-/// Runs `main` on one shard and returns what it gives.
-fn on_a_shard<T, F, Fut>(work: Work, main: F) -> T
+impl Measured {
+    /// What shards that ran at the same time did together.
+    fn and(self, other: Measured) -> Self {
+        Measured {
+            appends: self.appends + other.appends,
+            bytes: self.bytes + other.bytes,
+            acknowledged: self.acknowledged.max(other.acknowledged),
+            drained: self.drained.max(other.drained),
+            groups: self.groups + other.groups,
+            enters: self.enters + other.enters,
+            thread_cpu: self.thread_cpu + other.thread_cpu,
+        }
+    }
+}
+
+/// Runs `main` on each shard with its part of `parts`, and returns what they did together.
+fn on_shards<S, F, Fut>(work: &Work, parts: Vec<S>, main: F) -> Measured
 where
-    T: Send + 'static,
-    F: Fn(highwater_io::Io, Work) -> Fut + Clone + Send + 'static,
-    Fut: Future<Output = T> + 'static,
+    S: Send + 'static,
+    F: Fn(highwater_io::Io, Work, usize, S) -> Fut + Clone + Send + 'static,
+    Fut: Future<Output = Measured> + 'static,
 {
     let (sender, receiver) = std::sync::mpsc::channel();
-    let runtime = Runtime::start(&RuntimeConfig::default(), vec![work], move |io, work| {
+    let states: Vec<_> =
+        parts.into_iter().enumerate().map(|(shard, part)| (work.clone(), shard, part)).collect();
+    let runtime = Runtime::start(&RuntimeConfig::default(), states, move |io, (work, shard, part)| {
         let (main, sender) = (main.clone(), sender.clone());
-        async move { sender.send(main(io, work).await).expect("somebody waits") }
+        async move { sender.send(main(io, work, shard, part).await).expect("somebody waits") }
     });
-    let result = runtime.expect("a shard").join();
-    result.map_or_else(|panic| std::panic::resume_unwind(panic), |()| receiver.recv().expect("a result"))
+    if let Err(panic) = runtime.expect("shards").join() {
+        std::panic::resume_unwind(panic);
+    }
+    receiver.into_iter().reduce(Measured::and).expect("at least one shard")
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,11 +172,13 @@ fn run(side: Side, options: &Options, shape: Shape, bytes: u64) -> report::Run {
         depth: options.depth,
         bytes,
         unflushed: options.unflushed,
+        shards: options.shards.min(shape.partitions).max(1),
+        start: Arc::new(Barrier::new(options.shards.min(shape.partitions).max(1))),
     };
     let cpu = report::Cpu::now();
     let measured = match side {
-        Side::Engine => on_a_shard(work, engine::run),
-        Side::Bare => on_a_shard(work, bare::run),
+        Side::Engine => on_shards(&work, engine::seeds(&work), engine::run),
+        Side::Bare => on_shards(&work, vec![(); work.shards], bare::run),
     };
     report::Run { side, shape, measured, cpu: report::Cpu::now().since(&cpu) }
 }
