@@ -114,10 +114,15 @@ struct SemaphoreInner {
     available: Cell<usize>,
     limit: usize,
     queue: RefCell<VecDeque<Rc<Waiter>>>,
+    /// Waiters that are done, for later ones: who waits all the time takes no memory each time.
+    spare: RefCell<Vec<Rc<Waiter>>>,
 }
 
+/// Waiters that a semaphore keeps.
+const SPARE_WAITERS: usize = 4;
+
 struct Waiter {
-    wanted: usize,
+    wanted: Cell<usize>,
     state: Cell<WaiterState>,
     waker: RefCell<Option<Waker>>,
 }
@@ -143,7 +148,12 @@ impl Semaphore {
     #[must_use]
     pub fn new(limit: usize) -> Self {
         Semaphore {
-            inner: Rc::new(SemaphoreInner { available: Cell::new(limit), limit, queue: RefCell::default() }),
+            inner: Rc::new(SemaphoreInner {
+                available: Cell::new(limit),
+                limit,
+                queue: RefCell::default(),
+                spare: RefCell::default(),
+            }),
         }
     }
 
@@ -176,6 +186,17 @@ impl Semaphore {
         Acquire { semaphore: self.clone(), wanted: wanted.min(self.inner.limit), waiter: None }
     }
 
+    fn waiter(&self, wanted: usize, waker: &Waker) -> Rc<Waiter> {
+        let waiter = self.inner.spare.borrow_mut().pop().unwrap_or_else(|| {
+            let (wanted, state) = (Cell::new(0), Cell::new(WaiterState::Gone));
+            Rc::new(Waiter { wanted, state, waker: RefCell::default() })
+        });
+        waiter.wanted.set(wanted);
+        waiter.state.set(WaiterState::Queued);
+        *waiter.waker.borrow_mut() = Some(waker.clone());
+        waiter
+    }
+
     fn release(&self, units: usize) {
         self.inner.available.set(self.inner.available.get() + units);
         self.serve();
@@ -188,10 +209,10 @@ impl Semaphore {
                 None => return,
             };
             if next.state.get() == WaiterState::Queued {
-                if self.inner.available.get() < next.wanted {
+                if self.inner.available.get() < next.wanted.get() {
                     return;
                 }
-                self.inner.available.set(self.inner.available.get() - next.wanted);
+                self.inner.available.set(self.inner.available.get() - next.wanted.get());
                 next.state.set(WaiterState::Granted);
             }
             self.inner.queue.borrow_mut().pop_front();
@@ -224,11 +245,7 @@ impl Future for Acquire {
             if let Some(permit) = self.semaphore.try_acquire(self.wanted) {
                 return Poll::Ready(permit);
             }
-            let waiter = Rc::new(Waiter {
-                wanted: self.wanted,
-                state: Cell::new(WaiterState::Queued),
-                waker: RefCell::new(Some(cx.waker().clone())),
-            });
+            let waiter = self.semaphore.waiter(self.wanted, cx.waker());
             self.semaphore.inner.queue.borrow_mut().push_back(Rc::clone(&waiter));
             self.waiter = Some(waiter);
             return Poll::Pending;
@@ -248,7 +265,13 @@ impl Drop for Acquire {
         match waiter.state.replace(WaiterState::Gone) {
             WaiterState::Granted => self.semaphore.release(self.wanted),
             WaiterState::Queued => self.semaphore.serve(),
-            WaiterState::Gone => {}
+            // It left the queue when it was granted.
+            WaiterState::Gone => {
+                let mut spare = self.semaphore.inner.spare.borrow_mut();
+                if spare.len() < SPARE_WAITERS {
+                    spare.push(waiter);
+                }
+            }
         }
     }
 }
