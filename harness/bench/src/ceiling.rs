@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::load::{self, Driving};
 use crate::medium::Scratch;
 use crate::results::Ceiling;
-use crate::workload::settings::{Acks, Fault};
+use crate::workload::settings::Fault;
 use crate::workload::units::Rate;
 use crate::workload::{Cell, Timing};
 
@@ -27,7 +27,7 @@ const WARM_UP: Duration = Duration::from_millis(300);
 const DURATION: Duration = Duration::from_millis(1_200);
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Measures the client with the settings of `like`, acks=1 and as fast as it goes. `driver` is the stand-in's.
+/// Measures the client with the settings of `like`, as fast as it goes. `driver` is the stand-in's.
 pub fn client_ceiling(
     driver: &Driver,
     like: &Cell,
@@ -68,8 +68,6 @@ pub fn client_ceiling(
 
 fn ceiling_cell(like: &Cell) -> Cell {
     let mut cell = like.clone();
-    cell.settings.acks = Acks::One;
-    cell.settings.idempotence = false;
     cell.settings.rate = Rate::Saturating;
     cell.settings.fault = Fault::None;
     cell.timing = Timing { warm_up: WARM_UP, duration: DURATION, ..cell.timing };

@@ -1,7 +1,8 @@
 //! The terminal view: the sentence, the table, where the file is.
 
 use crate::results::answer::{self, Ordeal, Tone};
-use crate::results::summary::{CellSummary, Judged, open_loop, performance, summaries};
+use crate::results::stats::Spread;
+use crate::results::summary::{CellSummary, Judged, Memory, open_loop, performance, summaries};
 use crate::results::{Sweep, text};
 use highwater_checker::{Acks, Loss, Scope, Standing};
 use std::path::Path;
@@ -48,7 +49,7 @@ pub fn render(sweep: &Sweep, report: &Path, colour: Colour) -> String {
         out.push('\n');
     }
     out.push('\n');
-    out.push_str(&grid(&rows(sweep, &cells), colour));
+    out.push_str(&grid(&HEADS, WORDS, &rows(sweep, &cells), colour));
     if cells.iter().any(|cell| cell.fault().is_some()) {
         let lossy = |judged: &Judged| {
             judged.standing == Standing::Kept && judged.telling_trials > 0 && judged.lost > 0
@@ -95,6 +96,7 @@ pub fn render(sweep: &Sweep, report: &Path, colour: Colour) -> String {
     if let Some(line) = answer::incomplete(sweep) {
         out.push_str(&format!("! {line}\n"));
     }
+    out.push_str(&speed(sweep, &cells, colour));
     out.push_str(&format!("\nReport: {}\n", printable(&report.display().to_string())));
     out
 }
@@ -115,12 +117,83 @@ const HEADS: [&str; 11] = [
 /// The first so many columns are words, the others numbers.
 const WORDS: usize = 4;
 
-struct Row {
-    fields: [String; HEADS.len()],
+struct Row<const N: usize> {
+    fields: [String; N],
     paint: Paint,
 }
 
-fn rows(sweep: &Sweep, cells: &[CellSummary<'_>]) -> Vec<Row> {
+const SPEED_HEADS: [&str; 10] = [
+    "setting",
+    "broker",
+    "offered",
+    "MB/s",
+    "drained",
+    "of the client",
+    "MB/broker CPU-s",
+    "MB/machine CPU-s",
+    "memory peak",
+    "at the end",
+];
+const SPEED_WORDS: usize = 2;
+
+/// The second table: what the speed of each cell without a fault rests on. Nothing where a sweep is older than these
+/// figures, or has no such cell.
+fn speed(sweep: &Sweep, cells: &[CellSummary<'_>], colour: Colour) -> String {
+    let measured: Vec<&CellSummary<'_>> = cells
+        .iter()
+        .filter(|cell| cell.fault().is_none() && (cell.memory.is_some() || cell.share_of_ceiling.is_some()))
+        .collect();
+    if measured.is_empty() {
+        return String::new();
+    }
+    let rows: Vec<Row<{ SPEED_HEADS.len() }>> = measured.iter().map(|cell| speed_row(cell)).collect();
+    let mut out = format!("\n{}", grid(&SPEED_HEADS, SPEED_WORDS, &rows, colour));
+    let mut ceilings: Vec<String> = Vec::new();
+    for ceiling in sweep.configurations.iter().filter_map(|known| known.client_ceiling) {
+        let shown = text::megabytes(ceiling.bytes_per_second);
+        if !ceilings.contains(&shown) {
+            ceilings.push(shown);
+        }
+    }
+    if !ceilings.is_empty() {
+        out.push_str(&format!(
+            "of the client: of what it reaches with the same settings against a broker that keeps nothing, in this run: {} MB/s\n",
+            text::listed(&ceilings)
+        ));
+    }
+    if measured.iter().any(|cell| cell.is_limited_by_client()) {
+        out.push_str("! limited by the client: at least 90 % of its ceiling\n");
+    }
+    out.push_str(
+        "drained: MB/s until the broker's files were flushed; broker CPU: of its processes; machine CPU: everybody's less the \
+         client's, until drained; memory: resident\n",
+    );
+    out
+}
+
+fn speed_row(cell: &CellSummary<'_>) -> Row<{ SPEED_HEADS.len() }> {
+    let rate = |rate: Option<f64>| rate.map_or_else(|| "–".to_owned(), text::megabytes);
+    let median = |spread: Option<Spread>| rate(spread.map(|spread| spread.median));
+    let limit = if cell.is_limited_by_client() { "! " } else { "" };
+    let memory =
+        |of: fn(Memory) -> u64| cell.memory.map_or_else(|| "–".to_owned(), |memory| text::bytes(of(memory)));
+    let fields = [
+        format!("acks={}", cell.configuration.short_label()),
+        cell.configuration.broker.name.clone(),
+        cell.offered().map_or_else(|| "–".to_owned(), text::megabytes),
+        median(cell.bytes_per_second),
+        median(cell.drained_bytes_per_second),
+        cell.share_of_ceiling
+            .map_or_else(|| "–".to_owned(), |share| format!("{limit}{}", text::percent(share))),
+        rate(cell.bytes_per_broker_cpu_second),
+        rate(cell.bytes_per_cpu_second),
+        memory(|memory| memory.peak_bytes),
+        memory(|memory| memory.end_bytes),
+    ];
+    Row { fields, paint: Paint::None }
+}
+
+fn rows(sweep: &Sweep, cells: &[CellSummary<'_>]) -> Vec<Row<{ HEADS.len() }>> {
     let mut rows = Vec::new();
     for configuration in &sweep.configurations {
         let of = |cell: &&CellSummary<'_>| cell.configuration.id == configuration.id;
@@ -175,7 +248,7 @@ fn fault_row(
     cell: &CellSummary<'_>,
     speed: Option<&CellSummary<'_>>,
     steady: Option<&CellSummary<'_>>,
-) -> Row {
+) -> Row<{ HEADS.len() }> {
     let [setting, broker, rate, p99] = common(cell, speed, steady);
     let fault = cell.ordeal().map(short_fault).unwrap_or_default();
     let Some(judged) = &cell.judged else {
@@ -234,25 +307,26 @@ fn lost(lost: u64, trials: usize) -> String {
     }
 }
 
-fn grid(rows: &[Row], colour: Colour) -> String {
+/// A table whose first `words` columns are words, the others numbers.
+fn grid<const N: usize>(heads: &[&str; N], words: usize, rows: &[Row<N>], colour: Colour) -> String {
     let length = |text: &str| text.chars().count();
     let width = |column: usize| {
         let fields = rows.iter().map(|row| length(&row.fields[column]));
-        fields.max().unwrap_or(0).max(length(HEADS[column]))
+        fields.max().unwrap_or(0).max(length(heads[column]))
     };
-    let widths: [usize; HEADS.len()] = std::array::from_fn(width);
-    let line = |fields: &[String; HEADS.len()]| {
+    let widths: [usize; N] = std::array::from_fn(width);
+    let line = |fields: &[String; N]| {
         let mut line = String::new();
         for (column, (field, width)) in fields.iter().zip(widths).enumerate() {
             let field = printable(field);
             let padding = " ".repeat(width.saturating_sub(length(&field)));
             let gap = if column == 0 { "" } else { "  " };
             line.push_str(gap);
-            line.push_str(&if column < WORDS { field + &padding } else { padding + &field });
+            line.push_str(&if column < words { field + &padding } else { padding + &field });
         }
         line.trim_end().to_owned()
     };
-    let heads = HEADS.map(str::to_owned);
+    let heads = heads.map(str::to_owned);
     let mut out = format!("{}\n", colour.paint(Paint::Strong, &line(&heads)));
     for row in rows {
         out.push_str(&colour.paint(row.paint, &line(&row.fields)));

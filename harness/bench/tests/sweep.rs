@@ -118,6 +118,31 @@ fn cell_without_a_fault_is_measured_and_stamped() {
     let trial = std::fs::read_to_string(&project.trials()[0]).unwrap();
     assert!(trial.contains("\"target_records_per_second\":1953.125"), "{trial}");
     assert!(trial.contains("\"drain\":"), "{trial}");
+    let trial: Trial = serde_json::from_str(&trial).unwrap();
+    let used = trial.load.used.unwrap();
+    assert!(used.peak_rss_bytes >= used.end_rss_bytes && used.end_rss_bytes > 0, "{used:?}");
+    let table = std::fs::read_to_string(folder.join("table.txt")).unwrap();
+    assert!(table.contains("of the client: of what it reaches with the same settings"), "{table}");
+}
+
+/// The producer's settings decide over what the client can do: acks twice, flush not at all.
+#[test]
+fn ceiling_of_the_client_is_measured_once_for_each_of_its_settings() {
+    let project = Project::new("[[grid]]\nacks = [1, 'all']\nflush = ['never', 'flush.messages=1']\n");
+    assert_exit(&project.sweep(&[]), 0);
+    let folder = project.trials()[0].ancestors().nth(3).unwrap().to_owned();
+    let sweep = highwater_bench::results::store::ResultsDir::new(&folder).load().unwrap();
+    let ceilings: Vec<_> = sweep
+        .configurations
+        .iter()
+        .map(|configuration| (configuration.setting.acks, configuration.client_ceiling.unwrap()))
+        .collect();
+    let [(_, one), (_, one_again), (_, all), (_, all_again)] = ceilings.as_slice() else {
+        panic!("{ceilings:?}")
+    };
+    assert_eq!((one, all), (one_again, all_again));
+    assert_ne!(one, all);
+    assert_eq!(sweep.environment.client_ceiling.as_ref(), Some(one));
 }
 
 /// Each lie, and the fault under which it shows.

@@ -140,6 +140,8 @@ pub struct Usage {
     pub cpu: Duration,
     /// Most memory resident at once.
     pub peak_rss_bytes: u64,
+    /// Memory resident now.
+    pub rss_bytes: u64,
 }
 
 /// A broker's files and commands, to be started as often as wanted on the same data.
@@ -450,7 +452,8 @@ fn usage_of_group(group: i32) -> Usage {
         let Some(ticks) = ticks_in_group(&stat, group) else { continue };
         usage.cpu += Duration::from_millis(ticks * 1_000 / TICKS_PER_SECOND);
         let status = std::fs::read_to_string(process.join("status")).unwrap_or_default();
-        usage.peak_rss_bytes += peak_rss_bytes(&status).unwrap_or(0);
+        usage.peak_rss_bytes += memory_bytes(&status, "VmHWM:").unwrap_or(0);
+        usage.rss_bytes += memory_bytes(&status, "VmRSS:").unwrap_or(0);
     }
     usage
 }
@@ -467,8 +470,9 @@ fn ticks_in_group(stat: &str, group: i32) -> Option<u64> {
     Some(number(11)? + number(12)?)
 }
 
-fn peak_rss_bytes(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+/// The line `name` of `/proc/PID/status`, in bytes.
+fn memory_bytes(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1_024)
 }
 

@@ -37,7 +37,7 @@ use crate::final_read::{Source, final_read};
 use crate::load::{self, Done, Driving, Running};
 use crate::machine;
 use crate::medium::{Medium, MediumKind, Scratch};
-use crate::results::{FaultMark, Load};
+use crate::results::{FaultMark, Load, Used};
 use crate::workload::settings::{Acks, Fault};
 use crate::workload::{Cell, Workload};
 
@@ -227,6 +227,7 @@ struct Loaded {
     strike: Option<Strike>,
     reached: Reached,
     usage: Usage,
+    /// Of the machine while the clock ran, the client's share included, and while what was left was flushed.
     machine_cpu: Option<Duration>,
 }
 
@@ -370,6 +371,11 @@ impl<'a> Trial<'a> {
             }),
             load: Load {
                 broker_cpu: broker_cpu.map(crate::clock::nanos),
+                used: Some(Used {
+                    cpu: crate::clock::nanos(usage.cpu),
+                    peak_rss_bytes: usage.peak_rss_bytes,
+                    end_rss_bytes: usage.rss_bytes,
+                }),
                 // A broker that the harness itself took away for a while is not held to the rate.
                 target_records_per_second: done.load.target_records_per_second.filter(|_| !outage),
                 ..done.load
@@ -512,12 +518,16 @@ impl<'a> Trial<'a> {
             }
             self.bench.observer.phase(Phase::Recovering);
         }
-        let machine_cpu =
-            machine::busy_cpu().zip(before.0).map(|(after, before)| after.saturating_sub(before));
+        let mut machine_cpu = busy_since(before.0);
         let done = running.finish(self.bench.cancel).map_err(CellError::from);
         let struck = strike.is_some() || !reached.earlier.is_empty();
         let done = if struck { done.map_err(CellError::after_fault)? } else { done? };
+        // What the client does between its end and the drain, to gather what it noted, is charged to nobody.
+        let undrained = machine::busy_cpu();
         let drain = if until == Until::Finished { Some(crate::clock::nanos(self.drain()?)) } else { None };
+        if drain.is_some() {
+            machine_cpu = machine_cpu.zip(busy_since(undrained)).map(|(load, drain)| load + drain);
+        }
         let done = Done { load: Load { drain, ..done.load }, ..done };
         let cpu = usage.cpu.saturating_sub(before.1.cpu);
         Ok(Loaded { done, started_at, strike, reached, usage: Usage { cpu, ..usage }, machine_cpu })
@@ -746,6 +756,11 @@ fn is_lower_bound(contract: &Contract, verdict: &Verdict, load: Nanos) -> bool {
     };
     let window = verdict.losses.window.max(verdict.losses.sent_window);
     unbounded && window.is_some_and(|window| window.0 as f64 >= 0.9 * load.0 as f64)
+}
+
+/// CPU time of the machine since `before`.
+fn busy_since(before: Option<Duration>) -> Option<Duration> {
+    machine::busy_cpu().zip(before).map(|(after, before)| after.saturating_sub(before))
 }
 
 fn millis(span: Duration) -> u64 {

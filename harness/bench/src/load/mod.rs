@@ -321,6 +321,7 @@ fn gather(
         bytes: total.acked_bytes,
         failed: total.failed,
         broker_cpu: None,
+        used: None,
         drain: None,
     };
     let ledger = Ledger::gather(plan.run, &plan.layout, ledgers)?;

@@ -156,7 +156,7 @@ pub(super) fn at_rate(cell: &CellSummary<'_>) -> String {
 }
 
 /// What a workload sends, in one line.
-pub(super) fn workload_words(workload: &Workload) -> String {
+pub(crate) fn workload_words(workload: &Workload) -> String {
     let Workload { record_size_bytes, partitions, producers, .. } = workload;
     format!(
         "{} B records, {}, {}, batch.size={}, linger.ms={}, compression.type={}{}{}",
@@ -415,6 +415,11 @@ fn known_limits(sweep: &Sweep, cells: &[CellSummary<'_>]) -> Vec<String> {
     say(
         fault(&|kind| kind == FaultKind::ProcessKill) && !fault(&FaultKind::cuts_power),
         "What a power cut loses: only processes were killed here, and the page cache survives that.",
+    );
+    say(
+        cells.iter().any(CellSummary::is_limited_by_client),
+        "How fast the brokers are whose figure is marked as limited by the client: the load generator itself is not faster \
+         with those settings on this machine.",
     );
     let undrained = undrained_words(cells);
     say(undrained.is_some(), undrained.as_deref().unwrap_or_default());

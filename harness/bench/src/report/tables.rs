@@ -302,7 +302,10 @@ fn speed(html: &mut Html, page: &Page<'_, '_>) {
         ("p99.9", Align::Number),
         ("p99.99", Align::Number),
         ("max", Align::Number),
-        ("MB per CPU-s", Align::Number),
+        ("MB per broker CPU-s", Align::Number),
+        ("MB per machine CPU-s", Align::Number),
+        ("memory", Align::Number),
+        ("client ceiling", Align::Number),
         ("histograms", Align::Text),
     ]);
     for cell in page.cells.iter().filter(|cell| cell.fault().is_none()) {
@@ -315,8 +318,12 @@ fn speed(html: &mut Html, page: &Page<'_, '_>) {
         "MB/s: acknowledged, median of the trials, below it slowest to fastest. Drained: the clock ran on until what the broker \
          had left in the page cache was on the device. Latency from the intended send time, histograms of \
          all trials merged; below it service time. On a closed loop a record is due when the client takes it, so that its \
-         latency is the client's queue as much as the broker's answer: not to be compared. CPU: the machine's less the client's. Histograms: whole, beside this file, \
-         in the .hgrm format of HdrHistogram's plotter.",
+         latency is the client's queue as much as the broker's answer: not to be compared. Broker CPU: user and system time of its own processes while the clock ran. Machine CPU: \
+         everybody's less the client's, until the drain ended, so that the kernel's write-back counts. Memory: the \
+         broker's most resident at once, below it at the end of the load. Client ceiling: what the same client with the same \
+         settings reaches against a broker that acknowledges and keeps nothing, measured in the same run; from 90 % of \
+         it on a figure is the client's rather than the broker's. Histograms: whole, beside this file, in the .hgrm format \
+         of HdrHistogram's plotter.",
     );
 }
 
@@ -361,9 +368,34 @@ fn speed_row(page: &Page<'_, '_>, cell: &CellSummary<'_>) -> Vec<Field> {
         latency(0.999),
         latency(0.9999),
         Field::new(text::latency(cell.intended.max())).note(text::latency(cell.service.max())),
-        Field::new(cell.bytes_per_cpu_second.map_or_else(|| "–".to_owned(), text::megabytes)),
+        per_cpu_second(cell.bytes_per_broker_cpu_second),
+        per_cpu_second(cell.bytes_per_cpu_second),
+        cell.memory.map_or_else(
+            || Field::new("–"),
+            |memory| {
+                Field::new(text::bytes(memory.peak_bytes))
+                    .note(format!("{} at the end", text::bytes(memory.end_bytes)))
+            },
+        ),
+        ceiling(cell),
         Field::files(HISTOGRAMS.map(|kind| (kind.to_owned(), histogram_file(&cell.cell.plan.id, kind)))),
     ]
+}
+
+fn per_cpu_second(rate: Option<f64>) -> Field {
+    Field::new(rate.map_or_else(|| "–".to_owned(), text::megabytes))
+}
+
+fn ceiling(cell: &CellSummary<'_>) -> Field {
+    let Some((share, ceiling)) = cell.share_of_ceiling.zip(cell.configuration.client_ceiling) else {
+        return Field::new("–").note("not measured");
+    };
+    let of = format!("{} MB/s", text::megabytes(ceiling.bytes_per_second));
+    let used = format!("{} of it used", text::percent(share));
+    if cell.is_limited_by_client() {
+        return Field::new(of).note(format!("✗ {used}: limited by the client")).class("bad");
+    }
+    Field::new(of).note(used)
 }
 
 /// The two kinds of latency, as their files are called.

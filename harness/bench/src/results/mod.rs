@@ -165,7 +165,8 @@ pub struct Environment {
     pub device: String,
     /// What the bare device does.
     pub floor: DeviceFloor,
-    /// What the client reaches against a broker that does nothing, on this machine.
+    /// What the client reaches against a broker that does nothing, on this machine: with the settings of the first
+    /// configuration. Each configuration has its own beside it.
     pub client_ceiling: Option<Ceiling>,
     /// `vm.dirty_*` and whatever else of the system bears on the figures, by name.
     pub tunables: Vec<Property>,
@@ -217,6 +218,10 @@ pub struct Configuration {
     pub topic_properties: Vec<Property>,
     /// Producer settings.
     pub producer_properties: Vec<Property>,
+    /// What the client reaches with these settings against a broker that does nothing, measured in the same run; absent
+    /// where it was not measured, and in files older than this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_ceiling: Option<Ceiling>,
 }
 
 /// Which broker, and how many of it.
@@ -361,11 +366,27 @@ pub struct Load {
     pub bytes: u64,
     /// Records that failed, with certainty or not.
     pub failed: u64,
-    /// CPU time of the machine less that of the client.
+    /// CPU time of the machine less that of the client, the kernel's write-back included: until the drain ended, where
+    /// there was one.
     pub broker_cpu: Option<Nanos>,
+    /// What the broker's own processes used; absent in the simulator, and in files older than this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used: Option<Used>,
     /// How long it took after that to flush what the broker had left in the page cache; measured without a fault only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<Nanos>,
+}
+
+/// What the processes of a broker used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Used {
+    /// User and system time while the clock ran, up to the fault if there was one. The kernel counts it in hundredths of
+    /// a second.
+    pub cpu: Nanos,
+    /// Most memory resident at once since the broker started, summed over its processes.
+    pub peak_rss_bytes: u64,
+    /// Memory resident when the load ended.
+    pub end_rss_bytes: u64,
 }
 
 impl Load {

@@ -5,7 +5,7 @@
 
 use super::answer::Ordeal;
 use super::stats::Spread;
-use super::{Cell, Configuration, DiskKind, FaultMark, Latency, Load, Purpose, Sweep, Trial};
+use super::{Cell, Configuration, DiskKind, FaultMark, Latency, Load, Purpose, Sweep, Trial, Used};
 use highwater_checker::{Acks, Anomaly, Contract, Fault, Finding, LostRecord, Nanos, Standing, Verdict};
 
 /// Examples kept of a finding over all trials.
@@ -24,8 +24,14 @@ pub struct CellSummary<'a> {
     pub drained_bytes_per_second: Option<Spread>,
     /// Records a second over trials.
     pub records_per_second: Option<Spread>,
-    /// Bytes per second of broker CPU, where that was measured in every trial.
+    /// Bytes per second of the machine's CPU less the client's, where that was measured in every trial.
     pub bytes_per_cpu_second: Option<f64>,
+    /// Bytes per second of CPU of the broker's own processes, where that was measured in every trial.
+    pub bytes_per_broker_cpu_second: Option<f64>,
+    /// Most memory that the broker had resident in any trial, and the most at the end of one.
+    pub memory: Option<Memory>,
+    /// How much of what the client reaches against a broker that does nothing; absent where that is not known.
+    pub share_of_ceiling: Option<f64>,
     /// Whether every trial reached 99 % of its target.
     pub sustained: bool,
     /// From the intended send time, merged over trials.
@@ -35,6 +41,18 @@ pub struct CellSummary<'a> {
     /// What the checker said; absent if no trial was judged.
     pub judged: Option<Judged>,
 }
+
+/// Resident memory of a broker over all trials of a cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// The most at once.
+    pub peak_bytes: u64,
+    /// The most at the end of a load.
+    pub end_bytes: u64,
+}
+
+/// A figure that reaches this share of the client's own ceiling says more about the client than about the broker.
+pub const CLIENT_LIMIT: f64 = 0.9;
 
 /// What the checker said over all trials of a cell.
 #[derive(Clone, Debug)]
@@ -111,14 +129,28 @@ impl<'a> CellSummary<'a> {
     fn new(cell: &'a Cell, configuration: &'a Configuration) -> Self {
         let loads = || cell.trials.iter().map(|trial| &trial.load).filter(|load| load.is_measured());
         let cpu: Option<u64> = loads().map(|load| load.broker_cpu.map(|cpu| cpu.0)).sum();
+        let used: Option<Vec<Used>> = loads().map(|load| load.used).collect();
+        let used = used.filter(|used| !used.is_empty());
         let bytes: u64 = loads().map(|load| load.bytes).sum();
+        let per_second = |cpu: u64| (cpu > 0).then(|| bytes as f64 / (cpu as f64 / 1e9));
+        let most = |of: fn(&Used) -> u64| used.as_ref()?.iter().map(of).max();
+        let bytes_per_second = Spread::of(loads().map(|load| load.bytes_per_second()));
+        let ceiling = configuration.client_ceiling.filter(|ceiling| ceiling.bytes_per_second > 0.0);
         Self {
             cell,
             configuration,
-            bytes_per_second: Spread::of(loads().map(|load| load.bytes_per_second())),
+            bytes_per_second,
             drained_bytes_per_second: Spread::of(loads().filter_map(Load::drained_bytes_per_second)),
             records_per_second: Spread::of(loads().map(|load| load.records_per_second())),
-            bytes_per_cpu_second: cpu.filter(|cpu| *cpu > 0).map(|cpu| bytes as f64 / (cpu as f64 / 1e9)),
+            bytes_per_cpu_second: cpu.and_then(per_second),
+            bytes_per_broker_cpu_second: (used.as_ref())
+                .and_then(|used| per_second(used.iter().map(|used| used.cpu.0).sum())),
+            memory: most(|used| used.peak_rss_bytes)
+                .zip(most(|used| used.end_rss_bytes))
+                .map(|(peak_bytes, end_bytes)| Memory { peak_bytes, end_bytes }),
+            share_of_ceiling: bytes_per_second
+                .zip(ceiling)
+                .map(|(spread, ceiling)| spread.median / ceiling.bytes_per_second),
             sustained: loads().all(|load| load.is_sustained()),
             intended: intended(cell),
             service: service(cell),
@@ -157,6 +189,12 @@ impl<'a> CellSummary<'a> {
         let targets = self.cell.trials.iter().filter_map(|trial| trial.load.target_records_per_second);
         let records = targets.max_by(f64::total_cmp)?;
         Some(records * f64::from(self.configuration.workload.record_size_bytes))
+    }
+
+    /// Whether the figure is the client's rather than the broker's: it is at least [`CLIENT_LIMIT`] of the ceiling.
+    #[must_use]
+    pub fn is_limited_by_client(&self) -> bool {
+        self.fault().is_none() && self.share_of_ceiling.is_some_and(|share| share >= CLIENT_LIMIT)
     }
 
     /// Whether a contract was broken.

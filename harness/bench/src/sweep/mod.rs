@@ -29,7 +29,8 @@ use crate::medium::{MediumError, Scratch, can_cut_power};
 use crate::results::answer;
 use crate::results::store::{ResultsDir, StoreError};
 use crate::results::text::exact;
-use crate::results::{Environment, Failure, Property, Purpose, Stamp, Stopped, Sweep, Trial};
+use crate::results::{Configuration, Environment, Failure, Property, Purpose, Stamp, Stopped, Sweep, Trial};
+use crate::workload::settings::Fault;
 use crate::workload::{Cell, Workload, WorkloadError};
 
 use folder::NewFolder;
@@ -255,12 +256,14 @@ pub fn run(options: &Options, prepared: &Prepared, cancel: &Cancel) -> Result<Sw
     });
     let (folder, mut sweep) = if options.resume {
         let (folder, before) = unfinished(options, prepared)?;
-        let sweep = resumed(&plan, before, &machine::commit(&options.root));
+        let mut sweep = resumed(&plan, before, &machine::commit(&options.root));
+        measure_ceilings(options, &plan, &mut sweep, cancel)?;
         folder.save_plan(&sweep)?;
         (folder, sweep)
     } else {
         let new = new_folder(options, prepared)?;
-        let sweep = begun(options, prepared, &plan, cancel)?;
+        let mut sweep = begun(options, prepared, &plan, cancel)?;
+        measure_ceilings(options, &plan, &mut sweep, cancel)?;
         new.results().save_plan(&sweep)?;
         (new.keep(), sweep)
     };
@@ -506,10 +509,9 @@ fn begun(options: &Options, prepared: &Prepared, plan: &Plan, cancel: &Cancel) -
         complete: false,
         stopped: None,
     };
-    let environment = environment(options, &prepared.cells[0], cancel)?;
     Ok(Sweep {
         stamp,
-        environment,
+        environment: environment(options, cancel)?,
         configurations: plan.configurations.clone(),
         comparisons: Vec::new(),
         cells: plan.cells.clone(),
@@ -517,22 +519,58 @@ fn begun(options: &Options, prepared: &Prepared, plan: &Plan, cancel: &Cancel) -
     })
 }
 
-fn environment(options: &Options, like: &Cell, cancel: &Cancel) -> Result<Environment, SweepError> {
+fn environment(options: &Options, cancel: &Cancel) -> Result<Environment, SweepError> {
     let scratch = Scratch::create(&options.scratch)?;
     let floor = calibrate::device_floor(scratch.path(), CALIBRATION, cancel)?;
     let mut environment = machine::environment(scratch.path(), floor);
-    let driver = Driver::read(&options.drivers, STAND_IN)?;
     environment.tunables.push(Property { name: "client".to_owned(), value: options.driving.to_string() });
-    let ceiling = ceiling::client_ceiling(&driver, like, options.driving, &options.scratch, cancel);
-    environment.client_ceiling = match ceiling {
-        Ok(ceiling) => Some(ceiling),
-        Err(error) if error.is_interrupted() => return Err(Interrupted.into()),
-        Err(error) => {
-            eprintln!("The client's own ceiling is not known: {error}");
-            None
-        }
-    };
     Ok(environment)
+}
+
+/// Measures the client's own ceiling for each configuration whose speed is measured, once for all that give the client
+/// the same settings. What a sweep that is resumed has measured before is not measured again.
+fn measure_ceilings(
+    options: &Options,
+    plan: &Plan,
+    sweep: &mut Sweep,
+    cancel: &Cancel,
+) -> Result<(), SweepError> {
+    let driver = Driver::read(&options.drivers, STAND_IN)?;
+    for place in 0..sweep.configurations.len() {
+        let configuration = &sweep.configurations[place];
+        let of = |trial: &&PlannedTrial| {
+            trial.cell.settings.fault == Fault::None
+                && plan.cells[trial.place].plan.configuration == configuration.id
+        };
+        let Some(like) = plan.trials.iter().find(of) else { continue };
+        if configuration.client_ceiling.is_some() {
+            continue;
+        }
+        let same = |other: &&Configuration| {
+            other.client_ceiling.is_some()
+                && other.workload == configuration.workload
+                && other.producer_properties == configuration.producer_properties
+        };
+        let known = sweep.configurations.iter().find(same).and_then(|other| other.client_ceiling);
+        let ceiling = match known {
+            Some(ceiling) => ceiling,
+            None => {
+                let measured =
+                    ceiling::client_ceiling(&driver, &like.cell, options.driving, &options.scratch, cancel);
+                match measured {
+                    Ok(ceiling) => ceiling,
+                    Err(error) if error.is_interrupted() => return Err(Interrupted.into()),
+                    Err(error) => {
+                        eprintln!("The client's own ceiling is not known: {error}");
+                        return Ok(());
+                    }
+                }
+            }
+        };
+        sweep.configurations[place].client_ceiling = Some(ceiling);
+        sweep.environment.client_ceiling.get_or_insert(ceiling);
+    }
+    Ok(())
 }
 
 /// The plan with what was measured before. What a broker was seen to have stays known; a harness that changed meanwhile
@@ -553,6 +591,7 @@ fn resumed(plan: &Plan, before: Sweep, commit: &str) -> Sweep {
     for configuration in &mut sweep.configurations {
         if let Some(known) = before.configurations.iter().find(|known| known.id == configuration.id) {
             configuration.setting = known.setting;
+            configuration.client_ceiling = known.client_ceiling;
         }
     }
     sweep

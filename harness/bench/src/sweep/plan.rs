@@ -93,6 +93,7 @@ fn describe(id: &str, workload: &Workload, cell: &Cell, contender: &Contender) -
         broker_properties: properties(contender.driver.settings_for(settings.flush, overrides)),
         topic_properties: properties(contract::topic_settings(cell, &workload.topic)),
         producer_properties: properties(crate::load::producer_properties(cell)),
+        client_ceiling: None,
     }
 }
 
@@ -326,6 +327,7 @@ mod tests {
             bytes,
             failed: 0,
             broker_cpu: None,
+            used: None,
             drain: None,
         };
         Trial {

@@ -625,3 +625,33 @@ fn speed_is_given_with_and_without_the_flush_at_its_end() {
     trials.for_each(|trial| trial.load.drain = None);
     assert!(report::render(&sweep).contains("is charged to nobody"));
 }
+
+#[test]
+fn speed_stands_beside_what_it_cost_and_what_the_client_could_do() {
+    let mut sweep = sweep(7, 4);
+    let html = report::render(&sweep);
+    // 0.4 MB per CPU-ms of the broker's processes, 1.9 of the machine less the client.
+    for shown in ["MB per broker CPU-s", ">400<", "MB per machine CPU-s", ">1900<", "40.0 MB at the end"] {
+        assert!(html.contains(shown), "{shown}");
+    }
+    let limited = "of it used: limited by the client";
+    assert!(html.contains(limited), "655 of 700 MB/s");
+    let terminal = table::render(&sweep, Path::new("r"), Colour::Plain);
+    assert!(terminal.contains("against a broker that keeps nothing, in this run: 700 MB/s"), "{terminal}");
+    assert!(terminal.contains("! limited by the client: at least 90 % of its ceiling"), "{terminal}");
+    assert!(terminal.contains("48.0 MB     40.0 MB"), "{terminal}");
+    let cells = summaries(&sweep);
+    let of = |id: &str| cells.iter().find(|cell| cell.cell.plan.id == id).unwrap();
+    assert!(of("highwater-0.speed").is_limited_by_client());
+    assert!(!of("highwater-all-flush1.speed").is_limited_by_client());
+    drop(cells);
+    sweep.configurations.iter_mut().for_each(|configuration| {
+        configuration.client_ceiling.as_mut().unwrap().bytes_per_second = 1e9;
+    });
+    assert!(!report::render(&sweep).contains(limited));
+    // Results from before these figures have no such columns to show, and say so.
+    sweep.configurations.iter_mut().for_each(|configuration| configuration.client_ceiling = None);
+    sweep.cells.iter_mut().flat_map(|cell| &mut cell.trials).for_each(|trial| trial.load.used = None);
+    assert!(report::render(&sweep).contains("not measured"));
+    assert!(!table::render(&sweep, Path::new("r"), Colour::Plain).contains("of the client"));
+}

@@ -3,7 +3,7 @@
 
 use highwater_bench::results::{
     Broker, Ceiling, Cell, CellPlan, Comparison, Configuration, DeviceFloor, DiskKind, Environment,
-    FaultMark, Latency, Load, Property, Purpose, Stamp, Sweep, Timeline, Trial, Workload,
+    FaultMark, Latency, Load, Property, Purpose, Stamp, Sweep, Timeline, Trial, Used, Workload,
 };
 use highwater_checker::verdict::{Gap, Place};
 use highwater_checker::{
@@ -127,6 +127,7 @@ fn configuration(sort: &Sort) -> Configuration {
             property("batch.size", 131_072),
             property("linger.ms", 5),
         ],
+        client_ceiling: Some(Ceiling { records_per_second: 686_000.0, bytes_per_second: 7.0e8 }),
     }
 }
 
@@ -172,6 +173,11 @@ fn trial(rng: &mut Rng, sort: &Sort, cell: &str, number: u64, fault: Option<&Fau
             bytes,
             failed: 0,
             broker_cpu: Some(Nanos((bytes as f64 / 1.9) as u64)),
+            used: Some(Used {
+                cpu: Nanos((bytes as f64 / 0.4) as u64),
+                peak_rss_bytes: 48_000_000,
+                end_rss_bytes: 40_000_000,
+            }),
             drain: fault.is_none().then_some(Nanos::from_millis(5_000)),
         },
         service: latency(rng, sort.p50_us * 0.8, 1_500),
