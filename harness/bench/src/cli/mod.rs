@@ -1,6 +1,7 @@
 //! The command line.
 
 mod flags;
+mod recommend;
 mod show;
 
 use std::io::Write;
@@ -46,6 +47,7 @@ fn run(command: Command) -> Result<u8> {
         Command::List(flags) => list(&flags.common),
         Command::Validate(flags) => validate(&flags),
         Command::Report(flags) => show::report_again(&flags.folder, flags.forensics).map(|()| 0),
+        Command::Recommend(flags) => recommend::run(&flags),
         Command::StandIn(config) => {
             stand_in::serve(&config).with_context(|| format!("stand-in on {}", config.listen))?;
             Ok(0)

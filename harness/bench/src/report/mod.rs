@@ -28,6 +28,7 @@ use crate::results::answer::{self, Headline, Ordeal, Tone};
 use crate::results::stats;
 use crate::results::summary::{CellSummary, open_loop, performance, summaries};
 use crate::results::{Configuration, Sweep, Workload};
+pub(crate) use frame::workload_words;
 use html::Html;
 use latency::Curve;
 

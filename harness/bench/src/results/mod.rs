@@ -18,6 +18,7 @@
 
 pub mod answer;
 pub mod histogram;
+pub mod recommend;
 pub mod stats;
 pub mod store;
 pub mod summary;

@@ -95,9 +95,14 @@ pub fn size_within(field: &Field<'_>, range: std::ops::RangeInclusive<u64>) -> R
 /// `"250ms"`, `"3s"`, `"2min"`.
 pub fn duration(field: &Field<'_>) -> Result<Duration, String> {
     let expected = || format!("{} is not a duration: \"250ms\", \"3s\" and \"2min\" are", field.shown());
-    let (number, unit) = split_unit(field.text().map_err(|_| expected())?).ok_or_else(expected)?;
-    let (_, seconds) = DURATION_UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(expected)?;
-    Duration::try_from_secs_f64(number * seconds).map_err(|_| expected())
+    parse_duration(field.text().map_err(|_| expected())?).ok_or_else(expected)
+}
+
+/// A number with one of `ms`, `s`, `min` and `h`.
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
+    let (number, unit) = split_unit(text)?;
+    let (_, seconds) = DURATION_UNITS.iter().find(|(name, _)| *name == unit)?;
+    Duration::try_from_secs_f64(number * seconds).ok()
 }
 
 /// A duration that is not 0.

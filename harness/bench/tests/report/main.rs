@@ -1,5 +1,6 @@
 //! The report, the terminal view and the files, from results made up by [`sample`].
 
+mod recommend;
 mod sample;
 
 use highwater_bench::report;
