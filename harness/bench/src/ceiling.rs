@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::load::{self, Driving};
 use crate::medium::Scratch;
 use crate::results::Ceiling;
-use crate::workload::settings::Fault;
+use crate::workload::settings::{Fault, Start};
 use crate::workload::units::Rate;
 use crate::workload::{Cell, Timing};
 
@@ -70,6 +70,7 @@ fn ceiling_cell(like: &Cell) -> Cell {
     let mut cell = like.clone();
     cell.settings.rate = Rate::Saturating;
     cell.settings.fault = Fault::None;
+    cell.settings.start = Start::Warm;
     cell.timing = Timing { warm_up: WARM_UP, duration: DURATION, ..cell.timing };
     cell
 }

@@ -596,3 +596,74 @@ fn sweep_interrupted_before_its_first_cell_leaves_nothing_and_says_that_it_was_i
     assert_exit(&child.wait_with_output().unwrap(), 130);
     project.assert_clean();
 }
+
+/// Fresh directories, A B B A, each side with its figures; and nothing is read from two pairs.
+#[test]
+fn pairs_are_interleaved_and_too_few_of_them_are_not_quoted() {
+    let project =
+        Project::new("[[grid]]\nacks = [1, 'all']\nrate = 'saturating'\n[[grid]]\nfault = 'kill'\n");
+    let output = project.sweep(&["--pairs", "2", "--noise"]);
+    assert_exit(&output, 0);
+    project.assert_clean();
+    let shown = text(&output);
+    assert!(shown.contains("Fewer than 6 pairs tell nothing"), "{shown}");
+    assert!(!shown.contains("BROKEN") && !shown.contains(" kill "), "{shown}");
+    let order: Vec<&str> = shown
+        .lines()
+        .filter(|line| line.starts_with('['))
+        .filter_map(|line| line.split(": ").next())
+        .collect();
+    let expected = [
+        "[1/8] stand-in acks=1 flush.messages=1 saturating none pair 1A",
+        "[2/8] stand-in acks=1 flush.messages=1 saturating none pair 1B",
+        "[3/8] stand-in acks=1 flush.messages=1 saturating none pair 1A",
+        "[4/8] stand-in acks=all flush.messages=1 saturating none pair 1B",
+        "[5/8] stand-in acks=1 flush.messages=1 saturating none pair 2B",
+        "[6/8] stand-in acks=1 flush.messages=1 saturating none pair 2A",
+        "[7/8] stand-in acks=all flush.messages=1 saturating none pair 2B",
+        "[8/8] stand-in acks=1 flush.messages=1 saturating none pair 2A",
+    ];
+    assert_eq!(order, expected, "{shown}");
+    let folder = project.trials()[0].ancestors().nth(3).unwrap().to_owned();
+    let sweep = highwater_bench::results::store::ResultsDir::new(&folder).load().unwrap();
+    let [noise, other] = sweep.comparisons.as_slice() else { panic!("{:?}", sweep.comparisons) };
+    assert!(noise.a == noise.b && other.a == noise.a && other.b != other.a, "{:?}", sweep.comparisons);
+    for comparison in [noise, other] {
+        assert_eq!((comparison.pairs.len(), comparison.p99.len()), (2, 2), "{comparison:?}");
+    }
+    assert!(shown.contains("too few pairs to tell") && !shown.contains("is faster"), "{shown}");
+    // The command of a trial finds it among the pairs.
+    let trial = sweep.cells.iter().flat_map(|cell| &cell.trials).next().unwrap();
+    assert!(trial.command.ends_with(" --pairs 2 --noise"), "{}", trial.command);
+    let arguments: Vec<&str> = trial.command.split(' ').skip(1).collect();
+    assert_exit(&project.run(&arguments), 0);
+}
+
+#[test]
+fn cold_runs_are_cells_of_their_own_and_nothing_is_warmed_before_them() {
+    let project = Project::new("[[grid]]\nstart = ['warm', 'cold']\n");
+    assert_exit(&project.sweep(&[]), 0);
+    let folder = project.trials()[0].ancestors().nth(3).unwrap().to_owned();
+    let sweep = highwater_bench::results::store::ResultsDir::new(&folder).load().unwrap();
+    let cold: Vec<bool> = sweep.configurations.iter().map(|of| of.workload.cold).collect();
+    assert_eq!(cold, [false, true]);
+    for cell in &sweep.cells {
+        let details = folder.join("cells").join(&cell.plan.id).join("trial-0000/details.json");
+        let details = std::fs::read_to_string(details).unwrap();
+        let warmed = !cell.plan.id.contains("start-cold");
+        assert!(details.contains(&format!("\"memory_warmed\": {warmed}")), "{details}");
+        // Of a cold run every record counts that was ever attempted.
+        let trial = &cell.trials[0];
+        let attempts = trial.verdict.as_ref().unwrap().attempts;
+        assert_eq!(attempts == trial.load.records, !warmed, "{attempts} {:?}", trial.load);
+    }
+}
+
+#[test]
+fn pairs_of_nothing_are_refused_with_what_would_be_compared() {
+    let project = Project::new("[[grid]]\n");
+    let output = project.sweep(&["--pairs", "6"]);
+    assert_exit(&output, 2);
+    assert!(text(&output).contains("w: nothing to compare: pairs are of two brokers"), "{}", text(&output));
+    assert!(!project.path("results").exists());
+}

@@ -38,7 +38,7 @@ use crate::load::{self, Done, Driving, Running};
 use crate::machine;
 use crate::medium::{Medium, MediumKind, Scratch};
 use crate::results::{FaultMark, Load, Used};
-use crate::workload::settings::{Acks, Fault};
+use crate::workload::settings::{Acks, Fault, Start};
 use crate::workload::{Cell, Workload};
 
 use aim::Reached;
@@ -471,7 +471,7 @@ impl<'a> Trial<'a> {
     /// cache, before cells that are measured.
     fn warm_memory(&self) -> Result<bool, CellError> {
         self.bench.observer.phase(Phase::WarmingUp);
-        if self.cell.settings.fault != Fault::None {
+        if self.cell.settings.fault != Fault::None || self.cell.settings.start == Start::Cold {
             return Ok(false);
         }
         let path = self.installed.place().work.join("warm");

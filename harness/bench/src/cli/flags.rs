@@ -67,6 +67,14 @@ pub(super) struct Common {
     /// Run each cell no more often than this.
     #[arg(long, value_name = "N")]
     pub(super) max_repeats: Option<u32>,
+    /// Measure in N interleaved pairs, A B B A, in place of the workload's repeats: cells without a fault only, each setting
+    /// of the first broker against those of the others; with one broker the first setting against every other that starts
+    /// as it does and is offered the same rate. Ratios have a 95 % bootstrap interval, and are given from 6 pairs on.
+    #[arg(long, value_name = "N", conflicts_with = "max_repeats", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) pairs: Option<u32>,
+    /// Compare each A with itself, too: what two equal runs differ by.
+    #[arg(long, requires = "pairs")]
+    pub(super) noise: bool,
     /// Keep the data directory of each trial whose contract was broken below DIR, as the fault left it.
     #[arg(long, value_name = "DIR")]
     pub(super) evidence: Option<PathBuf>,

@@ -13,7 +13,8 @@ use clap::Parser;
 use highwater_checker::Standing;
 
 use crate::cancel::{Cancel, Interrupted};
-use crate::results::text;
+use crate::results::stats::FEWEST_PAIRS;
+use crate::results::{Pairs, text};
 use crate::stand_in;
 use crate::sweep::{self, Options, Prepared, Progress};
 use crate::workload::Cell;
@@ -82,6 +83,7 @@ fn options(common: &Common, results: Option<PathBuf>, scratch: Option<PathBuf>) 
         brokers: common.brokers.clone(),
         seed: common.seed,
         max_repeats: common.max_repeats,
+        pairs: common.pairs.map(|pairs| Pairs { pairs, noise: common.noise }),
         driving: common.client,
         results: results.unwrap_or_else(|| root.join("results")),
         resume: false,
@@ -113,6 +115,9 @@ fn run_sweep(flags: &flags::Run) -> Result<u8> {
         ..options(&flags.common, flags.results.clone(), flags.scratch.clone())?
     };
     let prepared = prepare(&options)?;
+    if options.pairs.is_some_and(|asked| (asked.pairs as usize) < FEWEST_PAIRS) {
+        eprintln!("Fewer than {FEWEST_PAIRS} pairs tell nothing: no ratio will be given.");
+    }
     let cancel = Cancel::on_signals()?;
     let swept = match sweep::run(&options, &prepared, &cancel) {
         Err(error) if error.is_interrupted() => return Err(Interrupted.into()),

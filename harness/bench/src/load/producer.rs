@@ -20,7 +20,7 @@ use super::{LoadError, Plan, Progress, Signals, producer_seed};
 use crate::clock::{after, nanos};
 use crate::workload::Cell;
 use crate::workload::grid::CellSettings;
-use crate::workload::settings::{CompressionType, Key, Payload};
+use crate::workload::settings::{CompressionType, Key, Payload, Start};
 
 /// A producer looks for signals at least so often.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
@@ -185,7 +185,9 @@ impl Producer<'_> {
 
     fn warm_up(&mut self) -> Result<(), LoadError> {
         let from = self.now();
-        self.send(from, after(from, self.plan.cell.timing.warm_up))?;
+        if self.plan.cell.settings.start == Start::Warm {
+            self.send(from, after(from, self.plan.cell.timing.warm_up))?;
+        }
         self.client.flush();
         while !self.client.is_drained() && !self.is_aborted() {
             self.turn(self.soon())?;

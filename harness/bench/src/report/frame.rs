@@ -159,7 +159,7 @@ pub(super) fn at_rate(cell: &CellSummary<'_>) -> String {
 pub(crate) fn workload_words(workload: &Workload) -> String {
     let Workload { record_size_bytes, partitions, producers, .. } = workload;
     format!(
-        "{} B records, {}, {}, batch.size={}, linger.ms={}, compression.type={}{}{}",
+        "{} B records, {}, {}, batch.size={}, linger.ms={}, compression.type={}{}{}{}",
         text::exact(u64::from(*record_size_bytes)),
         text::counted(u64::from(*partitions), "partition", "partitions"),
         text::counted(u64::from(*producers), "producer", "producers"),
@@ -170,7 +170,8 @@ pub(crate) fn workload_words(workload: &Workload) -> String {
         match workload.zero_percent {
             0 => ", incompressible".to_owned(),
             percent => format!(", {percent} % zeros"),
-        }
+        },
+        if workload.cold { ", cold" } else { "" }
     )
 }
 

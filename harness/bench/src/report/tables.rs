@@ -5,7 +5,7 @@ use super::{Page, words};
 use crate::results::answer::Ordeal;
 use crate::results::store::histogram_file;
 use crate::results::summary::{CellSummary, Judged};
-use crate::results::{FaultMark, stats, text};
+use crate::results::{FaultMark, compare, stats, text};
 use highwater_checker::{Acks, Contract, Loss, Standing};
 
 pub(super) fn all(html: &mut Html, page: &Page<'_, '_>) {
@@ -405,7 +405,10 @@ pub(super) fn comparisons(html: &mut Html, page: &Page<'_, '_>) {
     let mut table = Table::new([
         ("A", Align::Text),
         ("B", Align::Text),
+        ("figure", Align::Text),
         ("pairs", Align::Number),
+        ("of A", Align::Number),
+        ("of B", Align::Number),
         ("B ÷ A", Align::Number),
         ("95 % interval", Align::Number),
         ("reading", Align::Text),
@@ -414,37 +417,43 @@ pub(super) fn comparisons(html: &mut Html, page: &Page<'_, '_>) {
         let cell = page.cells.iter().find(|cell| cell.cell.plan.id == id);
         cell.map_or_else(
             || id.to_owned(),
-            |cell| format!("{}, {}", cell.configuration.broker_label(), page.label(cell.configuration)),
+            |cell| {
+                let configuration = cell.configuration;
+                let rate = super::frame::at_rate(cell);
+                format!("{}, {}{rate}", configuration.broker_label(), page.label(configuration))
+            },
         )
     };
-    for comparison in &page.sweep.comparisons {
-        let ratio = stats::ratio(&comparison.pairs);
-        let reading = match (&ratio, comparison.a == comparison.b) {
-            (None, _) => "no pair was completed",
-            (Some(ratio), _) if !ratio.tells() => "too few pairs to tell",
-            (Some(_), true) => "the same twice: this is the noise",
-            (Some(ratio), false) if !ratio.is_significant() => "no difference beyond the noise",
-            (Some(ratio), false) if ratio.median > 1.0 => "B is faster",
-            (Some(_), false) => "A is faster",
+    for of in compare::compared(page.sweep) {
+        let side = |spread: Option<stats::Spread>| {
+            let Some(spread) = spread else { return Field::new("–") };
+            let show = |value: f64| of.figure.shown(value);
+            Field::new(show(spread.median)).note(format!("{} to {}", show(spread.low), show(spread.high)))
         };
-        let (median, interval) = ratio.map_or_else(
+        let (median, interval) = of.ratio.map_or_else(
             || ("–".to_owned(), "–".to_owned()),
-            |ratio| {
-                let interval = format!("{:.3} to {:.3}", ratio.low, ratio.high);
-                (format!("{:.3}", ratio.median), if ratio.tells() { interval } else { "–".to_owned() })
-            },
+            |ratio| (format!("{:.3}", ratio.median), format!("{:.3} to {:.3}", ratio.low, ratio.high)),
         );
         table.row(
             "",
             [
-                Field::new(name(&comparison.a)),
-                Field::new(name(&comparison.b)),
-                Field::new(comparison.pairs.len().to_string()),
+                Field::new(name(&of.comparison.a)),
+                Field::new(name(&of.comparison.b)),
+                Field::new(of.figure.words()),
+                Field::new(of.pairs.to_string()),
+                side(of.a),
+                side(of.b),
                 Field::new(median),
                 Field::new(interval),
-                Field::new(reading),
+                Field::new(of.reading),
             ],
         );
     }
     table.write(html);
+    html.element(
+        "p",
+        "note",
+        "Of A, of B: median of the pairs, below it lowest and highest. CPU: of the broker's own processes. p99: from the \
+         intended send time where a rate was offered; as fast as possible, from the send, with the client's own queue in it.",
+    );
 }

@@ -579,7 +579,8 @@ impl Configuration {
             Acks::Zero => "0 (no ack)".to_owned(),
             acks => acks.to_string(),
         };
-        format!("{acks}{replicas}, {flushed}")
+        let cold = if self.workload.cold { ", cold" } else { "" };
+        format!("{acks}{replicas}, {flushed}{cold}")
     }
 
     /// Which broker, with its version.

@@ -17,6 +17,7 @@
 //! meaning raises [`SCHEMA`].
 
 pub mod answer;
+pub mod compare;
 pub mod histogram;
 pub mod recommend;
 pub mod stats;
@@ -123,6 +124,9 @@ pub struct Stamp {
     /// How many trials it is to have; absent in files older than this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub planned: Option<u64>,
+    /// Set where it is made of interleaved pairs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pairs: Option<Pairs>,
     /// Set once every planned trial ran.
     pub complete: bool,
     /// How it ended, if it is not complete. A sweep that still runs, or was killed, has neither.
@@ -257,6 +261,10 @@ pub struct Workload {
     pub batch_size_bytes: u32,
     /// `linger.ms`.
     pub linger_ms: u32,
+    /// Nothing was warmed before the clock started: neither memory touched nor a load served. Another thing than a warm
+    /// run, and never held against one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cold: bool,
 }
 
 /// A configuration, measured or under a fault.
@@ -500,4 +508,19 @@ pub struct Comparison {
     pub b: String,
     /// Bytes a second of A and B, pair by pair.
     pub pairs: Vec<(f64, f64)>,
+    /// Bytes per second of CPU of the broker's own processes, likewise; empty in files older than this field.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub per_cpu_second: Vec<(f64, f64)>,
+    /// 99th percentile of latency in ns, likewise: from the intended send time where a rate was offered, else from the send.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub p99: Vec<(f64, f64)>,
+}
+
+/// What a sweep that is made of interleaved pairs was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pairs {
+    /// Pairs of each comparison.
+    pub pairs: u32,
+    /// Whether each A is compared with itself, too.
+    pub noise: bool,
 }

@@ -29,7 +29,9 @@ use crate::medium::{MediumError, Scratch, can_cut_power};
 use crate::results::answer;
 use crate::results::store::{ResultsDir, StoreError};
 use crate::results::text::exact;
-use crate::results::{Configuration, Environment, Failure, Property, Purpose, Stamp, Stopped, Sweep, Trial};
+use crate::results::{
+    Configuration, Environment, Failure, Pairs, Property, Purpose, Stamp, Stopped, Sweep, Trial,
+};
 use crate::workload::settings::Fault;
 use crate::workload::{Cell, Workload, WorkloadError};
 
@@ -54,6 +56,8 @@ pub struct Options {
     pub seed: Option<u64>,
     /// Run each cell no more often than this.
     pub max_repeats: Option<u32>,
+    /// Run cells without a fault in interleaved pairs, in place of the workload's repeats.
+    pub pairs: Option<Pairs>,
     /// Where folders of results are.
     pub results: PathBuf,
     /// Go on with the newest unfinished sweep of this workload.
@@ -126,6 +130,11 @@ pub enum SweepError {
     /// The workload has no cells for what was asked.
     #[error("{0}: no cells to run")]
     Empty(String),
+    /// There are no two things to compare.
+    #[error(
+        "{0}: nothing to compare: pairs are of two brokers (--broker A --broker B), of two settings without a fault that start alike and are offered the same rate, or of one with itself (--noise)"
+    )]
+    NoPairs(String),
     /// Somebody asked to stop.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
@@ -193,7 +202,12 @@ pub fn prepare(options: &Options) -> Result<Prepared, SweepError> {
         contenders.insert(name, contender(options, driver)?);
     }
     if cells.is_empty() {
-        return Err(SweepError::Empty(workload.name));
+        let name = workload.name;
+        return Err(if options.pairs.is_some() {
+            SweepError::NoPairs(name)
+        } else {
+            SweepError::Empty(name)
+        });
     }
     let cuts = cells.iter().any(|cell| cell.settings.fault.cuts_power());
     let no_power_cuts = if cuts { can_cut_power().err() } else { None };
@@ -220,7 +234,11 @@ fn workload(options: &Options) -> Result<(Workload, Vec<String>), SweepError> {
 }
 
 fn expand(options: &Options, workload: &Workload, brokers: &[String]) -> Result<Vec<Cell>, SweepError> {
-    Ok(workload.expand(brokers, options.max_repeats).map_err(WorkloadError::from)?)
+    let cells = match options.pairs {
+        None => workload.expand(brokers, options.max_repeats),
+        Some(pairs) => workload.in_pairs(brokers, pairs),
+    };
+    Ok(cells.map_err(WorkloadError::from)?)
 }
 
 fn contender(options: &Options, driver: Driver) -> Result<Contender, SweepError> {
@@ -488,12 +506,15 @@ fn files_of(folder: &Path, raw: &Path) -> Vec<String> {
 #[must_use]
 pub fn repeat_command(options: &Options, cell: &Cell) -> String {
     let seed = options.seed.map(|seed| format!(" --seed {seed}")).unwrap_or_default();
-    format!(
-        "highwater-bench cell {} {} --broker {}{seed}",
-        options.workload.display(),
-        cell.id(),
-        cell.broker
-    )
+    let brokers = match options.pairs {
+        None => format!(" --broker {}", cell.broker),
+        // Which pairs there are depends on all brokers that take part: the first is compared with the others.
+        Some(Pairs { pairs, noise }) => {
+            let brokers = options.brokers.iter().map(|name| format!(" --broker {name}"));
+            format!("{} --pairs {pairs}{}", brokers.collect::<String>(), if noise { " --noise" } else { "" })
+        }
+    };
+    format!("highwater-bench cell {} {}{brokers}{seed}", options.workload.display(), cell.id())
 }
 
 fn begun(options: &Options, prepared: &Prepared, plan: &Plan, cancel: &Cancel) -> Result<Sweep, SweepError> {
@@ -506,6 +527,7 @@ fn begun(options: &Options, prepared: &Prepared, plan: &Plan, cancel: &Cancel) -
         commit: machine::commit(&options.root),
         command: options.command.clone(),
         planned: Some(plan.trials.len() as u64),
+        pairs: options.pairs,
         complete: false,
         stopped: None,
     };
@@ -548,7 +570,8 @@ fn measure_ceilings(
         }
         let same = |other: &&Configuration| {
             other.client_ceiling.is_some()
-                && other.workload == configuration.workload
+                && crate::results::Workload { cold: false, ..other.workload.clone() }
+                    == crate::results::Workload { cold: false, ..configuration.workload.clone() }
                 && other.producer_properties == configuration.producer_properties
         };
         let known = sweep.configurations.iter().find(same).and_then(|other| other.client_ceiling);
@@ -630,8 +653,10 @@ fn unfinished(options: &Options, prepared: &Prepared) -> Result<(ResultsDir, Swe
     for path in paths {
         let folder = ResultsDir::new(&path);
         let Ok(sweep) = folder.load() else { continue };
-        if sweep.stamp.complete || sweep.stamp.title != *name || sweep.stamp.seed != prepared.workload.seed.0
-        {
+        let is_other = sweep.stamp.title != *name
+            || sweep.stamp.seed != prepared.workload.seed.0
+            || sweep.stamp.pairs != options.pairs;
+        if sweep.stamp.complete || is_other {
             continue;
         }
         if read(&path.join("workload.toml"))? != prepared.text {

@@ -11,8 +11,8 @@ use crate::cell::contract::{self, Effective};
 use crate::medium::MediumKind;
 use crate::results::{self, CellPlan, Comparison, Configuration, Property, Purpose, Sweep};
 use crate::workload::grid::CellSettings;
-use crate::workload::settings::{Acks, Fault, Flush, Key, Payload};
-use crate::workload::{Cell, Workload};
+use crate::workload::settings::{Acks, Fault, Flush, Key, Payload, Start};
+use crate::workload::{Cell, PairPlace, Workload};
 
 /// One run, and where its results go.
 #[derive(Debug, Clone)]
@@ -89,6 +89,7 @@ fn describe(id: &str, workload: &Workload, cell: &Cell, contender: &Contender) -
             compression: settings.compression.to_string(),
             batch_size_bytes: saturate(settings.batch_size_bytes),
             linger_ms: u32::try_from(settings.linger_ms).unwrap_or(u32::MAX),
+            cold: settings.start == Start::Cold,
         },
         broker_properties: properties(contender.driver.settings_for(settings.flush, overrides)),
         topic_properties: properties(contract::topic_settings(cell, &workload.topic)),
@@ -121,43 +122,94 @@ fn saturate(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-/// Pairs of performance cells that ran side by side: of two brokers under the same settings, and of one cell with
-/// itself, which shows the noise.
+/// Pairs of performance cells that ran side by side: those that were planned as such; else of two brokers under the same
+/// settings, and of one cell with itself, which shows the noise.
 pub(super) fn comparisons(sweep: &Sweep, trials: &[PlannedTrial]) -> Vec<Comparison> {
-    let mut measured: Vec<Measured> = Vec::new();
-    // A rate that was offered is the same on both sides, whatever the broker.
-    let is_speed = |trial: &&PlannedTrial| {
-        let CellSettings { fault, rate, record_size_bytes, .. } = &trial.cell.settings;
-        *fault == Fault::None && rate.records_per_second(*record_size_bytes).is_none()
-    };
-    for trial in trials.iter().filter(is_speed) {
-        let seed = trial.cell.seed.0;
-        if let Some(done) = sweep.cells[trial.place].trials.iter().find(|done| done.seed == seed) {
-            if !done.load.is_measured() {
-                continue;
+    let measured = trials.iter().filter_map(|trial| Measured::of(sweep, trial));
+    let mut pairs: BTreeMap<(usize, usize, usize), Vec<(Figures, Figures)>> = BTreeMap::new();
+    if trials.iter().any(|trial| trial.cell.pair.is_some()) {
+        let mut sides: BTreeMap<(u32, u32), [Option<Measured>; 2]> = BTreeMap::new();
+        for one in measured {
+            if let Some(PairPlace { comparison, number, side }) = one.pair {
+                sides.entry((comparison, number)).or_default()[side as usize] = Some(one);
             }
-            let (place, repeat) = (trial.place, trial.cell.repeat);
-            measured.push(Measured { place, seed, repeat, bytes_per_second: done.load.bytes_per_second() });
+        }
+        for ((comparison, _), sides) in sides {
+            if let [Some(a), Some(b)] = sides {
+                let key = (comparison as usize, a.place, b.place);
+                pairs.entry(key).or_default().push((a.figures, b.figures));
+            }
+        }
+    } else {
+        // A rate that was offered is the same on both sides, whatever the broker.
+        let measured: Vec<Measured> = measured.filter(|one| !one.offered).collect();
+        for a in &measured {
+            for b in measured.iter().filter(|b| a.is_beside(b)) {
+                pairs.entry((0, a.place, b.place)).or_default().push((a.figures, b.figures));
+            }
         }
     }
-    let mut pairs: BTreeMap<(usize, usize), Vec<(f64, f64)>> = BTreeMap::new();
-    for a in &measured {
-        for b in measured.iter().filter(|b| a.is_beside(b)) {
-            pairs.entry((a.place, b.place)).or_default().push((a.bytes_per_second, b.bytes_per_second));
-        }
-    }
-    let id = |place: usize| sweep.cells[place].plan.id.clone();
-    pairs.into_iter().map(|((a, b), pairs)| Comparison { a: id(a), b: id(b), pairs }).collect()
+    pairs.into_iter().map(|((_, a, b), pairs)| comparison(sweep, a, b, &pairs)).collect()
 }
 
+fn comparison(sweep: &Sweep, a: usize, b: usize, pairs: &[(Figures, Figures)]) -> Comparison {
+    let id = |place: usize| sweep.cells[place].plan.id.clone();
+    let both = |of: fn(&Figures) -> Option<f64>| pairs.iter().filter_map(|(a, b)| of(a).zip(of(b))).collect();
+    Comparison {
+        a: id(a),
+        b: id(b),
+        pairs: both(|of| Some(of.bytes_per_second)),
+        per_cpu_second: both(|of| of.bytes_per_cpu_second),
+        p99: both(|of| of.p99),
+    }
+}
+
+/// What is compared of a trial.
+#[derive(Clone, Copy)]
+struct Figures {
+    bytes_per_second: f64,
+    /// Of the broker's own processes.
+    bytes_per_cpu_second: Option<f64>,
+    /// In ns.
+    p99: Option<f64>,
+}
+
+/// A trial without a fault that took real time.
+#[derive(Clone, Copy)]
 struct Measured {
     place: usize,
     seed: u64,
     repeat: u32,
-    bytes_per_second: f64,
+    pair: Option<PairPlace>,
+    offered: bool,
+    figures: Figures,
 }
 
 impl Measured {
+    fn of(sweep: &Sweep, trial: &PlannedTrial) -> Option<Self> {
+        let CellSettings { fault, rate, record_size_bytes, .. } = &trial.cell.settings;
+        let seed = trial.cell.seed.0;
+        let done = sweep.cells[trial.place].trials.iter().find(|done| done.seed == seed)?;
+        if *fault != Fault::None || !done.load.is_measured() {
+            return None;
+        }
+        let offered = rate.records_per_second(*record_size_bytes).is_some();
+        let latency = if offered { &done.intended } else { &done.service };
+        let cpu = done.load.used.map(|used| used.cpu.as_secs_f64()).filter(|cpu| *cpu > 0.0);
+        Some(Measured {
+            place: trial.place,
+            seed,
+            repeat: trial.cell.repeat,
+            pair: trial.cell.pair,
+            offered,
+            figures: Figures {
+                bytes_per_second: done.load.bytes_per_second(),
+                bytes_per_cpu_second: cpu.map(|cpu| done.load.bytes as f64 / cpu),
+                p99: latency.quantile(0.99).map(|nanos| nanos as f64),
+            },
+        })
+    }
+
     /// Whether these two are a pair, this one its first. Cells that differ in the broker alone have the same seed;
     /// repeats reverse the order of brokers, and a pair keeps its sides.
     fn is_beside(&self, other: &Measured) -> bool {
@@ -214,7 +266,7 @@ impl Naming {
 }
 
 /// The axes beside acks, flush, rate and fault, in the order in which they stand in a name.
-fn axes(settings: &CellSettings) -> [(&'static str, String); 11] {
+fn axes(settings: &CellSettings) -> [(&'static str, String); 12] {
     [
         ("linger.ms", settings.linger_ms.to_string()),
         ("batch.size", settings.batch_size_bytes.to_string()),
@@ -230,6 +282,7 @@ fn axes(settings: &CellSettings) -> [(&'static str, String); 11] {
         ("idempotence", unusual_idempotence(settings)),
         ("in-flight", settings.max_in_flight.to_string()),
         ("flush-delay", format!("{:?}", settings.flush_delay)),
+        ("start", settings.start.to_string()),
     ]
 }
 
@@ -358,6 +411,7 @@ mod tests {
                 commit: String::new(),
                 command: String::new(),
                 planned: None,
+                pairs: None,
                 complete: true,
                 stopped: None,
             },

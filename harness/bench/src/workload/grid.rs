@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use twox_hash::XxHash3_64;
 
-use super::settings::{Acks, Aim, CompressionType, Fault, Flush, Key, Payload};
+use super::pairs::PairPlace;
+use super::settings::{Acks, Aim, CompressionType, Fault, Flush, Key, Payload, Start};
 use super::units::Rate;
 use super::{Grid, Problem, Problems, Repeats, Timing, Workload};
 use crate::results::text::{counted, exact};
@@ -34,6 +35,8 @@ pub struct Cell {
     pub repeat: u32,
     /// From this comes everything left to chance. The same for every broker: they get the same cuts and payloads.
     pub seed: Seed,
+    /// Its place in interleaved pairs, where the sweep is made of those.
+    pub pair: Option<PairPlace>,
 }
 
 /// One value on each axis of the grid.
@@ -74,6 +77,8 @@ pub struct CellSettings {
     pub fault_acked: Option<u64>,
     /// How much longer than it must the disk with a power switch takes for a flush.
     pub flush_delay: Duration,
+    /// Whether what is measured was warmed.
+    pub start: Start,
 }
 
 impl fmt::Display for CellSettings {
@@ -108,6 +113,9 @@ impl fmt::Display for CellSettings {
         }
         if !self.flush_delay.is_zero() {
             write!(f, " disk.flush_delay={:?}", self.flush_delay)?;
+        }
+        if self.start != Start::Warm {
+            write!(f, " start={}", self.start)?;
         }
         Ok(())
     }
@@ -151,9 +159,14 @@ impl Cell {
     /// The cell in a line: broker, and what a reader compares by.
     #[must_use]
     pub fn title(&self) -> String {
-        let CellSettings { acks, flush, rate, fault, aim, .. } = self.settings;
+        let CellSettings { acks, flush, rate, fault, aim, start, .. } = self.settings;
         let at = if aim == Aim::Seeded { String::new() } else { format!(" at {aim}") };
-        format!("{} acks={acks} {} {rate} {fault}{at} #{}", self.broker, show_flush(flush), self.repeat)
+        let cold = if start == Start::Cold { " cold" } else { "" };
+        let which = match &self.pair {
+            Some(pair) => format!("pair {}{}", pair.number + 1, pair.side),
+            None => format!("#{}", self.repeat),
+        };
+        format!("{} acks={acks} {} {rate}{cold} {fault}{at} {which}", self.broker, show_flush(flush))
     }
 }
 
@@ -193,7 +206,7 @@ impl Workload {
     }
 
     /// Refuses what would be more than [`TRIALS_MAX`], at each grid that has at least its share of them.
-    fn check_size(&self, brokers: &[String], repeats: &[Repeats]) -> Result<(), Problems> {
+    pub(super) fn check_size(&self, brokers: &[String], repeats: &[Repeats]) -> Result<(), Problems> {
         let brokers = brokers.len() as u64;
         let counts: Vec<Option<u64>> =
             self.grids.iter().zip(repeats).map(|(grid, &repeats)| trials(grid, repeats, brokers)).collect();
@@ -253,8 +266,14 @@ impl Workload {
         cells: &mut Vec<Cell>,
     ) {
         let seed = self.seed.child(&format!("{settings} {timing:?} {repeat}"));
-        let cell =
-            |broker: &String| Cell { broker: broker.clone(), settings: *settings, timing, repeat, seed };
+        let cell = |broker: &String| Cell {
+            broker: broker.clone(),
+            settings: *settings,
+            timing,
+            repeat,
+            seed,
+            pair: None,
+        };
         if repeat.is_multiple_of(2) {
             cells.extend(brokers.iter().map(cell));
         } else {
@@ -290,7 +309,7 @@ fn factors(grid: &Grid, repeats: Repeats, brokers: u64) -> String {
 
 impl Grid {
     /// Every axis by its field's name, with how many values it has.
-    fn axes(&self) -> [(&'static str, u64); 17] {
+    fn axes(&self) -> [(&'static str, u64); 18] {
         [
             ("record.size", self.record_size_bytes.len()),
             ("record.payload", self.payload.len()),
@@ -306,6 +325,7 @@ impl Grid {
             ("flush", self.flush.len()),
             ("rate", self.rate.len()),
             ("disk.flush_delay", self.flush_delay.len()),
+            ("start", self.start.len()),
             ("fault_acked", self.fault_acked.len()),
             ("fault_at", self.aim.len()),
             (FAULT, self.fault.len()),
@@ -315,7 +335,7 @@ impl Grid {
 }
 
 /// Every combination of the axes, the fault varying fastest.
-fn product(grid: &Grid) -> Vec<CellSettings> {
+pub(super) fn product(grid: &Grid) -> Vec<CellSettings> {
     let first = CellSettings {
         acks: grid.acks[0],
         flush: grid.flush[0],
@@ -334,6 +354,7 @@ fn product(grid: &Grid) -> Vec<CellSettings> {
         aim: grid.aim[0],
         fault_acked: grid.fault_acked[0],
         flush_delay: grid.flush_delay[0],
+        start: grid.start[0],
     };
     let mut cells = vec![first];
     vary(&mut cells, &grid.record_size_bytes, |cell, &bytes| cell.record_size_bytes = bytes);
@@ -351,6 +372,7 @@ fn product(grid: &Grid) -> Vec<CellSettings> {
     });
     vary(&mut cells, &grid.flush, |cell, &flush| cell.flush = flush);
     vary(&mut cells, &grid.rate, |cell, &rate| cell.rate = rate);
+    vary(&mut cells, &grid.start, |cell, &start| cell.start = start);
     vary(&mut cells, &grid.flush_delay, |cell, &delay| cell.flush_delay = delay);
     vary(&mut cells, &grid.fault_acked, |cell, &acked| cell.fault_acked = acked);
     vary(&mut cells, &grid.aim, |cell, &aim| cell.aim = aim);

@@ -6,6 +6,7 @@
 
 pub mod document;
 pub mod grid;
+mod pairs;
 mod parse;
 pub mod settings;
 pub mod units;
@@ -16,8 +17,9 @@ use std::time::Duration;
 
 pub use document::{Problem, Problems};
 pub use grid::{Cell, CellId, TRIALS_MAX};
+pub use pairs::{PairPlace, Side};
 pub use parse::fields;
-use settings::{Acks, Aim, CompressionType, Fault, Flush, Key, Payload};
+use settings::{Acks, Aim, CompressionType, Fault, Flush, Key, Payload, Start};
 use units::Rate;
 
 use crate::seed::Seed;
@@ -82,6 +84,8 @@ pub struct Grid {
     pub fault_acked: Vec<Option<u64>>,
     /// `disk.flush_delay`.
     pub flush_delay: Vec<Duration>,
+    /// `start`.
+    pub start: Vec<Start>,
     /// `repeats`, by fault.
     pub repeats: Repeats,
     /// Times of a cell.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use super::document::{Field, Problems, Reader, Section};
-use super::settings::{Acks, Aim, CompressionType, Fault, Flush, Key, Payload};
+use super::settings::{Acks, Aim, CompressionType, Fault, Flush, Key, Payload, Start};
 use super::units::{self, Rate};
 use super::{Grid, Repeats, Timing, Workload};
 use crate::seed::Seed;
@@ -122,6 +122,7 @@ impl Default for Grid {
             aim: vec![Aim::Seeded],
             fault_acked: vec![None],
             flush_delay: vec![Duration::ZERO],
+            start: vec![Start::Warm],
             repeats: Repeats { none: 1, kill: 1, power_cut: 1, lying_flush: 1 },
             timing: Timing {
                 warm_up: Duration::from_secs(1),
@@ -176,6 +177,7 @@ fn axes(reader: &mut Reader<'_>, section: &mut Section<'_>, grid: &mut Grid) {
         field.number_within(1..=FAULT_ACKED_MAX).map(Some)
     });
     axes.read("disk.flush_delay", &mut grid.flush_delay, units::duration);
+    axes.read("start", &mut grid.start, |field| word(field, Start::ALL, Start::parse));
 }
 
 /// Reads axes one after the other; an axis that is absent or wrong keeps its default.
@@ -280,6 +282,9 @@ fn check_together(reader: &mut Reader<'_>, field: &Field<'_>, grid: &Grid) {
             "needs the disk with a power switch: every fault of the grid must cut power",
         );
     }
+    if grid.start != [Start::Warm] && grid.fault != [Fault::None] {
+        report("start", "is of cells that are measured, and the grid has cells with a fault");
+    }
     if grid.idempotence.contains(&Some(true)) {
         if grid.acks.iter().any(|&acks| acks != Acks::All) {
             report("enable.idempotence", "needs acks=\"all\" in every cell of the grid, as in Kafka");
@@ -354,6 +359,8 @@ mod tests {
         assert!(shown.contains("grid[0].fault_earliest: leaves no time"), "{shown}");
         let shown = problems("[[grid]]\nfault_at = 'roll'");
         assert!(shown.contains("grid[0].fault_at: aims a fault"), "{shown}");
+        let shown = problems("[[grid]]\nstart = 'cold'\nfault = ['none', 'kill']");
+        assert!(shown.contains("grid[0].start: is of cells that are measured"), "{shown}");
         let shown = problems("[[grid]]\nfault_acked = 9");
         assert!(shown.contains("grid[0].fault_acked: waits to strike"), "{shown}");
         let shown = problems("[[grid]]\nfault = 'kill'\ndisk.flush_delay = '5ms'");

@@ -126,6 +126,16 @@ words! {
 }
 
 words! {
+    /// What a measured run finds.
+    Start {
+        /// Memory was touched through the page cache, and a load was served that is not counted.
+        Warm = "warm",
+        /// Neither: the clock starts with the first record that the broker ever sees.
+        Cold = "cold",
+    }
+}
+
+words! {
     /// What the bytes of a record that are not its identity look like.
     Payload {
         /// Random: nothing on the way can make them smaller.
