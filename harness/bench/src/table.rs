@@ -1,9 +1,10 @@
-//! The terminal view: the sentence, the table, where the file is.
+//! The terminal view: the sentence, the table, what speeds rest on, pairs, where the file is.
+
+mod pairs;
+mod speed;
 
 use crate::results::answer::{self, Ordeal, Tone};
-use crate::results::compare;
-use crate::results::stats::{self, Spread};
-use crate::results::summary::{CellSummary, Judged, Memory, open_loop, performance, summaries};
+use crate::results::summary::{CellSummary, Judged, open_loop, performance, summaries};
 use crate::results::{Sweep, text};
 use highwater_checker::{Acks, Loss, Scope, Standing};
 use std::path::Path;
@@ -97,8 +98,8 @@ pub fn render(sweep: &Sweep, report: &Path, colour: Colour) -> String {
     if let Some(line) = answer::incomplete(sweep) {
         out.push_str(&format!("! {line}\n"));
     }
-    out.push_str(&speed(sweep, &cells, colour));
-    out.push_str(&pairs(sweep, &cells, colour));
+    out.push_str(&speed::table(sweep, &cells, colour));
+    out.push_str(&pairs::table(sweep, &cells, colour));
     out.push_str(&format!("\nReport: {}\n", printable(&report.display().to_string())));
     out
 }
@@ -122,136 +123,6 @@ const WORDS: usize = 4;
 struct Row<const N: usize> {
     fields: [String; N],
     paint: Paint,
-}
-
-const SPEED_HEADS: [&str; 10] = [
-    "setting",
-    "broker",
-    "offered",
-    "MB/s",
-    "drained",
-    "of the client",
-    "MB/broker CPU-s",
-    "MB/machine CPU-s",
-    "memory peak",
-    "at the end",
-];
-const SPEED_WORDS: usize = 2;
-
-/// The second table: what the speed of each cell without a fault rests on. Nothing where a sweep is older than these
-/// figures, or has no such cell.
-fn speed(sweep: &Sweep, cells: &[CellSummary<'_>], colour: Colour) -> String {
-    let measured: Vec<&CellSummary<'_>> = cells
-        .iter()
-        .filter(|cell| cell.fault().is_none() && (cell.memory.is_some() || cell.share_of_ceiling.is_some()))
-        .collect();
-    if measured.is_empty() {
-        return String::new();
-    }
-    let rows: Vec<Row<{ SPEED_HEADS.len() }>> = measured.iter().map(|cell| speed_row(cell)).collect();
-    let mut out = format!("\n{}", grid(&SPEED_HEADS, SPEED_WORDS, &rows, colour));
-    let mut ceilings: Vec<String> = Vec::new();
-    for ceiling in sweep.configurations.iter().filter_map(|known| known.client_ceiling) {
-        let shown = text::megabytes(ceiling.bytes_per_second);
-        if !ceilings.contains(&shown) {
-            ceilings.push(shown);
-        }
-    }
-    if !ceilings.is_empty() {
-        out.push_str(&format!(
-            "of the client: of what it reaches with the same settings against a broker that keeps nothing, in this run: {} MB/s\n",
-            text::listed(&ceilings)
-        ));
-    }
-    if measured.iter().any(|cell| cell.is_limited_by_client()) {
-        out.push_str("! limited by the client: at least 90 % of its ceiling\n");
-    }
-    out.push_str(
-        "drained: MB/s until the broker's files were flushed; broker CPU: of its processes; machine CPU: everybody's less the \
-         client's, until drained; memory: resident\n",
-    );
-    out
-}
-
-const PAIRS_HEADS: [&str; 9] =
-    ["A", "B", "figure", "reading", "pairs", "of A", "of B", "B ÷ A", "95 % interval"];
-const PAIRS_WORDS: usize = 4;
-
-/// The third table: interleaved pairs, where the sweep is made of them or has enough of them to tell anything.
-fn pairs(sweep: &Sweep, cells: &[CellSummary<'_>], colour: Colour) -> String {
-    let mut compared = compare::compared(sweep);
-    if sweep.stamp.pairs.is_none() {
-        compared.retain(|of| of.ratio.is_some());
-    }
-    if compared.is_empty() {
-        return String::new();
-    }
-    let name = |id: &str| {
-        let cell = cells.iter().find(|cell| cell.cell.plan.id == id);
-        cell.map_or_else(
-            || id.to_owned(),
-            |cell| {
-                let rate = cell
-                    .offered()
-                    .map_or_else(String::new, |rate| format!(" at {} MB/s", text::megabytes(rate)));
-                format!("{} acks={}{rate}", cell.configuration.broker.name, cell.configuration.short_label())
-            },
-        )
-    };
-    let row = |of: &compare::Compared<'_>| {
-        let side = |spread: Option<Spread>| {
-            let show = |value: f64| of.figure.shown(value);
-            spread.map_or_else(
-                || "–".to_owned(),
-                |spread| format!("{} [{}–{}]", show(spread.median), show(spread.low), show(spread.high)),
-            )
-        };
-        let (ratio, interval) = of.ratio.map_or_else(
-            || ("–".to_owned(), "–".to_owned()),
-            |ratio| (format!("{:.3}", ratio.median), format!("{:.3}–{:.3}", ratio.low, ratio.high)),
-        );
-        let fields = [
-            name(&of.comparison.a),
-            name(&of.comparison.b),
-            of.figure.words().to_owned(),
-            of.reading.to_owned(),
-            of.pairs.to_string(),
-            side(of.a),
-            side(of.b),
-            ratio,
-            interval,
-        ];
-        Row { fields, paint: Paint::None }
-    };
-    let rows: Vec<Row<{ PAIRS_HEADS.len() }>> = compared.iter().map(row).collect();
-    format!(
-        "\n{}pairs A B B A; B ÷ A: median of the pairs' ratios, 95 % bootstrap interval, from {} pairs on; p99: from the \
-         intended send time where a rate was offered, else from the send\n",
-        grid(&PAIRS_HEADS, PAIRS_WORDS, &rows, colour),
-        stats::FEWEST_PAIRS
-    )
-}
-
-fn speed_row(cell: &CellSummary<'_>) -> Row<{ SPEED_HEADS.len() }> {
-    let rate = |rate: Option<f64>| rate.map_or_else(|| "–".to_owned(), text::megabytes);
-    let median = |spread: Option<Spread>| rate(spread.map(|spread| spread.median));
-    let limit = if cell.is_limited_by_client() { "! " } else { "" };
-    let memory =
-        |of: fn(Memory) -> u64| cell.memory.map_or_else(|| "–".to_owned(), |memory| text::bytes(of(memory)));
-    let fields = [
-        format!("acks={}", cell.configuration.short_label()),
-        cell.configuration.broker.name.clone(),
-        cell.offered().map_or_else(|| "–".to_owned(), text::megabytes),
-        median(cell.bytes_per_second),
-        median(cell.drained_bytes_per_second),
-        cell.share_of_ceiling
-            .map_or_else(|| "–".to_owned(), |share| format!("{limit}{}", text::percent(share))),
-        rate(cell.bytes_per_broker_cpu_second),
-        rate(cell.bytes_per_cpu_second),
-        memory(|memory| memory.peak_bytes),
-        memory(|memory| memory.end_bytes),
-    ];
-    Row { fields, paint: Paint::None }
 }
 
 fn rows(sweep: &Sweep, cells: &[CellSummary<'_>]) -> Vec<Row<{ HEADS.len() }>> {

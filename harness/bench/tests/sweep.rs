@@ -667,3 +667,21 @@ fn pairs_of_nothing_are_refused_with_what_would_be_compared() {
     assert!(text(&output).contains("w: nothing to compare: pairs are of two brokers"), "{}", text(&output));
     assert!(!project.path("results").exists());
 }
+
+/// Where this machine has no memory cgroup for us, the sweep says so and the record claims none.
+#[test]
+fn broker_with_a_memory_limit_runs_in_a_group_or_the_sweep_says_that_it_does_not() {
+    let project = Project::new("[[grid]]\nfault = 'kill'\nmemory.limit = '256 MiB'\n");
+    let output = project.sweep(&[]);
+    assert_exit(&output, 0);
+    project.assert_clean();
+    let trial: Trial = serde_json::from_slice(&std::fs::read(&project.trials()[0]).unwrap()).unwrap();
+    let limit = trial.load.used.unwrap().memory_limit_bytes;
+    match highwater_bench::broker::memory::MemoryGroup::can_be_made() {
+        Ok(()) => assert_eq!(limit, Some(256 << 20)),
+        Err(missing) => {
+            assert_eq!(limit, None);
+            assert!(text(&output).contains(&missing), "{}", text(&output));
+        }
+    }
+}

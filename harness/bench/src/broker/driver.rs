@@ -67,6 +67,8 @@ pub struct Driver {
     pub shown: Vec<String>,
     /// Names of the files in which it notes how far its log is recovered.
     pub checkpoint_files: Vec<String>,
+    /// Broker settings whose product is the bytes that its journal or log buffer takes before it is written over.
+    lap: Vec<String>,
     known: Known,
 }
 
@@ -217,6 +219,19 @@ impl Driver {
         (interval < i64::MAX as u64).then_some(interval)
     }
 
+    /// The bytes of one lap of its journal or log buffer, by the settings in effect; `None` if it has none, or does not say.
+    /// A setting of 0 stands for one a core, at least two.
+    #[must_use]
+    pub fn lap_bytes(&self, effective: &Settings) -> Option<u64> {
+        let cores = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2)) as u64;
+        let value = |name: &String| match effective.get(name)?.parse::<u64>().ok()? {
+            0 => Some(cores),
+            value => Some(value),
+        };
+        let product = self.lap.iter().try_fold(1_u64, |product, name| product.checked_mul(value(name)?));
+        product.filter(|_| !self.lap.is_empty())
+    }
+
     /// The command that prints the version.
     #[must_use]
     pub fn version_line(&self, place: &Place) -> Option<Line> {
@@ -304,6 +319,7 @@ fn read(reader: &mut Reader<'_>, name: &str, document: &toml::de::DeTable<'_>) -
     let stop_signal = top.read(reader, "stop_signal", signal).unwrap_or(Signal::TERM);
     let shown = top.read(reader, "shown", words).unwrap_or_default();
     let checkpoint_files = top.read(reader, "checkpoint_files", words).unwrap_or_default();
+    let lap = top.read(reader, "lap", words).unwrap_or_default();
     let flush_check_interval = top.read(reader, "flush.check_interval", owned);
     let settings = top.settings(reader, "settings");
     let environment = top.settings(reader, "environment");
@@ -336,6 +352,7 @@ fn read(reader: &mut Reader<'_>, name: &str, document: &toml::de::DeTable<'_>) -
         flush_check_interval,
         shown,
         checkpoint_files,
+        lap,
         known,
     };
     check_known(reader, &driver);
@@ -367,8 +384,9 @@ fn check_known(reader: &mut Reader<'_>, driver: &Driver) {
     let shown = |(index, name)| (format!("shown[{index}]"), name);
     let shown = driver.shown.iter().enumerate().map(shown);
     let interval = driver.flush_check_interval.iter().map(|name| ("flush.check_interval".to_owned(), name));
+    let lap = driver.lap.iter().enumerate().map(|(index, name)| (format!("lap[{index}]"), name));
     let Some(known) = &driver.known.broker else { return };
-    for (key, name) in in_tables.chain(shown).chain(interval) {
+    for (key, name) in in_tables.chain(shown).chain(interval).chain(lap) {
         if let Some(message) = unknown(name, known, "broker") {
             reader.report_key(&key, format!("{} {message}", driver.title));
         }
@@ -469,6 +487,21 @@ check_interval = "check.ms"
         assert_eq!(driver().flush_check_interval_ms(&Settings::new()), None);
         let by_itself = Driver { flush_check_interval: None, ..driver() };
         assert_eq!(by_itself.flush_check_interval_ms(&Settings::new()), Some(0));
+    }
+
+    #[test]
+    fn lap_is_the_product_of_its_settings_in_effect() {
+        let lap = Driver { lap: vec!["file.bytes".to_owned(), "files".to_owned()], ..driver() };
+        let effective = |files: &str| {
+            Settings::from([
+                ("file.bytes".to_owned(), "64".to_owned()),
+                ("files".to_owned(), files.to_owned()),
+            ])
+        };
+        assert_eq!(lap.lap_bytes(&effective("8")), Some(512));
+        assert!(lap.lap_bytes(&effective("0")).unwrap() >= 128);
+        assert_eq!(lap.lap_bytes(&Settings::new()), None);
+        assert_eq!(driver().lap_bytes(&effective("8")), None);
     }
 
     #[test]

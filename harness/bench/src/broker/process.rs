@@ -4,6 +4,7 @@
 //! in the terminal does not reach it: the harness stops it in order. If the harness itself is killed, the kernel kills
 //! the broker (`setpriv --pdeathsig`, where the machine has it; it ends with the thread that started the broker).
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -15,6 +16,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::admin::{self, LATEST, Readiness};
 use super::driver::{Driver, Line, Place, Plan};
+use super::memory::MemoryGroup;
 use super::wire::Connection;
 use crate::cancel::{Cancel, Interrupted};
 
@@ -152,6 +154,7 @@ pub struct Installed {
     ready_within: Duration,
     stop_within: Duration,
     stop_signal: Signal,
+    memory: Option<MemoryGroup>,
 }
 
 /// A started broker. Dropping it kills it.
@@ -185,11 +188,24 @@ impl Installed {
             ready_within: driver.ready_within,
             stop_within: driver.stop_within,
             stop_signal: driver.stop_signal,
+            memory: None,
         };
         for line in &installed.plan.prepare {
             installed.run(line, cancel)?;
         }
         Ok(installed)
+    }
+
+    /// Whenever it is started from now on, it is in `group`.
+    #[must_use]
+    pub fn within(self, group: Option<MemoryGroup>) -> Self {
+        Installed { memory: group, ..self }
+    }
+
+    /// How much memory it may have, page cache included, where that is limited.
+    #[must_use]
+    pub fn memory_limit_bytes(&self) -> Option<u64> {
+        self.memory.as_ref().map(MemoryGroup::limit_bytes)
     }
 
     /// Where it lives.
@@ -207,7 +223,8 @@ impl Installed {
     /// Starts the broker; its output is appended to `broker.log` in the work directory.
     pub fn start(&self) -> Result<Broker, BrokerError> {
         let log = self.place.work.join("broker.log");
-        let child = spawn(&self.plan.start, &self.place.work, &log)?;
+        let wrapper = self.memory.as_ref().map(MemoryGroup::wrapper).unwrap_or_default();
+        let child = spawn(wrapper, &self.plan.start, &self.place.work, &log)?;
         Ok(Broker {
             group: Pid::from_child(&child),
             child,
@@ -222,7 +239,7 @@ impl Installed {
 
     fn run(&self, line: &Line, cancel: &Cancel) -> Result<(), BrokerError> {
         let log = self.place.work.join("prepare.log");
-        let mut child = Group(spawn(line, &self.place.work, &log)?);
+        let mut child = Group(spawn(Vec::new(), line, &self.place.work, &log)?);
         loop {
             if let Some(status) = child.0.try_wait().map_err(|source| io(&log, source))? {
                 if status.success() {
@@ -252,21 +269,21 @@ impl Drop for Group {
     }
 }
 
-fn spawn(line: &Line, directory: &Path, log: &Path) -> Result<Child, BrokerError> {
+/// Starts `line`, behind the words of `wrapper` if there are any.
+fn spawn(wrapper: Vec<String>, line: &Line, directory: &Path, log: &Path) -> Result<Child, BrokerError> {
     let out = File::options().create(true).append(true).open(log).map_err(|source| io(log, source))?;
     let err = out.try_clone().map_err(|source| io(log, source))?;
     let [program, arguments @ ..] = line.words.as_slice() else {
         unreachable!("the parser refuses empty commands")
     };
-    let mut command = match guard() {
-        Some(guard) => {
-            let mut command = Command::new(guard);
-            command.args(["--pdeathsig", "KILL", "--", program]);
-            command
-        }
-        None => Command::new(program),
-    };
-    command
+    let mut words: Vec<OsString> = wrapper.into_iter().map(OsString::from).collect();
+    if let Some(guard) = guard() {
+        words.push(guard.into());
+        words.extend(["--pdeathsig", "KILL", "--"].map(OsString::from));
+    }
+    words.push(program.into());
+    Command::new(&words[0])
+        .args(&words[1..])
         .args(arguments)
         .envs(&line.environment)
         .current_dir(directory)

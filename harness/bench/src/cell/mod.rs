@@ -29,6 +29,7 @@ use highwater_disk::PowerOnReport;
 
 use crate::broker::admin::{self, AdminError, EARLIEST, LATEST, Settings};
 use crate::broker::driver::{Driver, Place};
+use crate::broker::memory::MemoryGroup;
 use crate::broker::process::{Broker, Installed, Stopped, Usage, free_ports};
 use crate::broker::wire::{Connection, WireError};
 use crate::cancel::Cancel;
@@ -270,6 +271,9 @@ impl<'a> Trial<'a> {
         let overrides = bench.workload.settings.get(&cell.broker);
         let broker_settings = bench.driver.settings_for(cell.settings.flush, overrides);
         let installed = Installed::prepare(bench.driver, place, &broker_settings, bench.cancel)?;
+        // Where there can be no group the sweep has said so, and the results do not claim one.
+        let group = cell.settings.memory_limit_bytes.and_then(|bytes| MemoryGroup::create(bytes).ok());
+        let installed = installed.within(group);
         Ok(Trial {
             bench,
             cell,
@@ -375,6 +379,8 @@ impl<'a> Trial<'a> {
                     cpu: crate::clock::nanos(usage.cpu),
                     peak_rss_bytes: usage.peak_rss_bytes,
                     end_rss_bytes: usage.rss_bytes,
+                    memory_limit_bytes: self.installed.memory_limit_bytes(),
+                    lap_bytes: self.bench.driver.lap_bytes(&effective.broker),
                 }),
                 // A broker that the harness itself took away for a while is not held to the rate.
                 target_records_per_second: done.load.target_records_per_second.filter(|_| !outage),

@@ -106,6 +106,11 @@ fn prepare(options: &Options) -> Result<Prepared> {
         let instead = if prepared.simulator.is_some() { "run on the simulated disk" } else { "are left out" };
         eprintln!("No power can be cut here: {missing}; cells that need it {instead}.");
     }
+    if let Some(missing) = &prepared.no_memory_limit {
+        eprintln!(
+            "No broker's memory can be limited here: {missing}; cells that ask for it have all there is, and the results say so."
+        );
+    }
     Ok(prepared)
 }
 

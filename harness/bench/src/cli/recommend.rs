@@ -53,8 +53,8 @@ fn shown(out: &mut String, answer: &Answer<'_, '_>, bounds: &Bounds) {
                 let _ =
                     writeln!(out, "  its trials and those of the next overlap: which is faster may be noise");
             }
-            for proof in &chosen.proofs {
-                let _ = writeln!(out, "  {proof}");
+            for said in chosen.doubts.iter().chain(&chosen.proofs) {
+                let _ = writeln!(out, "  {said}");
             }
             let configuration = chosen.configuration;
             for (owner, properties) in [

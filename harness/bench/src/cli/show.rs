@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use highwater_checker::{Row, Verdict};
+use highwater_checker::{Nanos, Row, Verdict};
 
 use crate::cell::Outcome;
 use crate::report;
@@ -101,6 +101,27 @@ pub(super) fn cell(cell: &Cell, outcome: &Outcome, forensics: bool) {
     if let (Some(drain), Some(drained)) = (load.drain, load.drained_bytes_per_second()) {
         println!("drained    {:.2} MB/s: {drain} until the broker's files were flushed", drained / 1e6);
     }
+    if let Some(used) = &load.used {
+        let per_second = |cpu: Nanos| match load.bytes as f64 / cpu.as_secs_f64() / 1e6 {
+            rate if rate.is_finite() => format!(", {rate:.1} MB a second of it"),
+            _ => String::new(),
+        };
+        println!("CPU        {} of the broker's processes{}", used.cpu, per_second(used.cpu));
+        if let Some(machine) = load.broker_cpu {
+            println!("           {machine} of the machine less the client's{}", per_second(machine));
+        }
+        let limit = used.memory_limit_bytes;
+        let limit =
+            limit.map_or_else(String::new, |bytes| format!(", of {} with page cache", text::bytes(bytes)));
+        println!(
+            "memory     {} at most, {} at the end of the load{limit}",
+            text::bytes(used.peak_rss_bytes),
+            text::bytes(used.end_rss_bytes)
+        );
+        if let Some(laps) = load.laps() {
+            println!("laps       {} of the broker's journal", text::three_digits(laps));
+        }
+    }
     let closed = if load.target_records_per_second.is_none() {
         " (closed loop: with the time in the client's own buffer)"
     } else {
@@ -118,7 +139,7 @@ pub(super) fn cell(cell: &Cell, outcome: &Outcome, forensics: bool) {
 
 fn quantiles(name: &str, latency: &Latency) -> String {
     let shown = |quantile: f64| match latency.quantile(quantile) {
-        Some(nanos) => format!("{}", highwater_checker::Nanos(nanos)),
+        Some(nanos) => format!("{}", Nanos(nanos)),
         None => "-".to_owned(),
     };
     format!("{name}: p50 {}, p99 {}, p99.9 {}, max {}", shown(0.5), shown(0.99), shown(0.999), shown(1.0))

@@ -422,6 +422,17 @@ fn known_limits(sweep: &Sweep, cells: &[CellSummary<'_>]) -> Vec<String> {
         "How fast the brokers are whose figure is marked as limited by the client: the load generator itself is not faster \
          with those settings on this machine.",
     );
+    let laps = cells.iter().filter(|cell| cell.is_short()).filter_map(|cell| cell.laps);
+    if let Some(fewest) = laps.min_by(f64::total_cmp) {
+        say(
+            true,
+            &format!(
+                "The long-run speed of brokers that have a journal: some trials went round it only {} times, and what it puts \
+                 off is paid for certain after three. workloads/long.toml goes further.",
+                text::three_digits(fewest)
+            ),
+        );
+    }
     let undrained = undrained_words(cells);
     say(undrained.is_some(), undrained.as_deref().unwrap_or_default());
     let site = cells.iter().filter_map(CellSummary::fault).any(|fault| fault.scope == Scope::AllBrokers);

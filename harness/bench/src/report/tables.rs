@@ -152,7 +152,9 @@ fn fault_row(page: &Page<'_, '_>, cell: &CellSummary<'_>) -> Vec<Field> {
 
 /// Under what load and on what medium a fault struck: a number of lost records means nothing without them.
 fn circumstances(cell: &CellSummary<'_>) -> String {
-    format!("{}, {}", super::frame::at_rate(cell).trim_start(), cell.cell.plan.disk.words())
+    let limit = cell.memory.and_then(|memory| memory.limit_bytes);
+    let limit = limit.map_or_else(String::new, |bytes| format!(", {} of memory", text::bytes(bytes)));
+    format!("{}, {}{limit}", super::frame::at_rate(cell).trim_start(), cell.cell.plan.disk.words())
         .trim_start_matches(", ")
         .to_owned()
 }
@@ -373,8 +375,11 @@ fn speed_row(page: &Page<'_, '_>, cell: &CellSummary<'_>) -> Vec<Field> {
         cell.memory.map_or_else(
             || Field::new("–"),
             |memory| {
+                let limit = memory
+                    .limit_bytes
+                    .map_or_else(String::new, |bytes| format!(", of {} with page cache", text::bytes(bytes)));
                 Field::new(text::bytes(memory.peak_bytes))
-                    .note(format!("{} at the end", text::bytes(memory.end_bytes)))
+                    .note(format!("{} at the end{limit}", text::bytes(memory.end_bytes)))
             },
         ),
         ceiling(cell),

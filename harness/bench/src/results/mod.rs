@@ -362,6 +362,10 @@ pub struct Trial {
     pub files: Vec<String>,
 }
 
+/// A speed that is to hold in the long run comes from a load of more laps than this: before, what was put off need not have
+/// been paid.
+pub const LAPS: f64 = 3.0;
+
 /// How much was done while the clock ran.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Load {
@@ -396,6 +400,12 @@ pub struct Used {
     pub peak_rss_bytes: u64,
     /// Memory resident when the load ended.
     pub end_rss_bytes: u64,
+    /// How much memory it could have, page cache included, where that was limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_limit_bytes: Option<u64>,
+    /// Bytes of one lap of its journal or log buffer, where it has one and tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lap_bytes: Option<u64>,
 }
 
 impl Load {
@@ -416,6 +426,13 @@ impl Load {
     #[must_use]
     pub fn drained_bytes_per_second(&self) -> Option<f64> {
         self.drain.map(|drain| per_second(self.bytes, Nanos(self.elapsed.0 + drain.0)))
+    }
+
+    /// How often it went round the broker's journal or log buffer, where there is one.
+    #[must_use]
+    pub fn laps(&self) -> Option<f64> {
+        let lap = self.used?.lap_bytes.filter(|lap| *lap > 0)?;
+        Some(self.bytes as f64 / lap as f64)
     }
 
     /// Records a second.
@@ -512,6 +529,7 @@ pub struct Comparison {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub per_cpu_second: Vec<(f64, f64)>,
     /// 99th percentile of latency in ns, likewise: from the intended send time where a rate was offered, else from the send.
+    /// A pair with a rate that was not sustained has none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub p99: Vec<(f64, f64)>,
 }

@@ -105,6 +105,8 @@ pub struct Qualified<'s, 'a> {
     pub open_loop: Option<&'s CellSummary<'a>>,
     /// What each fault that counts showed, in words.
     pub proofs: Vec<String>,
+    /// What its throughput is not, in words.
+    pub doubts: Vec<String>,
 }
 
 /// A setting outside of the bounds.
@@ -235,11 +237,26 @@ fn qualify<'s, 'a>(
     }
     let open_loop = open_loop(cells, &configuration.id);
     check_latency(open_loop, bounds.p99)?;
-    let speed = performance(cells, &configuration.id)
+    let (fastest, speed) = performance(cells, &configuration.id)
         .filter(|cell| cell.offered().is_none())
-        .and_then(|cell| cell.bytes_per_second)
+        .and_then(|cell| Some((cell, cell.bytes_per_second?)))
         .ok_or("its throughput was not measured (rate = \"saturating\")")?;
-    Ok(Qualified { configuration, speed, open_loop, proofs })
+    Ok(Qualified { configuration, speed, open_loop, proofs, doubts: doubts(fastest) })
+}
+
+fn doubts(fastest: &CellSummary<'_>) -> Vec<String> {
+    let mut doubts = Vec::new();
+    if let Some(share) = fastest.share_of_ceiling.filter(|_| fastest.is_limited_by_client()) {
+        let share = text::percent(share);
+        doubts.push(format!("its throughput is {share} of the client's own ceiling: the broker may do more"));
+    }
+    if let Some(laps) = fastest.laps.filter(|_| fastest.is_short()) {
+        let laps = text::three_digits(laps);
+        doubts.push(format!(
+            "its throughput is of {laps} laps of the broker's journal: in the long run it may be less"
+        ));
+    }
+    doubts
 }
 
 /// Whether a cell of `configuration` that met `met` shows what `panel` does. One broker is all there are where it is alone.

@@ -5,7 +5,7 @@
 
 use super::answer::Ordeal;
 use super::stats::Spread;
-use super::{Cell, Configuration, DiskKind, FaultMark, Latency, Load, Purpose, Sweep, Trial, Used};
+use super::{Cell, Configuration, DiskKind, FaultMark, LAPS, Latency, Load, Purpose, Sweep, Trial, Used};
 use highwater_checker::{Acks, Anomaly, Contract, Fault, Finding, LostRecord, Nanos, Standing, Verdict};
 
 /// Examples kept of a finding over all trials.
@@ -30,6 +30,8 @@ pub struct CellSummary<'a> {
     pub bytes_per_broker_cpu_second: Option<f64>,
     /// Most memory that the broker had resident in any trial, and the most at the end of one.
     pub memory: Option<Memory>,
+    /// The fewest laps of the broker's journal or log buffer in any trial, where it has one and tells.
+    pub laps: Option<f64>,
     /// How much of what the client reaches against a broker that does nothing; absent where that is not known.
     pub share_of_ceiling: Option<f64>,
     /// Whether every trial reached 99 % of its target.
@@ -49,6 +51,8 @@ pub struct Memory {
     pub peak_bytes: u64,
     /// The most at the end of a load.
     pub end_bytes: u64,
+    /// How much it could have, page cache included, where that was limited.
+    pub limit_bytes: Option<u64>,
 }
 
 /// A figure that reaches this share of the client's own ceiling says more about the client than about the broker.
@@ -145,9 +149,14 @@ impl<'a> CellSummary<'a> {
             bytes_per_cpu_second: cpu.and_then(per_second),
             bytes_per_broker_cpu_second: (used.as_ref())
                 .and_then(|used| per_second(used.iter().map(|used| used.cpu.0).sum())),
-            memory: most(|used| used.peak_rss_bytes)
-                .zip(most(|used| used.end_rss_bytes))
-                .map(|(peak_bytes, end_bytes)| Memory { peak_bytes, end_bytes }),
+            memory: most(|used| used.peak_rss_bytes).zip(most(|used| used.end_rss_bytes)).map(
+                |(peak_bytes, end_bytes)| Memory {
+                    peak_bytes,
+                    end_bytes,
+                    limit_bytes: used.iter().flatten().find_map(|used| used.memory_limit_bytes),
+                },
+            ),
+            laps: loads().filter_map(Load::laps).min_by(f64::total_cmp),
             share_of_ceiling: bytes_per_second
                 .zip(ceiling)
                 .map(|(spread, ceiling)| spread.median / ceiling.bytes_per_second),
@@ -189,6 +198,12 @@ impl<'a> CellSummary<'a> {
         let targets = self.cell.trials.iter().filter_map(|trial| trial.load.target_records_per_second);
         let records = targets.max_by(f64::total_cmp)?;
         Some(records * f64::from(self.configuration.workload.record_size_bytes))
+    }
+
+    /// Whether it is a speed of too few laps to hold in the long run.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        self.fault().is_none() && self.offered().is_none() && self.laps.is_some_and(|laps| laps <= LAPS)
     }
 
     /// Whether the figure is the client's rather than the broker's: it is at least [`CLIENT_LIMIT`] of the ceiling.

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use highwater_checker::{Nanos, Standing};
 
 use crate::broker::driver::{Driver, DriverError, Place};
+use crate::broker::memory::MemoryGroup;
 use crate::calibrate::{self, CalibrationError};
 use crate::cancel::{Cancel, Interrupted};
 use crate::ceiling;
@@ -188,6 +189,8 @@ pub struct Prepared {
     pub cells: Vec<Cell>,
     /// Why no power can be cut here, if so.
     pub no_power_cuts: Option<String>,
+    /// Why a broker's memory cannot be limited here, if a cell asks for that.
+    pub no_memory_limit: Option<String>,
     /// What runs what this machine cannot, if it was built.
     pub simulator: Option<Box<dyn Simulate>>,
 }
@@ -211,9 +214,11 @@ pub fn prepare(options: &Options) -> Result<Prepared, SweepError> {
     }
     let cuts = cells.iter().any(|cell| cell.settings.fault.cuts_power());
     let no_power_cuts = if cuts { can_cut_power().err() } else { None };
+    let limits = cells.iter().any(|cell| cell.settings.memory_limit_bytes.is_some());
+    let no_memory_limit = if limits { MemoryGroup::can_be_made().err() } else { None };
     let simulator = contenders.iter().find_map(|(name, it)| Simulator::beside(name, &it.home));
     let simulator = simulator.map(|simulator| Box::new(simulator) as Box<dyn Simulate>);
-    Ok(Prepared { workload, text, brokers, contenders, cells, no_power_cuts, simulator })
+    Ok(Prepared { workload, text, brokers, contenders, cells, no_power_cuts, no_memory_limit, simulator })
 }
 
 /// The brokers that would run and their cells, checked whether or not the brokers are installed.

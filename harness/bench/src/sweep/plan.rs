@@ -205,7 +205,8 @@ impl Measured {
             figures: Figures {
                 bytes_per_second: done.load.bytes_per_second(),
                 bytes_per_cpu_second: cpu.map(|cpu| done.load.bytes as f64 / cpu),
-                p99: latency.quantile(0.99).map(|nanos| nanos as f64),
+                // That of a rate which was not sustained grows with the length of the run.
+                p99: latency.quantile(0.99).filter(|_| done.load.is_sustained()).map(|nanos| nanos as f64),
             },
         })
     }
@@ -224,6 +225,8 @@ impl Measured {
 struct Naming {
     varies: Vec<&'static str>,
     rate_varies: bool,
+    /// Among cells of one fault, as well.
+    limit_varies: bool,
 }
 
 impl Naming {
@@ -237,12 +240,18 @@ impl Naming {
             }
         }
         // Only among cells of one fault: performance saturates and faults strike a steady load, and both say so already.
-        let rate_varies = cells.iter().any(|cell| {
-            cells.iter().any(|other| {
-                other.settings.fault == cell.settings.fault && other.settings.rate != cell.settings.rate
-            })
-        });
-        Naming { varies, rate_varies }
+        let differ = |of: &dyn Fn(&CellSettings, &CellSettings) -> bool| {
+            let apart =
+                |a: &Cell, b: &Cell| a.settings.fault == b.settings.fault && of(&a.settings, &b.settings);
+            cells.iter().any(|cell| cells.iter().any(|other| apart(cell, other)))
+        };
+        Naming {
+            varies,
+            rate_varies: differ(&|a, b| a.rate != b.rate),
+            limit_varies: differ(&|a, b| {
+                a.fault != Fault::None && a.memory_limit_bytes != b.memory_limit_bytes
+            }),
+        }
     }
 
     fn configuration(&self, cell: &Cell) -> String {
@@ -261,12 +270,18 @@ impl Naming {
             fault => fault.to_string(),
         };
         let rate = if self.rate_varies { format!(".{}", cell.settings.rate) } else { String::new() };
-        slug(&format!("{}.{fault}{rate}", self.configuration(cell)))
+        let limit = match cell.settings.memory_limit_bytes {
+            Some(bytes) if self.limit_varies && cell.settings.fault != Fault::None => {
+                format!(".memory-{bytes}")
+            }
+            _ => String::new(),
+        };
+        slug(&format!("{}.{fault}{rate}{limit}", self.configuration(cell)))
     }
 }
 
 /// The axes beside acks, flush, rate and fault, in the order in which they stand in a name.
-fn axes(settings: &CellSettings) -> [(&'static str, String); 12] {
+fn axes(settings: &CellSettings) -> [(&'static str, String); 13] {
     [
         ("linger.ms", settings.linger_ms.to_string()),
         ("batch.size", settings.batch_size_bytes.to_string()),
@@ -283,7 +298,15 @@ fn axes(settings: &CellSettings) -> [(&'static str, String); 12] {
         ("in-flight", settings.max_in_flight.to_string()),
         ("flush-delay", format!("{:?}", settings.flush_delay)),
         ("start", settings.start.to_string()),
+        ("memory", memory_limit(settings)),
     ]
+}
+
+/// Of cells that are measured. A fault cell under a limit stays with its configuration: what is lost is then set beside the
+/// speed on the whole machine, and the limit is said with it.
+fn memory_limit(settings: &CellSettings) -> String {
+    let limit = settings.memory_limit_bytes.filter(|_| settings.fault == Fault::None);
+    limit.map_or_else(String::new, |bytes| bytes.to_string())
 }
 
 /// Only where it is not what Kafka's producer would do by itself: then `acks` says it already.
@@ -346,6 +369,24 @@ mod tests {
         let plan = planned("[[grid]]\nfault='power-cut'\nfault_at=['seeded','roll']\nrepeats=2", &["kafka"]);
         assert_eq!(ids(&plan), ["kafka-acks-all-flush.messages-1.power-cut"]);
         assert_eq!(plan.trials.iter().map(|trial| trial.number).collect::<Vec<_>>(), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn memory_limit_of_a_fault_is_of_its_cell_and_of_a_speed_of_its_configuration() {
+        let plan = planned(
+            "[[grid]]\nmemory.limit=['1 GiB','2 GiB']\n[[grid]]\nfault='kill'\n\
+             [[grid]]\nfault='kill'\nmemory.limit='1 GiB'",
+            &["kafka"],
+        );
+        assert_eq!(
+            ids(&plan),
+            [
+                "kafka-acks-all-flush.messages-1-memory-1073741824.performance",
+                "kafka-acks-all-flush.messages-1-memory-2147483648.performance",
+                "kafka-acks-all-flush.messages-1.kill",
+                "kafka-acks-all-flush.messages-1.kill.memory-1073741824",
+            ]
+        );
     }
 
     #[test]

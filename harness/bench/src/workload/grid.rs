@@ -79,6 +79,8 @@ pub struct CellSettings {
     pub flush_delay: Duration,
     /// Whether what is measured was warmed.
     pub start: Start,
+    /// How much memory the broker may have, page cache included; `None`: the machine's.
+    pub memory_limit_bytes: Option<u64>,
 }
 
 impl fmt::Display for CellSettings {
@@ -116,6 +118,9 @@ impl fmt::Display for CellSettings {
         }
         if self.start != Start::Warm {
             write!(f, " start={}", self.start)?;
+        }
+        if let Some(bytes) = self.memory_limit_bytes {
+            write!(f, " memory.limit={bytes}")?;
         }
         Ok(())
     }
@@ -309,7 +314,7 @@ fn factors(grid: &Grid, repeats: Repeats, brokers: u64) -> String {
 
 impl Grid {
     /// Every axis by its field's name, with how many values it has.
-    fn axes(&self) -> [(&'static str, u64); 18] {
+    fn axes(&self) -> [(&'static str, u64); 19] {
         [
             ("record.size", self.record_size_bytes.len()),
             ("record.payload", self.payload.len()),
@@ -326,6 +331,7 @@ impl Grid {
             ("rate", self.rate.len()),
             ("disk.flush_delay", self.flush_delay.len()),
             ("start", self.start.len()),
+            ("memory.limit", self.memory_limit_bytes.len()),
             ("fault_acked", self.fault_acked.len()),
             ("fault_at", self.aim.len()),
             (FAULT, self.fault.len()),
@@ -355,6 +361,7 @@ pub(super) fn product(grid: &Grid) -> Vec<CellSettings> {
         fault_acked: grid.fault_acked[0],
         flush_delay: grid.flush_delay[0],
         start: grid.start[0],
+        memory_limit_bytes: grid.memory_limit_bytes[0],
     };
     let mut cells = vec![first];
     vary(&mut cells, &grid.record_size_bytes, |cell, &bytes| cell.record_size_bytes = bytes);
@@ -372,6 +379,7 @@ pub(super) fn product(grid: &Grid) -> Vec<CellSettings> {
     });
     vary(&mut cells, &grid.flush, |cell, &flush| cell.flush = flush);
     vary(&mut cells, &grid.rate, |cell, &rate| cell.rate = rate);
+    vary(&mut cells, &grid.memory_limit_bytes, |cell, &bytes| cell.memory_limit_bytes = bytes);
     vary(&mut cells, &grid.start, |cell, &start| cell.start = start);
     vary(&mut cells, &grid.flush_delay, |cell, &delay| cell.flush_delay = delay);
     vary(&mut cells, &grid.fault_acked, |cell, &acked| cell.fault_acked = acked);

@@ -86,6 +86,8 @@ pub struct Grid {
     pub flush_delay: Vec<Duration>,
     /// `start`.
     pub start: Vec<Start>,
+    /// `memory.limit`, bytes; `None`: the machine's.
+    pub memory_limit_bytes: Vec<Option<u64>>,
     /// `repeats`, by fault.
     pub repeats: Repeats,
     /// Times of a cell.

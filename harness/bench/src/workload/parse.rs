@@ -19,6 +19,9 @@ use crate::seed::Seed;
 pub(super) const RECORD_SIZE_MIN_BYTES: u64 = 64;
 const RECORD_SIZE_MAX_BYTES: u64 = 8 << 20;
 const BATCH_SIZE_MAX_BYTES: u64 = 16 << 20;
+/// Less and no broker starts.
+const MEMORY_LIMIT_MIN_BYTES: u64 = 64 << 20;
+const MEMORY_LIMIT_MAX_BYTES: u64 = 1 << 50;
 const FAULT_ACKED_MAX: u64 = 1_000_000_000;
 
 /// Reads the workload in `text`, which came from `path`.
@@ -123,6 +126,7 @@ impl Default for Grid {
             fault_acked: vec![None],
             flush_delay: vec![Duration::ZERO],
             start: vec![Start::Warm],
+            memory_limit_bytes: vec![None],
             repeats: Repeats { none: 1, kill: 1, power_cut: 1, lying_flush: 1 },
             timing: Timing {
                 warm_up: Duration::from_secs(1),
@@ -177,6 +181,9 @@ fn axes(reader: &mut Reader<'_>, section: &mut Section<'_>, grid: &mut Grid) {
         field.number_within(1..=FAULT_ACKED_MAX).map(Some)
     });
     axes.read("disk.flush_delay", &mut grid.flush_delay, units::duration);
+    axes.read("memory.limit", &mut grid.memory_limit_bytes, |field| {
+        units::size_within(field, MEMORY_LIMIT_MIN_BYTES..=MEMORY_LIMIT_MAX_BYTES).map(Some)
+    });
     axes.read("start", &mut grid.start, |field| word(field, Start::ALL, Start::parse));
 }
 

@@ -656,3 +656,49 @@ fn speed_stands_beside_what_it_cost_and_what_the_client_could_do() {
     assert!(report::render(&sweep).contains("not measured"));
     assert!(!table::render(&sweep, Path::new("r"), Colour::Plain).contains("of the client"));
 }
+
+#[test]
+fn speed_of_three_laps_of_the_journal_or_fewer_is_marked() {
+    let mut sweep = sweep(7, 4);
+    // The slow broker of the sample has a journal, too: 20 s at 74 MB/s are 1.4 times round it.
+    let marked =
+        |sweep: &Sweep| table::render(sweep, Path::new("r"), Colour::Plain).matches("  ! 1.3").count();
+    assert_eq!(marked(&sweep), 1, "{}", table::render(&sweep, Path::new("r"), Colour::Plain));
+    assert!(report::render(&sweep).contains("some trials went round it only 1.3"));
+    let cells = summaries(&sweep);
+    let short: Vec<&str> =
+        cells.iter().filter(|cell| cell.is_short()).map(|cell| cell.cell.plan.id.as_str()).collect();
+    assert_eq!(short, ["kafka-all-flush1.speed"]);
+    drop(cells);
+    for trial in sweep.cells.iter_mut().flat_map(|cell| &mut cell.trials) {
+        trial.load.used.as_mut().unwrap().lap_bytes = None;
+    }
+    assert_eq!(marked(&sweep), 0);
+    assert!(!report::render(&sweep).contains("went round it only"));
+}
+
+/// Twelve pairs in the sample, of which each has its figures here.
+#[test]
+fn pairs_show_throughput_cpu_and_latency_in_the_page_and_in_the_terminal() {
+    let mut sweep = sweep(7, 4);
+    for comparison in &mut sweep.comparisons {
+        comparison.per_cpu_second = comparison.pairs.clone();
+        comparison.p99 = comparison.pairs.iter().map(|(a, b)| (b / 10.0, a / 10.0)).collect();
+    }
+    for shown in [report::render(&sweep), table::render(&sweep, Path::new("r"), Colour::Plain)] {
+        for reading in ["A is faster", "A does more with a CPU-second", "A answers sooner"] {
+            assert_eq!(shown.matches(reading).count(), 1, "{reading}: {shown}");
+        }
+        assert_eq!(shown.matches("the same twice: this is the noise").count(), 3);
+    }
+    for comparison in &mut sweep.comparisons {
+        for pairs in [&mut comparison.pairs, &mut comparison.per_cpu_second, &mut comparison.p99] {
+            pairs.truncate(5);
+        }
+    }
+    // In a sweep that was not made of pairs they are not worth a line.
+    assert!(!table::render(&sweep, Path::new("r"), Colour::Plain).contains("B ÷ A"));
+    sweep.stamp.pairs = Some(highwater_bench::results::Pairs { pairs: 5, noise: true });
+    let terminal = table::render(&sweep, Path::new("r"), Colour::Plain);
+    assert_eq!(terminal.matches("too few pairs to tell").count(), 6, "{terminal}");
+}

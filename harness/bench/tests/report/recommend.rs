@@ -40,6 +40,8 @@ fn fastest_setting_that_lost_nothing_and_promises_it_is_recommended_with_its_bou
     let proofs = &answers[0].chosen().unwrap().proofs;
     assert!(proofs.iter().any(|proof| proof.contains("power cut: 0 of ")), "{proofs:?}");
     assert!(proofs.iter().all(|proof| proof.contains("in 20 trials") && proof.contains("at most 15")));
+    // 20 s at 571 MB/s are more than three times round the sample's journal.
+    assert_eq!(answers[0].chosen().unwrap().doubts, [""; 0]);
     let speeds: Vec<f64> = answers[0].qualified.iter().map(|of| of.speed.median).collect();
     assert!(speeds.is_sorted_by(|a, b| a >= b), "{speeds:?}");
 }

@@ -178,6 +178,8 @@ fn trial(rng: &mut Rng, sort: &Sort, cell: &str, number: u64, fault: Option<&Fau
                 cpu: Nanos((bytes as f64 / 0.4) as u64),
                 peak_rss_bytes: 48_000_000,
                 end_rss_bytes: 40_000_000,
+                memory_limit_bytes: None,
+                lap_bytes: Some(1 << 30),
             }),
             drain: fault.is_none().then_some(Nanos::from_millis(5_000)),
         },
