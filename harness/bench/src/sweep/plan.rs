@@ -330,6 +330,14 @@ mod tests {
     use crate::results::{DeviceFloor, Latency, Load, Stamp, Timeline, Trial};
 
     fn planned(grid: &str, brokers: &[&str]) -> Plan {
+        planned_from(grid, brokers, |workload, brokers| workload.expand(brokers, None))
+    }
+
+    fn planned_from(
+        grid: &str,
+        brokers: &[&str],
+        cells: impl Fn(&Workload, &[String]) -> Result<Vec<Cell>, crate::workload::Problems>,
+    ) -> Plan {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("w.toml");
         std::fs::write(&path, format!("name='w'\ndescription='d'\nseed=1\n{grid}")).unwrap();
@@ -341,7 +349,7 @@ mod tests {
         };
         let contenders = brokers.iter().map(contender).collect();
         let brokers: Vec<String> = brokers.iter().map(|&name| name.to_owned()).collect();
-        plan(&workload, &workload.expand(&brokers, None).unwrap(), &contenders, &|cell| {
+        plan(&workload, &cells(&workload, &brokers).unwrap(), &contenders, &|cell| {
             MediumKind::for_fault(cell.settings.fault, true)
         })
     }
@@ -438,11 +446,9 @@ mod tests {
         }
     }
 
-    #[test]
-    fn pairs_are_of_brokers_side_by_side_and_of_a_cell_with_itself() {
-        let plan = planned("[[grid]]\nrepeats=2", &["kafka", "highwater"]);
+    fn swept(plan: &Plan) -> Sweep {
         let floor = DeviceFloor { fdatasync: Latency::default(), write_bytes_per_second: 1.0 };
-        let mut sweep = Sweep {
+        Sweep {
             stamp: Stamp {
                 title: String::new(),
                 started_at: String::new(),
@@ -457,11 +463,72 @@ mod tests {
                 stopped: None,
             },
             environment: crate::machine::environment(Path::new("/"), floor),
-            configurations: plan.configurations,
+            configurations: plan.configurations.clone(),
             comparisons: Vec::new(),
-            cells: plan.cells,
+            cells: plan.cells.clone(),
             failures: Vec::new(),
-        };
+        }
+    }
+
+    /// CPU of half a second a trial; service times of a millisecond for each byte.
+    fn costly(planned: &PlannedTrial, bytes: u64) -> Trial {
+        let mut trial = trial(planned.cell.seed.0, bytes);
+        let cpu = highwater_checker::Nanos::from_millis(500);
+        trial.load.used = Some(results::Used {
+            cpu,
+            peak_rss_bytes: 1,
+            end_rss_bytes: 1,
+            memory_limit_bytes: None,
+            lap_bytes: None,
+        });
+        trial.service.record(bytes * 1_000_000);
+        trial
+    }
+
+    #[test]
+    fn planned_pairs_keep_their_sides_and_one_that_is_not_whole_is_left_out() {
+        let workload = "[[grid]]\nacks=[1,'all']";
+        let pairs = results::Pairs { pairs: 3, noise: true };
+        let plan = planned_from(workload, &["kafka"], |workload, brokers| workload.in_pairs(brokers, pairs));
+        let mut sweep = swept(&plan);
+        // A A' A B, A' A B A, A A' A: the last B is missing.
+        for (planned, bytes) in plan.trials.iter().zip([10, 11, 20, 40, 13, 12, 90, 30, 14, 15, 50]) {
+            sweep.cells[planned.place].trials.push(costly(planned, bytes));
+        }
+        let comparisons = comparisons(&sweep, &plan.trials);
+        let [noise, other] = comparisons.as_slice() else { panic!("{comparisons:?}") };
+        assert_eq!(noise.a, noise.b);
+        assert_eq!(noise.pairs, [(10.0, 11.0), (12.0, 13.0), (14.0, 15.0)]);
+        assert_eq!(
+            (other.a.as_str(), other.b.as_str()),
+            (noise.a.as_str(), "kafka-acks-all-flush.messages-1.performance")
+        );
+        assert_eq!(other.pairs, [(20.0, 40.0), (30.0, 90.0)]);
+        assert_eq!(other.per_cpu_second, [(40.0, 80.0), (60.0, 180.0)]);
+        assert_eq!(other.p99.len(), 2);
+        assert!(other.p99.iter().all(|(a, b)| b / a > 1.9), "{other:?}");
+    }
+
+    #[test]
+    fn latency_of_a_rate_that_was_not_sustained_is_not_compared() {
+        let pairs = results::Pairs { pairs: 2, noise: false };
+        let workload = "[[grid]]\nacks=[1,'all']\nrate='1 MB/s'";
+        let plan = planned_from(workload, &["kafka"], |workload, brokers| workload.in_pairs(brokers, pairs));
+        let mut sweep = swept(&plan);
+        for (planned, target) in plan.trials.iter().zip([1.0, 1.0, 1.0, 1e9]) {
+            let mut trial = costly(planned, 100);
+            trial.intended.record(5);
+            trial.load.target_records_per_second = Some(target);
+            sweep.cells[planned.place].trials.push(trial);
+        }
+        let comparisons = comparisons(&sweep, &plan.trials);
+        assert_eq!((comparisons[0].pairs.len(), comparisons[0].p99.len()), (2, 1));
+    }
+
+    #[test]
+    fn pairs_are_of_brokers_side_by_side_and_of_a_cell_with_itself() {
+        let plan = planned("[[grid]]\nrepeats=2", &["kafka", "highwater"]);
+        let mut sweep = swept(&plan);
         // In the order A B B A: Kafka 10 then 30, Highwater 20 then 40.
         for (planned, bytes) in plan.trials.iter().zip([10, 20, 40, 30]) {
             sweep.cells[planned.place].trials.push(trial(planned.cell.seed.0, bytes));
