@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
 
 /// Blocks this thread, which must be none of a shard's, until `future` is done.
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -18,6 +19,22 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
+/// As [`block_on`], for at most `duration`: a future that is not done then is dropped, which gives `None`.
+pub fn block_on_timeout<T>(future: impl Future<Output = T>, duration: Duration) -> Option<T> {
+    let begin = Instant::now();
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(Arc::clone(&woken));
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return Some(output);
+        }
+        // A difference, since the sum of an instant and a very long duration is none.
+        let left = duration.checked_sub(begin.elapsed()).filter(|left| !left.is_zero())?;
+        woken.wait_at_most(left);
+    }
+}
+
 #[derive(Default)]
 struct Woken {
     is_woken: Mutex<bool>,
@@ -29,6 +46,16 @@ impl Woken {
         let mut is_woken = self.is_woken.lock().unwrap_or_else(PoisonError::into_inner);
         while !*is_woken {
             is_woken = self.changed.wait(is_woken).unwrap_or_else(PoisonError::into_inner);
+        }
+        *is_woken = false;
+    }
+
+    /// As [`wait`](Self::wait), or less: whoever waits looks again.
+    fn wait_at_most(&self, duration: Duration) {
+        let mut is_woken = self.is_woken.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*is_woken {
+            is_woken =
+                self.changed.wait_timeout(is_woken, duration).unwrap_or_else(PoisonError::into_inner).0;
         }
         *is_woken = false;
     }
@@ -51,5 +78,15 @@ mod tests {
         let thread = std::thread::spawn(move || sender.send(7));
         assert_eq!(block_on(reply), Some(7));
         thread.join().expect("no panic");
+    }
+    #[test]
+    fn wait_with_an_end_gives_what_came_and_ends_without() {
+        let (sender, reply) = crate::mailbox::oneshot::<u8>();
+        let thread = std::thread::spawn(move || sender.send(7));
+        assert_eq!(block_on_timeout(reply, Duration::MAX), Some(Some(7)));
+        thread.join().expect("no panic");
+        let (sender, reply) = crate::mailbox::oneshot::<u8>();
+        assert_eq!(block_on_timeout(reply, Duration::from_millis(1)), None);
+        sender.send(7);
     }
 }

@@ -45,7 +45,7 @@ pub mod sync;
 mod time;
 mod uring;
 
-pub use block::block_on;
+pub use block::{block_on, block_on_timeout};
 pub use buf::{BufPool, IO_ALIGNMENT, IoBuf};
 pub use error::{FileError, FileOp};
 pub use exec::Task;

@@ -196,11 +196,15 @@ struct Slot<T> {
     value: Option<T>,
     waker: Option<Waker>,
     sender_gone: bool,
+    /// Of a sender that wants to know whether anybody still waits.
+    sender_waker: Option<Waker>,
+    reply_gone: bool,
 }
 
 /// A channel for one value: the reply to a message.
 pub fn oneshot<T: Send>() -> (ReplySender<T>, Reply<T>) {
-    let slot = Arc::new(Mutex::new(Slot { value: None, waker: None, sender_gone: false }));
+    let slot = Slot { value: None, waker: None, sender_gone: false, sender_waker: None, reply_gone: false };
+    let slot = Arc::new(Mutex::new(slot));
     (ReplySender { slot: Arc::clone(&slot) }, Reply { slot })
 }
 
@@ -219,6 +223,19 @@ impl<T> ReplySender<T> {
     /// Delivers the value. Nobody waiting any more is not an error: the caller has given up.
     pub fn send(self, value: T) {
         lock(&self.slot).value = Some(value);
+    }
+
+    /// Resolves once the [`Reply`] was dropped: nobody waits any more.
+    pub async fn abandoned(&self) {
+        poll_fn(|cx| {
+            let mut slot = lock(&self.slot);
+            if slot.reply_gone {
+                return Poll::Ready(());
+            }
+            slot.sender_waker = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 }
 
@@ -244,6 +261,19 @@ pub struct Reply<T> {
 impl<T> fmt::Debug for Reply<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reply").finish_non_exhaustive()
+    }
+}
+
+impl<T> Drop for Reply<T> {
+    fn drop(&mut self) {
+        let waker = {
+            let mut slot = lock(&self.slot);
+            slot.reply_gone = true;
+            slot.sender_waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 }
 
@@ -315,5 +345,13 @@ mod tests {
         let (sender, mut reply) = oneshot();
         sender.send(3);
         assert_eq!(poll_once(Pin::new(&mut reply)), Poll::Ready(Some(3)));
+    }
+    #[test]
+    fn sender_learns_that_nobody_waits_for_the_reply() {
+        let (sender, reply) = oneshot::<u8>();
+        let mut abandoned = std::pin::pin!(sender.abandoned());
+        assert!(poll_once(abandoned.as_mut()).is_pending());
+        drop(reply);
+        assert!(poll_once(abandoned).is_ready());
     }
 }

@@ -79,6 +79,17 @@ impl Offset {
     }
 }
 
+/// Times before the epoch are negative; those that no `i64` of milliseconds reaches are the last one.
+impl From<std::time::SystemTime> for Timestamp {
+    fn from(time: std::time::SystemTime) -> Self {
+        let millis = |duration: std::time::Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+        match time.duration_since(std::time::UNIX_EPOCH) {
+            Ok(after) => Timestamp(millis(after)),
+            Err(before) => Timestamp(-millis(before.duration())),
+        }
+    }
+}
+
 impl Timestamp {
     /// "No timestamp".
     pub const NONE: Timestamp = Timestamp(-1);
