@@ -8,11 +8,13 @@
 //!   Log::read   ─────────────────────────────▶ Partition::read: hot tail or segment, checksums looked at
 //! ```
 //!
-//! ```no_run
+//! ```
 //! use highwater_log::store::{NewRecord, Store, StoreOptions, Wait};
 //!
-//! # fn main() -> Result<(), highwater_log::store::StoreError> {
-//! let store = Store::open("/var/lib/app/log", StoreOptions::default())?;
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let scratch = tempfile::tempdir()?;
+//! # let dir = scratch.path().join("log");
+//! let store = Store::open(&dir, StoreOptions::default())?;
 //! let events = store.log("events", 0).wait()?;
 //! let ack = events.append(NewRecord::value("signed up")).wait()?; // in the buffer
 //! let offset = ack.wait()?.offset; //                               on the medium: survives a power cut
@@ -23,7 +25,10 @@
 //! # }
 //! ```
 //!
-//! Every operation is a future for any executor; [`Wait::wait`] blocks a plain thread on it instead.
+//! The crate's [front page](crate) goes through everything that a log can do.
+//!
+//! Every operation is a future for any executor; [`Wait::wait`] blocks a plain thread on it instead. Every one ends with
+//! [`StoreError::Closed`] once the store is closed or dropped.
 //!
 //! Invariants: an [`Ack`] resolves once its record is as safe as the log's `flush.messages` promises (1, the default: it
 //! survives power loss); records of one log are stored in the order in which they were appended; a reader sees nothing
@@ -34,6 +39,7 @@
 mod gather;
 mod record;
 mod serve;
+mod tail;
 #[cfg(test)]
 mod tests;
 
@@ -45,19 +51,25 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use highwater_io::mailbox::{self, Reply};
-use highwater_io::{DriverChoice, Runtime, RuntimeConfig, StartError, block_on};
-use highwater_model::compression::Compression;
-use highwater_model::{Offset, Timestamp, TopicPartition};
+use highwater_io::race::first;
+use highwater_io::{Runtime, RuntimeConfig, StartError, block_on, block_on_timeout};
+use smallvec::SmallVec;
 use tokio::sync::Semaphore;
 
-use crate::config::{LogConfig, ShardConfig};
-use crate::dir::{OpenOptions, RecoveryReport};
+use crate::dir::OpenOptions;
 use crate::error::{AppendError, LogError, OpenError, ReadError};
-use crate::partition::{ReadData, ReadRequest, TimestampOffset, Watermarks};
 
 use serve::{Command, Serving, Start, Waiting};
 
+// Whoever embeds a store needs no other crate of ours.
+pub use crate::config::{LogConfig, ShardConfig};
+pub use crate::dir::RecoveryReport;
+pub use crate::partition::{ReadData, TimestampOffset, Watermarks};
+pub use highwater_io::DriverChoice;
+pub use highwater_model::compression::Compression;
+pub use highwater_model::{Offset, Timestamp, TopicPartition};
 pub use record::{NewRecord, Record, Records};
+pub use tail::Tail;
 
 /// Commands that may wait for the store's thread; a sender waits for room.
 const MAILBOX_SLOTS: usize = 4096;
@@ -139,6 +151,12 @@ pub trait Wait: Future + Sized {
     fn wait(self) -> Self::Output {
         block_on(self)
     }
+
+    /// Waits for the output for at most `duration`; `None` if it has not come by then. What was asked for may still be
+    /// done: only the waiting ends.
+    fn wait_timeout(self, duration: Duration) -> Option<Self::Output> {
+        block_on_timeout(self, duration)
+    }
 }
 
 impl<F: Future> Wait for F {}
@@ -206,22 +224,25 @@ impl Store {
         })
     }
 
-    /// What opening found and did.
+    /// What opening found and did: whether the last stop was clean, what was replayed from the journal, what was cut off its
+    /// end (bytes that nobody was told are safe), and which logs are damaged and fenced.
     #[must_use]
     pub fn recovery(&self) -> &RecoveryReport {
         &self.recovery
     }
 
     /// Opens partition `partition` of `topic`, creating it if it is missing: durable when this resolves. The name follows
-    /// Kafka's rules for topics (letters, digits, `.`, `_`, `-`, at most 249).
+    /// Kafka's rules for topics (letters, digits, `.`, `_`, `-`, at most 249 of them), `partition` is 0 or more. Its settings
+    /// are [`StoreOptions::log`], or what they were changed to since the store was opened.
     ///
     /// # Errors
-    /// [`StoreError::InvalidName`], [`StoreError::Log`].
+    /// [`StoreError::InvalidName`]; [`StoreError::Log`] when there is no space or descriptor left, or storage has failed.
     pub async fn log(&self, topic: &str, partition: i32) -> Result<Log, StoreError> {
         self.open_log(topic, partition, None).await
     }
 
-    /// As [`log`](Self::log), with settings of its own, which hold until the store is closed.
+    /// As [`log`](Self::log), with settings of its own, which hold until the store is closed: they are not stored, give them
+    /// again after the next opening.
     ///
     /// # Errors
     /// As [`log`](Self::log).
@@ -243,7 +264,7 @@ impl Store {
         Ok(Log { shared: Arc::clone(&self.shared), topic: topic.into(), id })
     }
 
-    /// Names and partitions of all logs, in order.
+    /// Names and partitions of all logs in the directory, in order, opened or not.
     ///
     /// # Errors
     /// [`StoreError::Closed`].
@@ -251,13 +272,36 @@ impl Store {
         self.shared.call(|serving| async move { Ok(serving.list()) }).await
     }
 
-    /// Deletes a log with everything in it: durable when this resolves. Its handles fail from then on.
+    /// Deletes a log with everything in it: durable when this resolves. What was appended before is acknowledged first. Its
+    /// handles fail from then on, with [`LogError::Closed`] or [`StoreError::Closed`], and who waits for its next record is
+    /// woken; a log of the same name may be opened anew.
     ///
     /// # Errors
-    /// [`StoreError::Log`].
+    /// [`StoreError::Log`]; the log may then be deleted or not, which the next opening decides.
     pub async fn delete(&self, log: &Log) -> Result<(), StoreError> {
         let id = log.id;
         self.shared.call(move |serving| async move { serving.delete(id).await }).await
+    }
+
+    /// Applies `retention_bytes` and `retention_ms` of every log now, instead of waiting for
+    /// [`ShardConfig::retention_check_interval`]: whole segments go from the start, durably. The segment that is appended to
+    /// stays, unless every record in it is older than `retention_ms`.
+    ///
+    /// # Errors
+    /// [`StoreError::Log`], of the first log that failed.
+    pub async fn apply_retention(&self) -> Result<(), StoreError> {
+        self.shared.call(|serving| async move { serving.apply_retention().await }).await
+    }
+
+    /// Compacts now every log with [`compact_enabled`](LogConfig::compact_enabled) that is dirty enough, instead of waiting
+    /// for [`ShardConfig::cleaner_backoff`]: of each key only the last record stays, under its offset. The segment that is
+    /// appended to is left alone, so a key may be in it once more. Reads go on meanwhile; a power cut leaves the log before
+    /// or after each step.
+    ///
+    /// # Errors
+    /// [`StoreError::Log`], of the first log that failed.
+    pub async fn compact(&self) -> Result<(), StoreError> {
+        self.shared.call(|serving| async move { serving.compact().await }).await
     }
 
     /// Stops cleanly: what was appended is acknowledged, the journal drained, the directory marked clean, so that the
@@ -276,14 +320,17 @@ impl Store {
 /// Where a record was stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stored {
-    /// Its offset.
+    /// Its offset. Of records that were appended together, that of the first; the others follow without a gap.
     pub offset: Offset,
-    /// Its timestamp.
+    /// Its timestamp, that of the first.
     pub timestamp: Timestamp,
 }
 
-/// Resolves when a record is as safe as its log's `flush.messages` promises. Dropping it changes nothing: the record is
-/// stored all the same.
+/// Resolves when a record is as safe as its log's `flush.messages` promises: with 1, the default, it survives a power cut;
+/// otherwise it survives a killed process. Dropping it changes nothing: the record is stored all the same.
+///
+/// An error says that the record is not stored, or with [`LogError::Storage`] and [`StoreError::Closed`] that this is not
+/// known.
 #[derive(Debug)]
 #[must_use = "a record is not known to be stored until its ack resolves"]
 pub struct Ack {
@@ -326,46 +373,91 @@ impl Log {
     }
 
     /// Appends a record. Resolves when it is in the buffer, in order after everything this caller appended before; the
-    /// [`Ack`] tells when it is stored.
+    /// [`Ack`] tells when it is stored. Waits while the buffer ([`StoreOptions::buffer_memory`]) is full.
+    ///
+    /// Records that wait together are stored together, and share one flush: append many, then wait for their acks, from one
+    /// thread or from many.
     ///
     /// # Errors
-    /// [`StoreError::Closed`]. What is wrong with the record itself is told by the [`Ack`].
+    /// [`StoreError::Closed`]. What is wrong with the record itself is told by the [`Ack`], and concerns no other record.
     pub async fn append(&self, record: NewRecord) -> Result<Ack, StoreError> {
-        let wanted = record.memory_bytes().min(self.shared.buffer_memory);
-        let wanted = u32::try_from(wanted).expect("buffer_memory is clamped to it");
+        self.append_together(SmallVec::from_buf([record])).await
+    }
+
+    /// Appends records that belong together: they are stored in one batch, so that after a crash either all are there or
+    /// none, and a read gives them without others between them. The [`Ack`] has the offset of the first.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append); [`AppendError::InvalidRecord`] without a record. The [`Ack`] tells of
+    /// [`AppendError::TooLarge`] when they are more than [`LogConfig::max_message_bytes`] or a quarter of
+    /// [`ShardConfig::journal_file_bytes`].
+    pub async fn append_batch(
+        &self,
+        records: impl IntoIterator<Item = NewRecord>,
+    ) -> Result<Ack, StoreError> {
+        let records: SmallVec<[NewRecord; 1]> = records.into_iter().collect();
+        if records.is_empty() {
+            return Err(StoreError::Append(AppendError::InvalidRecord("it has no record")));
+        }
+        self.append_together(records).await
+    }
+
+    async fn append_together(&self, records: SmallVec<[NewRecord; 1]>) -> Result<Ack, StoreError> {
+        let wanted: usize = records.iter().map(NewRecord::memory_bytes).sum();
+        let wanted =
+            u32::try_from(wanted.min(self.shared.buffer_memory)).expect("buffer_memory is clamped to it");
         let memory = Arc::clone(&self.shared.buffer).acquire_many_owned(wanted).await;
         let memory = memory.map_err(|_| StoreError::Closed)?;
         let (ack, reply) = mailbox::oneshot();
-        let command = Command::Append { log: self.id, waiting: Waiting { record, ack, memory } };
+        let command = Command::Append { log: self.id, waiting: Waiting { records, ack, memory } };
         self.shared.commands.send(command).await.map_err(|_| StoreError::Closed)?;
         Ok(Ack { reply })
     }
 
     /// Reads records from `offset` on, about `max_bytes` of batches, at least one batch if there is any. Empty at the end.
+    /// Checksums are looked at.
     ///
     /// # Errors
     /// [`StoreError::Read`]: an offset beyond either end of the log; damage on the medium, which is never served.
     pub async fn read(&self, offset: Offset, max_bytes: usize) -> Result<Records, StoreError> {
         let data = self.read_batches(offset, max_bytes).await?;
-        Records::decode(&data, offset).map_err(|error| StoreError::Append(AppendError::Batch(error)))
+        decode(&data, offset)
     }
 
-    /// As [`read`](Self::read), as whole record batches in Kafka's format v2, as they are stored.
+    /// As [`read`](Self::read), as whole record batches in Kafka's format v2, as they are stored: nothing is decompressed
+    /// or copied. The first may begin below `offset`.
     ///
     /// # Errors
     /// As [`read`](Self::read).
     pub async fn read_batches(&self, offset: Offset, max_bytes: usize) -> Result<ReadData, StoreError> {
         let id = self.id;
-        let read = move |serving: std::rc::Rc<Serving>| async move {
-            let partition = serving.partition(id)?;
-            let upper_bound = serve::visible_end(&partition);
-            let request = ReadRequest { offset, max_bytes, min_one_batch: true, upper_bound };
-            Ok(partition.read(request).await?)
-        };
-        self.shared.call(read).await
+        self.shared.call(move |serving| async move { serving.read(id, offset, max_bytes).await }).await
     }
 
-    /// The first record at or after `timestamp`.
+    /// As [`read`](Self::read), from the first record on whose timestamp is at or after `timestamp`: those behind it come in
+    /// the order of the log, and may be older. Without such a record it is empty, and `next_offset` is the log's end.
+    ///
+    /// A `SystemTime` is made a [`Timestamp`] with `into()`. Retention or a truncation at the same time may overtake it, as
+    /// any read.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub async fn read_from_time(
+        &self,
+        timestamp: impl Into<Timestamp>,
+        max_bytes: usize,
+    ) -> Result<Records, StoreError> {
+        let (id, timestamp) = (self.id, timestamp.into());
+        let read = move |serving: std::rc::Rc<Serving>| async move {
+            let end = serve::visible_end(&serving.partition(id)?);
+            let offset = serving.offset_for_timestamp(id, timestamp).await?.map_or(end, |found| found.offset);
+            Ok((serving.read(id, offset, max_bytes).await?, offset))
+        };
+        let (data, offset) = self.shared.call(read).await?;
+        decode(&data, offset)
+    }
+
+    /// The first record at or after `timestamp` that can be read, if there is one.
     ///
     /// # Errors
     /// [`StoreError::Read`].
@@ -374,10 +466,9 @@ impl Log {
         timestamp: Timestamp,
     ) -> Result<Option<TimestampOffset>, StoreError> {
         let id = self.id;
-        let find = move |serving: std::rc::Rc<Serving>| async move {
-            Ok(serving.partition(id)?.offset_for_timestamp(timestamp).await?)
-        };
-        self.shared.call(find).await
+        self.shared
+            .call(move |serving| async move { serving.offset_for_timestamp(id, timestamp).await })
+            .await
     }
 
     /// Where the log starts, and how far it is written and durable.
@@ -389,32 +480,52 @@ impl Log {
         self.shared.call(move |serving| async move { Ok(serving.partition(id)?.watermarks().get()) }).await
     }
 
-    /// Waits until there is something to read at `offset`: for readers that follow the end.
+    /// Bytes of the log as it is stored, those that are still in memory and the journal included.
     ///
     /// # Errors
     /// [`StoreError::Log`].
-    pub async fn wait_for(&self, offset: Offset) -> Result<(), StoreError> {
+    pub async fn size_bytes(&self) -> Result<u64, StoreError> {
         let id = self.id;
-        self.shared
-            .call(move |serving| async move {
-                let partition = serving.partition(id)?;
-                let readable = |_: &Watermarks| (serve::visible_end(&partition) > offset).then_some(());
-                partition.watermarks().wait_for(readable).await;
-                Ok(())
-            })
-            .await
+        self.shared.call(move |serving| async move { Ok(serving.partition(id)?.size_bytes()) }).await
     }
 
-    /// Makes everything acknowledged so far durable, whatever `flush.messages` says.
+    /// Follows the log from `offset` on: everything that is there, then each record as it comes.
+    #[must_use]
+    pub fn tail(&self, offset: Offset) -> Tail {
+        Tail::new(self.clone(), offset)
+    }
+
+    /// Waits until there is something to read at `offset`. [`tail`](Self::tail) does that, and reads.
     ///
     /// # Errors
-    /// [`StoreError::Log`].
+    /// [`StoreError::Log`]: the log was deleted.
+    pub async fn wait_for(&self, offset: Offset) -> Result<(), StoreError> {
+        let id = self.id;
+        let (sender, reply) = mailbox::oneshot();
+        let wait = move |serving: std::rc::Rc<Serving>| async move {
+            // Whoever stops waiting leaves nothing behind that waits on.
+            let waited = first(serving.wait_for(id, offset), sender.abandoned()).await;
+            if let highwater_io::race::Either::Left(outcome) = waited {
+                sender.send(outcome);
+            }
+        };
+        let command = Command::Call(Box::new(move |serving| Box::pin(wait(serving))));
+        self.shared.commands.send(command).await.map_err(|_| StoreError::Closed)?;
+        reply.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// Makes everything acknowledged so far durable, whatever `flush.messages` says: the flush of a log that acknowledges
+    /// without one. It is one flush for all logs of the store.
+    ///
+    /// # Errors
+    /// [`StoreError::Log`]: a flush failed, and nothing more is acknowledged by this store.
     pub async fn flush(&self) -> Result<(), StoreError> {
         let id = self.id;
         self.shared.call(move |serving| async move { Ok(serving.partition(id)?.flush().await?) }).await
     }
 
-    /// Moves the log's start up to `offset`, durably; whole segments below it are removed. Returns where it starts now.
+    /// Moves the log's start up to `offset`, durably; whole segments below it are removed. An offset beyond the end counts
+    /// as the end, one below the start changes nothing. Returns where it starts now.
     ///
     /// # Errors
     /// [`StoreError::Log`].
@@ -427,15 +538,30 @@ impl Log {
             .await
     }
 
-    /// Cuts the log so that it ends at `offset`, durably. Appends that are on their way are stored after it.
+    /// Cuts the log's end, durably: the batch that holds `offset` goes, and everything after it. Returns where it ends now,
+    /// at or below `offset`: records that were stored as one batch go together. Appends that are on their way are stored
+    /// after it.
     ///
     /// # Errors
     /// [`StoreError::Log`].
-    pub async fn truncate_to(&self, offset: Offset) -> Result<(), StoreError> {
+    pub async fn truncate_to(&self, offset: Offset) -> Result<Offset, StoreError> {
         let id = self.id;
         self.shared
-            .call(move |serving| async move { Ok(serving.partition(id)?.truncate_to(offset).await?) })
+            .call(move |serving| async move {
+                let log = serving.partition(id)?;
+                log.truncate_to(offset).await?;
+                Ok(log.watermarks().get().log_end_offset)
+            })
             .await
+    }
+
+    /// The log's settings.
+    ///
+    /// # Errors
+    /// [`StoreError::Log`].
+    pub async fn config(&self) -> Result<LogConfig, StoreError> {
+        let id = self.id;
+        self.shared.call(move |serving| async move { Ok(serving.partition(id)?.config()) }).await
     }
 
     /// Changes the log's settings; they take effect at once, and hold until the store is closed.
@@ -444,13 +570,12 @@ impl Log {
     /// [`StoreError::Log`].
     pub async fn set_config(&self, config: LogConfig) -> Result<(), StoreError> {
         let id = self.id;
-        self.shared
-            .call(move |serving| async move {
-                serving.partition(id)?.set_config(config);
-                Ok(())
-            })
-            .await
+        self.shared.call(move |serving| async move { serving.set_config(id, config) }).await
     }
+}
+
+fn decode(data: &ReadData, offset: Offset) -> Result<Records, StoreError> {
+    Records::decode(data, offset).map_err(|error| StoreError::Append(AppendError::Batch(error)))
 }
 
 impl OpenOptions {

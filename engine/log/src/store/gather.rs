@@ -1,8 +1,8 @@
 //! Gathers the records of one log into batches: what waits together is stored together.
 //!
 //! A batch goes when it is full (`batch_size`), or its first record has waited for `linger`, and fewer than
-//! `max_in_flight` are on their way. Records keep the order of their arrival. Memory is bounded by the permits that the
-//! records bring with them.
+//! `max_in_flight` are on their way. Records keep the order of their arrival, and those that were appended together are in
+//! one batch. Memory is bounded by the permits that the records bring with them.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -14,13 +14,14 @@ use highwater_model::batch::{BatchBuilder, BatchError, NewRecord as BatchRecord,
 use highwater_model::{Offset, Timestamp};
 
 use super::serve::Waiting;
-use super::{StoreError, StoreOptions, Stored};
+use super::{NewRecord, StoreError, StoreOptions, Stored};
 use crate::error::AppendError;
 use crate::partition::{Appended, Origin, Partition};
 
 struct Queued {
     waiting: Waiting,
-    timestamp: Timestamp,
+    /// For records without a time of their own.
+    arrived_at: Timestamp,
     arrived: MonoTime,
 }
 
@@ -56,9 +57,8 @@ impl Gatherer {
     }
 
     pub(super) fn push(&self, waiting: Waiting) {
-        let timestamp =
-            waiting.record.timestamp.unwrap_or_else(|| Timestamp(self.io.wall_time().as_millis()));
-        let queued = Queued { timestamp, arrived: self.io.now(), waiting };
+        let arrived_at = Timestamp(self.io.wall_time().as_millis());
+        let queued = Queued { waiting, arrived_at, arrived: self.io.now() };
         self.queue.update(|queue| {
             queue.size_bytes += size_bound(&queued);
             queue.records.push_back(queued);
@@ -75,19 +75,32 @@ impl Gatherer {
         while let Some(first_arrived) = self.wait_for_first().await {
             self.linger(first_arrived).await;
             let slot = self.in_flight.acquire(1).await;
-            let (batch, waiting) = self.take_batch();
-            let appended = match batch {
-                Ok(batch) => self.append(batch).await,
-                Err(error) => Err(AppendError::Batch(error)),
-            };
-            match appended {
-                Ok(appended) => self.io.spawn(acknowledge(appended, waiting, slot)).detach(),
-                Err(error) => fail(waiting, &error),
+            let (batch, taken) = self.take_batch();
+            match self.append(batch).await {
+                Ok(appended) => self.io.spawn(acknowledge(appended, taken, slot)).detach(),
+                Err(error) if taken.len() > 1 && is_about_records(&error) => {
+                    drop(slot);
+                    self.append_one_by_one(taken).await;
+                }
+                Err(error) => fail(taken, &error),
             }
         }
         // Every slot is back: nothing is on its way.
         drop(self.in_flight.acquire(self.in_flight.limit()).await);
         self.ended.set(true);
+    }
+
+    /// What is wrong with one record is no other's fault: of a batch that was refused, the others are stored.
+    async fn append_one_by_one(&self, taken: Vec<Queued>) {
+        for queued in taken {
+            let slot = self.in_flight.acquire(1).await;
+            let mut builder = BatchBuilder::new(self.options.compression);
+            push(&mut builder, &queued);
+            match self.append(builder.build(ProducerStamp::NONE)).await {
+                Ok(appended) => self.io.spawn(acknowledge(appended, vec![queued], slot)).detach(),
+                Err(error) => fail(vec![queued], &error),
+            }
+        }
     }
 
     /// When the oldest record in the queue arrived; `None` once there is none and none will come.
@@ -116,7 +129,7 @@ impl Gatherer {
     }
 
     /// Takes as many records as fit, at least one.
-    fn take_batch(&self) -> (Result<Bytes, BatchError>, Vec<(Waiting, Timestamp)>) {
+    fn take_batch(&self) -> (Result<Bytes, BatchError>, Vec<Queued>) {
         let limit = self.batch_limit();
         let mut builder = BatchBuilder::new(self.options.compression);
         let mut taken = Vec::new();
@@ -127,53 +140,62 @@ impl Gatherer {
                     break;
                 }
                 queue.size_bytes -= size;
-                let Some(Queued { waiting, timestamp, .. }) = queue.records.pop_front() else { break };
-                push(&mut builder, &waiting, timestamp);
-                taken.push((waiting, timestamp));
+                let Some(next) = queue.records.pop_front() else { break };
+                push(&mut builder, &next);
+                taken.push(next);
             }
         });
         (builder.build(ProducerStamp::NONE), taken)
     }
 
-    async fn append(&self, batch: Bytes) -> Result<Appended, AppendError> {
+    async fn append(&self, batch: Result<Bytes, BatchError>) -> Result<Appended, AppendError> {
         let epoch = self.partition.core.live.borrow().leader_epoch;
-        self.partition.append(batch, epoch, Origin::Client).await
+        self.partition.append(batch?, epoch, Origin::Client).await
     }
 }
 
-fn push(builder: &mut BatchBuilder, waiting: &Waiting, timestamp: Timestamp) {
-    let record = &waiting.record;
-    let headers: Vec<_> =
-        record.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
-    builder.push(&BatchRecord {
-        timestamp,
-        key: record.key.as_deref(),
-        value: record.value.as_deref(),
-        headers: &headers,
-    });
+/// Whether an append failed because of what is in the batch, and not because of the log's state.
+fn is_about_records(error: &AppendError) -> bool {
+    !matches!(error, AppendError::Log(_) | AppendError::FencedLeaderEpoch { .. })
+}
+
+fn push(builder: &mut BatchBuilder, queued: &Queued) {
+    for record in &queued.waiting.records {
+        let headers: Vec<_> =
+            record.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
+        builder.push(&BatchRecord {
+            timestamp: record.timestamp.unwrap_or(queued.arrived_at),
+            key: record.key.as_deref(),
+            value: record.value.as_deref(),
+            headers: &headers,
+        });
+    }
 }
 
 fn size_bound(queued: &Queued) -> usize {
     // Covers the lengths and deltas that stand before keys, values and headers.
-    queued.waiting.record.memory_bytes()
+    queued.waiting.records.iter().map(NewRecord::memory_bytes).sum()
 }
 
-async fn acknowledge(appended: Appended, waiting: Vec<(Waiting, Timestamp)>, slot: Permit) {
+async fn acknowledge(appended: Appended, taken: Vec<Queued>, slot: Permit) {
     let acknowledged = appended.acknowledged().await;
     drop(slot);
     if let Err(error) = acknowledged {
-        return fail(waiting, &AppendError::Log(error));
+        return fail(taken, &AppendError::Log(error));
     }
     let append_time = appended.log_append_time;
-    for (offset, (waiting, timestamp)) in (appended.base_offset.0..).zip(waiting) {
-        let timestamp = if append_time == Timestamp::NONE { timestamp } else { append_time };
-        waiting.ack.send(Ok(Stored { offset: Offset(offset), timestamp }));
-        drop(waiting.memory);
+    let mut offset = appended.base_offset;
+    for Queued { waiting: Waiting { records, ack, memory }, arrived_at, .. } in taken {
+        let own_time = records.first().and_then(|record| record.timestamp).unwrap_or(arrived_at);
+        let timestamp = if append_time == Timestamp::NONE { own_time } else { append_time };
+        ack.send(Ok(Stored { offset, timestamp }));
+        drop(memory);
+        offset = Offset(offset.0 + records.len() as i64);
     }
 }
 
-fn fail(waiting: Vec<(Waiting, Timestamp)>, error: &AppendError) {
-    for (Waiting { ack, memory, .. }, _) in waiting {
+fn fail(taken: Vec<Queued>, error: &AppendError) {
+    for Queued { waiting: Waiting { ack, memory, .. }, .. } in taken {
         ack.send(Err(StoreError::Append(error.clone())));
         drop(memory);
     }

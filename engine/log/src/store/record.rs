@@ -37,6 +37,19 @@ impl NewRecord {
         NewRecord { key: Some(key.into()), ..NewRecord::value(value) }
     }
 
+    /// A record that says that its key is gone: once a log with [`compact_enabled`](crate::LogConfig::compact_enabled) is
+    /// compacted, nothing of the key is left but this, and after `delete_retention` not even this.
+    #[must_use]
+    pub fn tombstone(key: impl Into<Bytes>) -> Self {
+        NewRecord { key: Some(key.into()), ..NewRecord::default() }
+    }
+
+    /// The same record with this time of its own: milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn at(self, timestamp: impl Into<Timestamp>) -> Self {
+        NewRecord { timestamp: Some(timestamp.into()), ..self }
+    }
+
     /// What it counts for in `buffer.memory`: its bytes, and something for the book-keeping.
     pub(super) fn memory_bytes(&self) -> usize {
         const EACH: usize = 128;

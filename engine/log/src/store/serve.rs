@@ -11,7 +11,8 @@ use highwater_io::Io;
 use highwater_io::mailbox::{Receiver, ReplySender};
 use highwater_io::race::{Either, first};
 use highwater_io::sync::Semaphore;
-use highwater_model::{LeaderEpoch, Offset, PartitionIndex, TopicId, TopicPartition};
+use highwater_model::{LeaderEpoch, Offset, PartitionIndex, Timestamp, TopicId, TopicPartition};
+use smallvec::SmallVec;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::gather::Gatherer;
@@ -19,7 +20,7 @@ use super::{NewRecord, StoreError, StoreOptions, Stored};
 use crate::config::LogConfig;
 use crate::dir::{DataDir, OpenOptions, RecoveryReport};
 use crate::error::{LogError, OpenError};
-use crate::partition::Partition;
+use crate::partition::{Partition, ReadData, ReadRequest, TimestampOffset, Watermarks};
 use crate::shard::ShardLogs;
 
 /// What the thread starts with.
@@ -30,9 +31,9 @@ pub(super) struct Start {
     pub(super) opened: ReplySender<Result<RecoveryReport, StoreError>>,
 }
 
-/// A record on its way, with the memory it takes and who waits for it.
+/// Records on their way that belong together, mostly one; with the memory they take and who waits for them.
 pub(super) struct Waiting {
-    pub(super) record: NewRecord,
+    pub(super) records: SmallVec<[NewRecord; 1]>,
     pub(super) ack: ReplySender<Result<Stored, StoreError>>,
     pub(super) memory: OwnedSemaphorePermit,
 }
@@ -176,7 +177,65 @@ impl Serving {
         if let Some(gatherer) = gatherer {
             gatherer.close().await;
         }
-        Ok(self.logs.delete_partition(&id).await?)
+        let log = self.logs.partition(&id);
+        let deleted = self.logs.delete_partition(&id).await;
+        if let Some(log) = log {
+            wake_waiting(&log);
+        }
+        Ok(deleted?)
+    }
+
+    /// Waits until there is something to read at `offset`.
+    pub(super) async fn wait_for(&self, id: TopicPartition, offset: Offset) -> Result<(), StoreError> {
+        let log = self.partition(id)?;
+        let look = |_: &Watermarks| {
+            if log.core.live.borrow().closed {
+                return Some(Err(StoreError::Log(LogError::Closed)));
+            }
+            (visible_end(&log) > offset).then_some(Ok(()))
+        };
+        log.watermarks().wait_for(look).await
+    }
+
+    /// The first record that a reader may see at or after `timestamp`.
+    pub(super) async fn offset_for_timestamp(
+        &self,
+        id: TopicPartition,
+        timestamp: Timestamp,
+    ) -> Result<Option<TimestampOffset>, StoreError> {
+        let log = self.partition(id)?;
+        let found = log.offset_for_timestamp(timestamp).await?;
+        Ok(found.filter(|found| found.offset < visible_end(&log)))
+    }
+
+    pub(super) async fn read(
+        &self,
+        id: TopicPartition,
+        offset: Offset,
+        max_bytes: usize,
+    ) -> Result<ReadData, StoreError> {
+        let log = self.partition(id)?;
+        let upper_bound = visible_end(&log);
+        Ok(log.read(ReadRequest { offset, max_bytes, min_one_batch: true, upper_bound }).await?)
+    }
+
+    pub(super) fn set_config(&self, id: TopicPartition, config: LogConfig) -> Result<(), StoreError> {
+        let log = self.partition(id)?;
+        log.set_config(config);
+        // What readers may see depends on it.
+        wake_waiting(&log);
+        Ok(())
+    }
+
+    /// Applies `retention.bytes` and `retention.ms` to every log now.
+    pub(super) async fn apply_retention(&self) -> Result<(), StoreError> {
+        // Only segments that are complete on disk can go.
+        self.logs.checkpoint().await?;
+        Ok(self.logs.apply_retention().await?)
+    }
+
+    pub(super) async fn compact(&self) -> Result<(), StoreError> {
+        Ok(self.logs.compact().await?)
     }
 
     fn append(&self, log: TopicPartition, waiting: Waiting) {
@@ -191,6 +250,11 @@ impl Serving {
 pub(super) fn visible_end(partition: &Partition) -> Offset {
     let marks = partition.watermarks().get();
     if partition.config().is_durable_ack() { marks.durable_offset } else { marks.log_end_offset }
+}
+
+/// Those who wait for a log look at it again.
+fn wake_waiting(log: &Partition) {
+    log.watermarks().update(|_| {});
 }
 
 /// Kafka's rules for the names of topics.

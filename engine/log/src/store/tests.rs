@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use highwater_io::sim::{World, WorldConfig};
 use highwater_io::{DriverChoice, Io, mailbox};
-use highwater_model::Offset;
 use highwater_model::compression::Compression;
+use highwater_model::{Offset, Timestamp};
 use tokio::sync::Semaphore;
 
 use super::serve::{self, Start};
 use super::{Log, NewRecord, Shared, Store, StoreError, StoreOptions, Stored, Wait};
-use crate::config::ShardConfig;
+use crate::config::{LogConfig, ShardConfig};
+use crate::error::LogError;
 
 fn small() -> StoreOptions {
     StoreOptions {
@@ -160,6 +161,149 @@ fn record_that_is_too_large_fails_alone() {
         let error = large.await.expect_err("a quarter of a journal file is the limit");
         assert!(matches!(error, StoreError::Append(_)), "{error}");
         assert_eq!(after.await.expect("stored").offset, Offset(1));
+    });
+}
+
+/// The first was refused with the batch that it happened to be in, and all who were in it.
+#[test]
+fn record_that_is_refused_takes_no_other_down() {
+    highwater_io::sim::run(5, |io| async move {
+        let options = StoreOptions { linger: Duration::from_millis(5), ..small() };
+        let shared = open(&io, options).await;
+        let log = log(&shared, "events").await;
+        let config = log.config().await.expect("open");
+        log.set_config(LogConfig { compact_enabled: true, ..config }).await.expect("open");
+        let mut acks = Vec::new();
+        for n in 0..9 {
+            let key = (n % 3 != 1).then(|| bytes::Bytes::from("key"));
+            let record = NewRecord { key, ..NewRecord::value(format!("{n}")) };
+            acks.push(log.append(record).await.expect("taken"));
+        }
+        let mut offsets = Vec::new();
+        for (n, ack) in (0..).zip(acks) {
+            match ack.await {
+                Ok(stored) => offsets.push(stored.offset),
+                Err(error) => assert!(n % 3 == 1, "record {n}: {error}"),
+            }
+        }
+        assert_eq!(offsets, (0..6).map(Offset).collect::<Vec<_>>(), "those with a key, in their order");
+    });
+}
+
+#[test]
+fn records_appended_together_are_one_batch_or_none() {
+    highwater_io::sim::run(6, |io| async move {
+        let shared = open(&io, small()).await;
+        let log = log(&shared, "events").await;
+        let mut acks = Vec::new();
+        for pair in 0..20 {
+            let records = ["a", "b"].map(|half| NewRecord::value(format!("{pair}{half}").repeat(100)));
+            acks.push(log.append_batch(records).await.expect("taken"));
+        }
+        let too_large = (0..40).map(|_| NewRecord::value(vec![0; 1 << 10]));
+        let too_large = log.append_batch(too_large).await.expect("taken");
+        for (pair, ack) in (0..).zip(acks) {
+            assert_eq!(ack.await.expect("stored").offset, Offset(2 * pair));
+        }
+        too_large.await.expect_err("a quarter of a journal file is the limit");
+        assert!(log.append_batch([]).await.is_err(), "nothing to wait for");
+        assert_eq!(log.watermarks().await.expect("open").log_end_offset, Offset(40));
+        let mut next = Offset(0);
+        while next < Offset(40) {
+            let found = log.read(next, 1).await.expect("readable");
+            assert!(found.records.len() % 2 == 0, "{} records at {next}", found.records.len());
+            next = found.next_offset;
+        }
+    });
+}
+
+#[test]
+fn tail_gives_every_record_once_and_ends_with_its_log() {
+    highwater_io::sim::run(7, |io| async move {
+        let shared = open(&io, small()).await;
+        let log = log(&shared, "events").await;
+        let mut tail = log.tail(Offset(0));
+        let reader = io.spawn(async move {
+            let mut seen = Vec::new();
+            loop {
+                match tail.next().await {
+                    Ok(found) => seen.extend(found.records.iter().map(|record| record.offset)),
+                    Err(error) => return (seen, error),
+                }
+            }
+        });
+        for n in 0..50 {
+            let ack = log.append(NewRecord::value(format!("{n}"))).await.expect("taken");
+            ack.await.expect("stored");
+        }
+        io.sleep(Duration::from_millis(1)).await;
+        let id = log.id();
+        shared.call(move |serving| async move { serving.delete(id).await }).await.expect("deleted");
+        let (seen, error) = reader.await;
+        assert_eq!(seen, (0..50).map(Offset).collect::<Vec<_>>());
+        assert!(matches!(error, StoreError::Log(LogError::Closed)), "{error}");
+    });
+}
+
+/// Who stopped waiting left a task behind, until the record came: each timeout one more.
+#[test]
+fn waiting_that_was_given_up_leaves_no_task() {
+    highwater_io::sim::run(8, |io| async move {
+        let shared = open(&io, small()).await;
+        let log = log(&shared, "events").await;
+        let handles = || Arc::strong_count(&log.topic);
+        let before = handles();
+        for _ in 0..10 {
+            let mut tail = log.tail(Offset(0));
+            io.timeout(Duration::from_millis(1), tail.next()).await.expect_err("nothing comes");
+        }
+        io.sleep(Duration::from_millis(1)).await;
+        assert_eq!(handles(), before);
+        let waiting =
+            shared.call(|serving| async move { Ok(Rc::strong_count(&serving)) }).await.expect("open");
+        // The loop's own, and this call's.
+        assert_eq!(waiting, 2);
+    });
+}
+
+#[test]
+fn time_finds_what_may_be_read_and_nothing_beyond() {
+    highwater_io::sim::run(9, |io| async move {
+        let shared = open(&io, small()).await;
+        let log = log(&shared, "events").await;
+        for n in 0..10 {
+            let record = NewRecord::value(format!("{n}")).at(Timestamp(1_000 * (n + 1)));
+            log.append(record).await.expect("taken").await.expect("stored");
+        }
+        let first = |timestamp| {
+            let log = &log;
+            async move {
+                let found = log.read_from_time(Timestamp(timestamp), 1 << 20).await.expect("readable");
+                (found.records.first().map(|record| record.offset), found.next_offset)
+            }
+        };
+        assert_eq!(first(0).await, (Some(Offset(0)), Offset(10)));
+        assert_eq!(first(4_500).await, (Some(Offset(4)), Offset(10)));
+        assert_eq!(first(10_000).await, (Some(Offset(9)), Offset(10)));
+        assert_eq!(first(10_001).await, (None, Offset(10)));
+
+        // Written, and not durable: what a power cut may take is not found by its time either.
+        let config = log.config().await.expect("open");
+        log.set_config(LogConfig { flush_messages: u64::MAX, ..config.clone() }).await.expect("open");
+        let late = NewRecord::value("late").at(Timestamp(20_000));
+        log.append(late).await.expect("taken").await.expect("stored");
+        assert_eq!(first(15_000).await, (Some(Offset(10)), Offset(11)), "the log promises no more");
+        let id = log.id();
+        let strict = LogConfig { flush_messages: 1, ..config };
+        let before_the_flush = shared
+            .call(move |serving| async move {
+                serving.set_config(id, strict)?;
+                serving.offset_for_timestamp(id, Timestamp(15_000)).await
+            })
+            .await;
+        assert_eq!(before_the_flush.expect("readable"), None);
+        log.flush().await.expect("flushed");
+        assert_eq!(first(15_000).await, (Some(Offset(10)), Offset(11)));
     });
 }
 
