@@ -100,6 +100,8 @@ pub struct BrokerConfig {
     pub fetch: FetchConfig,
     /// Storage of one shard.
     pub shard: ShardConfig,
+    /// Whether the broker makes a directory of its own in `data_dir` when it starts, and removes it when it is gone.
+    pub(crate) is_ephemeral: bool,
 }
 
 /// Bounds of connections and requests. Budgets are those of one shard.
@@ -146,6 +148,15 @@ pub struct FetchConfig {
     pub session_max_partitions: usize,
 }
 
+/// What a short life is better off with.
+const EPHEMERAL: &[(&str, &str)] = &[
+    ("num.shards", "1"),
+    // A quarter of it is the largest batch: Kafka's default fits.
+    ("journal.file.bytes", "8388608"),
+    ("hot.tail.bytes", "16777216"),
+    ("log.cleaner.dedupe.buffer.size", "8388608"),
+];
+
 /// Reads checked values by name.
 struct Reader<'a>(&'a StaticConfig);
 
@@ -188,6 +199,39 @@ impl BrokerConfig {
         BrokerConfig::from_settings(settings).expect("the defaults are valid")
     }
 
+    /// A broker for a test, or for anything else that it must not outlive: a directory of its own, which is made when it
+    /// starts and removed when it is dropped or stopped; a free port on the loopback interface; one shard; one partition a
+    /// topic, unless said otherwise; a journal and memory of a few MiB. Everything else is as in production, durability
+    /// included, and any setting can be changed ([`set`](Self::set)).
+    ///
+    /// The directory is made in the system's place for temporary files (`TMPDIR`, `/tmp`), or in the one that is given as
+    /// `log.dirs`: `/dev/shm` never waits for a disk. A process that is killed leaves it behind.
+    ///
+    /// # Panics
+    /// Never: the settings are valid.
+    #[must_use]
+    pub fn ephemeral() -> Self {
+        let parent = std::env::temp_dir();
+        let mut settings = BrokerConfig::for_data_dir(parent).static_config;
+        for (name, value) in EPHEMERAL {
+            settings.insert((*name).to_owned(), (*value).to_owned());
+        }
+        let config = BrokerConfig::from_settings(settings).expect("the settings are valid");
+        BrokerConfig { is_ephemeral: true, ..config }
+    }
+
+    /// The same broker in `data_dir`.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: the path is none that a setting can hold.
+    pub(crate) fn moved_to(&self, data_dir: &Path) -> Result<Self, ConfigError> {
+        let mut moved = self.clone();
+        moved.static_config.insert("log.dirs".to_owned(), data_dir.display().to_string());
+        moved.data_dir = parse_data_dir(&moved.static_config["log.dirs"])?;
+        moved.is_ephemeral = false;
+        Ok(moved)
+    }
+
     /// Changes one setting, and derives everything from the settings anew: fields that were changed by hand are lost.
     ///
     /// # Errors
@@ -195,7 +239,8 @@ impl BrokerConfig {
     pub fn set(&mut self, name: &str, value: &str) -> Result<(), ConfigError> {
         let mut settings = self.static_config.clone();
         settings.insert(name.to_owned(), value.to_owned());
-        *self = BrokerConfig::from_settings(settings)?;
+        let is_ephemeral = self.is_ephemeral;
+        *self = BrokerConfig { is_ephemeral, ..BrokerConfig::from_settings(settings)? };
         Ok(())
     }
 
@@ -234,6 +279,7 @@ impl BrokerConfig {
             network: network_config(&read, num_shards),
             fetch: fetch_config(&read, num_shards),
             shard: shard_config(&read, num_shards),
+            is_ephemeral: false,
             static_config: settings,
         })
     }

@@ -44,7 +44,7 @@ mod reply;
 mod shard;
 
 pub use broker::{Broker, Signals};
-pub use config::{BrokerConfig, ConfigError};
+pub use config::{BrokerConfig, BrokerConfig as Config, ConfigError};
 pub use counters::Metrics;
 pub use metadata_log::MetadataLogError;
 pub use node::{BrokerError, Connector, NodeHandle, ShardState, Started, prepare, run_shard};

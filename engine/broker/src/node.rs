@@ -36,7 +36,7 @@ use highwater_io::{FileOp, Io, MonoTime, TimedOut};
 use highwater_log::{DataDir, FoundPartition, OpenError, OpenOptions, RecoveryReport, ShardLogs, ShardSeed};
 use highwater_model::{NO_PARTITION_LEADER_EPOCH, ProducerId, Timestamp, TopicPartition};
 
-use crate::config::{BrokerConfig, HostPort, log_config};
+use crate::config::{BrokerConfig, ConfigError, HostPort, log_config};
 use crate::controller::Controller;
 use crate::counters::{Metrics, ShardCounters};
 use crate::limits::ConnectionLimits;
@@ -51,6 +51,9 @@ pub enum BrokerError {
     /// The threads cannot be started.
     #[error(transparent)]
     Runtime(#[from] highwater_io::StartError),
+    /// A setting cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {reason}")]
     Listen {
@@ -185,8 +188,13 @@ impl NodeHandle {
 }
 
 /// Everything that is needed to run a broker: one state a shard, for [`run_shard`] on a shard of its own each.
+///
+/// # Panics
+/// If the settings are [those of an ephemeral broker](BrokerConfig::ephemeral), whose directory
+/// [`Broker::start`](crate::Broker::start) makes.
 #[must_use]
 pub fn prepare(config: &BrokerConfig) -> (Vec<ShardState>, NodeHandle) {
+    assert!(!config.is_ephemeral, "an ephemeral broker is started by Broker::start");
     let shards = config.num_shards;
     let counters: Arc<[ShardCounters]> = (0..shards).map(|_| ShardCounters::default()).collect();
     let (report, started) = mailbox::oneshot();

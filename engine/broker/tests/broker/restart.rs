@@ -93,7 +93,7 @@ fn number_of_shards_may_change_between_starts() {
         drop(client);
         broker.stop().expect("stops cleanly");
     }
-    let broker = highwater_broker::Broker::start(&highwater_broker::BrokerConfig::for_data_dir(dir.path()));
+    let broker = highwater_broker::Broker::start(highwater_broker::BrokerConfig::for_data_dir(dir.path()));
     let broker = broker.expect("starts");
     let mut client = crate::client::Client::connect(broker.addr());
     assert_eq!(client.fetch_values("t", 0, 0), ["2", "3", "1"]);
