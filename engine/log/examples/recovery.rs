@@ -13,9 +13,9 @@ fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
         let entry = entry?;
         let to = to.join(entry.file_name());
         if entry.file_type()?.is_dir() {
-            copy(&entry.path(), &to)?
+            copy(&entry.path(), &to)?;
         } else {
-            std::fs::copy(entry.path(), to).map(drop)?
+            std::fs::copy(entry.path(), to)?;
         }
     }
     Ok(())
