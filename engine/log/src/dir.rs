@@ -26,6 +26,7 @@ use crate::config::{LogConfig, ShardConfig};
 use crate::error::OpenError;
 use crate::journal::JournalPlace;
 use crate::journal::files;
+use crate::journal::scan::Access;
 use crate::kafka_files::{LOG_SUFFIX, PARTITION_METADATA, parse_partition_dir, parse_partition_metadata};
 use crate::mutants;
 use crate::partition::state::PartitionState;
@@ -36,6 +37,8 @@ pub(crate) const LOCK_FILE: &str = ".lock";
 pub(crate) const CLEAN_MARKER: &str = ".highwater_clean";
 pub(crate) const JOURNAL_DIR: &str = "journal";
 const CURRENT_FILE: &str = "current";
+/// What is added before the name of a generation whose journal was damaged, where it is kept.
+pub(crate) const DAMAGED_PREFIX: &str = "damaged-";
 const JOURNAL_PROPERTY: &str = "highwater.journal";
 
 /// Most bytes of a small text file that are read.
@@ -150,21 +153,26 @@ impl DataDir {
     ) -> Result<(DataDir, RecoveryReport), OpenError> {
         io.fs().create_dir_all_durable(path).await?;
         let lock = lock_dir(io, path).await?;
+        DataDir::open_locked(io, path, options, lock).await
+    }
+
+    /// [`open`](Self::open), for whoever has the lock.
+    pub(crate) async fn open_locked(
+        io: &Io,
+        path: &Path,
+        options: OpenOptions,
+        lock: fs::File,
+    ) -> Result<(DataDir, RecoveryReport), OpenError> {
         let was_clean = take_clean_marker(io, path).await?;
         let found = read_meta(io, path).await?;
         let is_fresh = found.is_none();
         let meta = check_meta(io, path, &options, found)?;
         let current = current_generation(io, path).await?;
         if meta.has_journal && current.is_none() && !is_fresh {
-            return Err(OpenError::NotOurs {
-                path: path.join(JOURNAL_DIR),
-                why: "the journal of this data directory is missing, and with it records that were acknowledged; \
-                      put it back from where the directory was copied, or restore a copy that includes journal/"
-                    .to_owned(),
-            });
+            return Err(missing_journal(path));
         }
         let mut report = RecoveryReport { was_clean, ..RecoveryReport::default() };
-        let found = discover(io, path, current.is_some(), &mut report).await?;
+        let found = discover(io, path, current.is_some(), Access::Recover, &mut report).await?;
         if is_fresh && !found.is_empty() {
             // Whoever wrote partitions wrote that before, and it says whether there is a journal to look for.
             return Err(OpenError::NotOurs {
@@ -221,6 +229,11 @@ impl DataDir {
             latest_epoch: seed.state.epochs.latest().map(|start| start.epoch),
             max_producer_id: seed.state.producers.iter().map(|(id, _)| *id).max(),
         })
+    }
+
+    /// The partitions as the next generation will have them.
+    pub(crate) fn seeds_mut(&mut self) -> &mut [PartitionSeed] {
+        &mut self.partitions
     }
 
     /// Divides the partitions among `shards` shards as `assign` says (a number below `shards`), and begins a new
@@ -281,6 +294,16 @@ impl DataDir {
     }
 }
 
+/// The refusal of a directory whose journal is gone.
+pub(crate) fn missing_journal(path: &Path) -> OpenError {
+    OpenError::NotOurs {
+        path: path.join(JOURNAL_DIR),
+        why: "the journal of this data directory is missing, and with it records that were acknowledged; \
+              put it back from where the directory was copied, or restore a copy that includes journal/"
+            .to_owned(),
+    }
+}
+
 pub(crate) async fn lock_dir(io: &Io, path: &Path) -> Result<fs::File, OpenError> {
     lock_with(io, path, fs::OpenOptions::read_write().create()).await
 }
@@ -318,6 +341,11 @@ pub(crate) struct MetaProperties {
 }
 
 impl MetaProperties {
+    /// The node whose directory it is, if it says so.
+    pub(crate) fn node_id(&self) -> Option<BrokerId> {
+        self.node_id.map(BrokerId)
+    }
+
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut meta = MetaProperties {
             cluster_id: String::new(),
@@ -531,12 +559,13 @@ pub(crate) async fn was_lost(
     Ok(Some(reason))
 }
 
-/// Lists the directories of partitions, and finishes deletions that a crash interrupted. In one that is ours each has its
+/// Lists the directories of partitions, and in a recovery finishes deletions that a crash interrupted. In one that is ours each has its
 /// `partition.metadata` before it has anything else.
-async fn discover(
+pub(crate) async fn discover(
     io: &Io,
     path: &Path,
     is_ours: bool,
+    access: Access,
     report: &mut RecoveryReport,
 ) -> Result<FoundDirs, OpenError> {
     let mut found = FoundDirs::new();
@@ -546,7 +575,9 @@ async fn discover(
         }
         let dir = path.join(&entry.name);
         if entry.name.ends_with("-delete") {
-            remove_partition_dir(io, &dir).await?;
+            if access == Access::Recover {
+                remove_partition_dir(io, &dir).await?;
+            }
             continue;
         }
         if entry.name.ends_with("-future") {
@@ -592,7 +623,7 @@ async fn discover(
                         });
                     }
                     report.strays.push(format!("{}: no topic id, ignored", dir.display()));
-                } else {
+                } else if access == Access::Recover {
                     // Its creation was interrupted before anything could be appended.
                     remove_partition_dir(io, &dir).await?;
                 }
@@ -615,7 +646,7 @@ pub(crate) fn hex(id: &[u8; 16]) -> String {
     id.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn parse_hex(text: &str) -> Option<[u8; 16]> {
+pub(crate) fn parse_hex(text: &str) -> Option<[u8; 16]> {
     if text.len() != 32 || !text.is_ascii() {
         return None;
     }

@@ -119,6 +119,7 @@
 //! * [`DataDir`] opens, locks and recovers a directory and gives each shard its part.
 //! * [`ShardLogs`] has the partitions of one shard; [`Partition`] appends, reads, cuts.
 //! * `journal` (group commit), `partition` (one log), `drain` (write-behind), `checkpoint`, `recovery`, `compaction`.
+//! * [`verify`] checks a directory that nobody uses; [`salvage`] gives its fenced partitions their way out.
 //! * [`mutants`]: the ways in which a test build can be made to lie.
 //!
 //! Invariants, each asserted where it is kept:
@@ -147,6 +148,7 @@ mod kafka_files;
 pub mod mutants;
 mod partition;
 mod recovery;
+pub mod salvage;
 mod shard;
 pub mod store;
 pub mod verify;

@@ -21,9 +21,10 @@ use highwater_io::{Io, IoBuf, fs};
 use highwater_model::Offset;
 
 use crate::checkpoint;
-use crate::compaction::swap::finish_swaps;
+use crate::compaction::swap::{Replaced, finish_swaps};
 use crate::dir::{
-    FoundDirs, Generation, OpenOptions, PartitionSeed, RecoveryReport, SegmentFile, remove_generation,
+    DAMAGED_PREFIX, FoundDirs, Generation, OpenOptions, PartitionSeed, RecoveryReport, SegmentFile,
+    remove_generation,
 };
 use crate::error::OpenError;
 use crate::journal::scan::{Access, Ending, Gap, JournalReader, Next};
@@ -32,9 +33,10 @@ use crate::partition::state::PartitionState;
 use crate::recovery::replay::Replay;
 
 pub(crate) use kafka::import_kafka;
+pub(crate) use replay::Inspected;
 
 /// Linux's number for an input/output error.
-const EIO: i32 = 5;
+pub(crate) const EIO: i32 = 5;
 
 /// Recovers every journal of `generation`.
 pub(crate) async fn recover(
@@ -51,20 +53,48 @@ pub(crate) async fn recover(
     for dir in found.values() {
         finish_swaps(io, &dir.path).await?;
     }
-    let mut replay = Replay::new(io, path, options, found);
+    let mut replay = Replay::new(io, path, options, found, Access::Recover);
+    let damaged = replay_journals(io, generation, &mut replay, report).await?;
+    let held_back = replay.held_back();
+    let seeds = replay.finish(report).await?;
+    if damaged || held_back {
+        keep_damaged(io, generation, report).await?;
+    }
+    Ok(seeds)
+}
+
+/// What [`recover`] would come to, with nothing changed: the partitions as they would be, and whether they would be fenced.
+pub(crate) async fn inspect(
+    io: &Io,
+    path: &Path,
+    generation: &Generation,
+    found: FoundDirs,
+    report: &mut RecoveryReport,
+) -> Result<Vec<Inspected>, OpenError> {
+    if let Some(path) = generation.missing_dir(io).await? {
+        return Err(missing(path));
+    }
+    let mut replay = Replay::new(io, path, &OpenOptions::default(), found, Access::Inspect);
+    replay_journals(io, generation, &mut replay, report).await?;
+    replay.inspect(report).await
+}
+
+/// Applies every journal; tells whether rot was found in one.
+async fn replay_journals(
+    io: &Io,
+    generation: &Generation,
+    replay: &mut Replay,
+    report: &mut RecoveryReport,
+) -> Result<bool, OpenError> {
     let mut damaged = false;
     for entry in io.fs().read_dir(&generation.dir).await? {
         let dir = generation.dir.join(&entry.name);
         if entry.kind == fs::FileKind::Directory {
             report.journals += 1;
-            damaged |= recover_journal(io, &dir, generation, &mut replay, report).await?;
+            damaged |= recover_journal(io, &dir, generation, replay, report).await?;
         }
     }
-    let seeds = replay.finish(report).await?;
-    if damaged {
-        keep_damaged(io, generation, report).await?;
-    }
-    Ok(seeds)
+    Ok(damaged)
 }
 
 fn missing(path: PathBuf) -> OpenError {
@@ -83,7 +113,7 @@ async fn recover_journal(
     replay: &mut Replay,
     report: &mut RecoveryReport,
 ) -> Result<bool, OpenError> {
-    let Some(checkpoint) = checkpoint::read_newest(io, dir, Access::Recover).await? else {
+    let Some(checkpoint) = checkpoint::read_newest(io, dir, replay.access()).await? else {
         return Err(OpenError::Damaged {
             path: dir.join("checkpoint-0"),
             position_bytes: 0,
@@ -95,7 +125,8 @@ async fn recover_journal(
     let mut journal = replay.begin_journal(checkpoint.partitions);
     let ending = if report.was_clean { Ending::Clean } else { Ending::Unknown };
     let place = &checkpoint.place;
-    let mut reader = JournalReader::open(io, dir, generation.id, place, Access::Recover, ending).await?;
+    let access = replay.access();
+    let mut reader = JournalReader::open(io, dir, generation.id, place, access, ending).await?;
     match reader.gap() {
         Some(Gap::Missing(path)) => return Err(missing(path.clone())),
         Some(Gap::Cut { path, len_bytes }) => {
@@ -150,7 +181,7 @@ async fn keep_damaged(
     report: &mut RecoveryReport,
 ) -> Result<(), OpenError> {
     let name = generation.dir.file_name().map(|name| name.to_string_lossy().into_owned());
-    let kept = generation.dir.with_file_name(format!("damaged-{}", name.unwrap_or_default()));
+    let kept = generation.dir.with_file_name(format!("{DAMAGED_PREFIX}{}", name.unwrap_or_default()));
     if !io.fs().exists(&kept).await? {
         let begun = kept.with_extension("tmp");
         if io.fs().exists(&begun).await? {
@@ -188,15 +219,25 @@ const COPY_BYTES: usize = 1 << 20;
 const SALVAGE_BYTES: usize = 4 << 10;
 
 /// Copies a file, with zeros for what cannot be read of it.
-async fn copy_file(io: &Io, from: &Path, to: &Path) -> Result<(), OpenError> {
+pub(crate) async fn copy_file(io: &Io, from: &Path, to: &Path) -> Result<(), OpenError> {
+    copy_file_from(io, from, to, 0).await
+}
+
+/// Copies a file from a byte on, with zeros for what cannot be read of it. Durable when this returns, but for its name.
+pub(crate) async fn copy_file_from(
+    io: &Io,
+    from: &Path,
+    to: &Path,
+    first_byte: u64,
+) -> Result<(), OpenError> {
     let source = io.fs().open(from, fs::OpenOptions::read_only()).await?;
     let target = io.fs().open(to, fs::OpenOptions::read_write().create().truncate()).await?;
     let len = source.len().await?;
-    target.set_len(len).await?;
-    for piece in pieces(0..len, COPY_BYTES) {
-        if copy_piece(&source, &target, piece.clone()).await? == Copied::Unreadable {
+    target.set_len(len.saturating_sub(first_byte)).await?;
+    for piece in pieces(first_byte..len, COPY_BYTES) {
+        if copy_piece(&source, &target, piece.clone(), first_byte).await? == Copied::Unreadable {
             for small in pieces(piece, SALVAGE_BYTES) {
-                if copy_piece(&source, &target, small.clone()).await? == Copied::Unreadable {
+                if copy_piece(&source, &target, small.clone(), first_byte).await? == Copied::Unreadable {
                     let (from, at) = (from.display(), small.start);
                     tracing::warn!("{from}: unreadable at byte {at}, and left out of the copy");
                 }
@@ -218,11 +259,20 @@ enum Copied {
     Unreadable,
 }
 
-async fn copy_piece(source: &fs::File, target: &fs::File, piece: Range<u64>) -> Result<Copied, OpenError> {
+async fn copy_piece(
+    source: &fs::File,
+    target: &fs::File,
+    piece: Range<u64>,
+    first_byte: u64,
+) -> Result<Copied, OpenError> {
     let len = usize::try_from(piece.end - piece.start).unwrap_or(COPY_BYTES);
     match source.read_at(IoBuf::with_capacity(len), piece.start, len).await {
         Ok(buf) => {
-            target.write_at(vec![buf.freeze()], piece.start, fs::Durability::Plain).await?;
+            // Space that was only reserved is not written.
+            if buf.iter().any(|byte| *byte != 0) {
+                let position = piece.start - first_byte;
+                target.write_at(vec![buf.freeze()], position, fs::Durability::Plain).await?;
+            }
             Ok(Copied::Whole)
         }
         Err(error) if error.errno() == Some(EIO) => Ok(Copied::Unreadable),
@@ -239,7 +289,7 @@ pub(crate) async fn settle_segments(
     state: &mut PartitionState,
 ) -> Result<Vec<SegmentFile>, OpenError> {
     let mut segments = Vec::new();
-    let named = segment_names(io, dir).await?;
+    let named = segment_names(io, dir, Access::Recover).await?;
     if state.fenced.is_none()
         && let Some(base) = missing_segment(&named, state)
     {
@@ -268,16 +318,51 @@ pub(crate) async fn settle_segments(
     Ok(segments)
 }
 
-/// Base offsets of segments of which there is a data or an index file, and whether there is the data.
-type SegmentNames = BTreeMap<Offset, bool>;
+/// Fences the partition as [`settle_segments`] would after a recovery, which writes what is from `rewritten_from` on. Nothing
+/// is changed, and an interrupted compaction counts as finished.
+async fn inspect_segments(
+    io: &Io,
+    dir: &Path,
+    state: &mut PartitionState,
+    rewritten_from: Option<(Offset, u64)>,
+) -> Result<(), OpenError> {
+    let mut named = segment_names(io, dir, Access::Inspect).await?;
+    if let Some((base, _)) = rewritten_from {
+        named.range_mut(base..).for_each(|(_, has_data)| *has_data = true);
+        named.extend([(base, true), (state.segment_base, true)]);
+    }
+    if state.fenced.is_none()
+        && let Some(base) = missing_segment(&named, state)
+    {
+        let path = segment_path(dir, base, LOG_SUFFIX);
+        fence(state, &format!("{}: missing, and with it records from offset {base} on", path.display()));
+    }
+    let is_rewritten = rewritten_from.is_some_and(|(base, _)| base <= state.segment_base);
+    let path = segment_path(dir, state.segment_base, LOG_SUFFIX);
+    if !is_rewritten && io.fs().exists(&path).await? {
+        let len_bytes = io.fs().metadata(&path).await?.len_bytes;
+        let size_bytes = state.position_bytes;
+        if len_bytes < size_bytes {
+            fence(state, &format!("{}: {len_bytes} bytes long, {size_bytes} expected", path.display()));
+        }
+    }
+    Ok(())
+}
 
-async fn segment_names(io: &Io, dir: &Path) -> Result<SegmentNames, OpenError> {
+/// Base offsets of segments of which there is a data or an index file, and whether there is the data.
+pub(crate) type SegmentNames = BTreeMap<Offset, bool>;
+
+pub(crate) async fn segment_names(io: &Io, dir: &Path, access: Access) -> Result<SegmentNames, OpenError> {
     let mut named = SegmentNames::new();
+    let mut swaps = Vec::new();
     for entry in io.fs().read_dir(dir).await? {
         if entry.name.ends_with(".tmp") {
-            io.fs().remove_file(dir.join(&entry.name)).await?;
+            if access == Access::Recover {
+                io.fs().remove_file(dir.join(&entry.name)).await?;
+            }
             continue;
         }
+        swaps.extend(Replaced::parse(&entry.name));
         if let Some(base) = base_offset_of(&entry.name, LOG_SUFFIX) {
             named.insert(base, true);
         }
@@ -286,6 +371,10 @@ async fn segment_names(io: &Io, dir: &Path) -> Result<SegmentNames, OpenError> {
                 named.entry(base).or_insert(false);
             }
         }
+    }
+    for swap in swaps {
+        named.retain(|base, _| !swap.covers(*base));
+        named.insert(swap.base_offset, true);
     }
     Ok(named)
 }

@@ -216,7 +216,7 @@ pub async fn verify(io: &Io, path: &Path, progress: impl FnMut(Progress)) -> Res
     Ok(check.report)
 }
 
-async fn lock(io: &Io, path: &Path) -> Result<Option<fs::File>, OpenError> {
+pub(crate) async fn lock(io: &Io, path: &Path) -> Result<Option<fs::File>, OpenError> {
     // Without a lock file nobody can have it; none is made, since nothing is changed.
     if io.fs().exists(path.join(dir::LOCK_FILE)).await? {
         dir::lock_with(io, path, fs::OpenOptions::read_only()).await.map(Some)

@@ -54,7 +54,8 @@ const TURN_BYTES: u64 = 64 << 10;
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// Kafka's file of the offsets up to which logs are clean; ours is one a partition, in its directory.
-const CLEANER_CHECKPOINT: &str = "cleaner-offset-checkpoint";
+/// Up to where a partition's log was compacted: a hint.
+pub(crate) const CLEANER_CHECKPOINT: &str = "cleaner-offset-checkpoint";
 const CLEANER_CHECKPOINT_BYTES: usize = 4096;
 
 /// Where the compaction of a partition stands.

@@ -86,6 +86,11 @@ impl PartitionState {
         next_base <= self.log_start_offset && next_base <= self.segment_base
     }
 
+    /// Segment and byte at which the log ends.
+    pub(crate) fn end_place(&self) -> (Offset, u64) {
+        (self.segment_base, self.position_bytes)
+    }
+
     /// Notes that the log now starts later.
     pub(crate) fn move_start(&mut self, log_start_offset: Offset) {
         self.log_start_offset = self.log_start_offset.max(log_start_offset);

@@ -12,13 +12,14 @@ use crate::dir::{self, FoundDirs, OpenOptions, PartitionSeed, RecoveryReport};
 use crate::error::OpenError;
 use crate::journal::files::lock_for_writing;
 use crate::journal::format::{Change, Entry};
+use crate::journal::scan::Access;
 use crate::kafka_files::{
     INDEX_SUFFIX, LOG_SUFFIX, PARTITION_METADATA, TIME_INDEX_SUFFIX, base_offset_of,
     encode_partition_metadata, partition_dir_name, segment_path,
 };
 use crate::mutants;
 use crate::partition::state::{MAX_OFFSET, MAX_SEGMENT_BYTES, PartitionState};
-use crate::recovery::{EIO, settle_segments};
+use crate::recovery::{EIO, inspect_segments, settle_segments};
 
 /// Bytes of entries that are gathered before they are written.
 const PENDING_BYTES: usize = 32 << 20;
@@ -47,9 +48,19 @@ struct Target {
     /// Whether a directory was made for its bytes.
     has_stray_dir: bool,
     deleted: bool,
+    /// Segment and byte from which on the journal rewrites it, if it does.
+    rewritten_from: Option<(Offset, u64)>,
     pending: Vec<Piece>,
     /// Where the last piece was written to, and the bytes of the block in which it ended.
     written: Option<(Offset, u64, Vec<u8>)>,
+}
+
+/// A partition as a recovery would leave it, and nothing was changed.
+pub(crate) struct Inspected {
+    pub(crate) state: PartitionState,
+    pub(crate) dir: PathBuf,
+    /// Segment and byte from which on the journal has what is in the log, and the segments may have anything.
+    pub(crate) rewritten_from: Option<(Offset, u64)>,
 }
 
 /// Partitions that one journal knows, by its checkpoint or by an entry so far, for fencing all of them.
@@ -67,11 +78,16 @@ pub(super) struct Replay {
     changed_dirs: BTreeSet<PathBuf>,
     /// Damage that concerns whoever a journal knew.
     nameless_damage: Option<String>,
+    access: Access,
+    /// Whether records of a fenced partition were not applied.
+    held_back: bool,
 }
 
 impl Replay {
-    pub(super) fn new(io: &Io, path: &Path, options: &OpenOptions, found: FoundDirs) -> Self {
+    pub(super) fn new(io: &Io, path: &Path, options: &OpenOptions, found: FoundDirs, access: Access) -> Self {
         Replay {
+            access,
+            held_back: false,
             io: io.clone(),
             path: path.to_owned(),
             direct: options.shard.direct_io,
@@ -83,6 +99,15 @@ impl Replay {
             changed_dirs: BTreeSet::new(),
             nameless_damage: None,
         }
+    }
+
+    pub(super) fn access(&self) -> Access {
+        self.access
+    }
+
+    /// Whether the journal has records that no segment got, since their partition is fenced.
+    pub(super) fn held_back(&self) -> bool {
+        self.held_back
     }
 
     /// Takes the states of a checkpoint.
@@ -150,6 +175,7 @@ impl Replay {
         let target = self.target(id);
         if target.state.fenced.is_some() && entry.change != Change::Delete {
             // Behind the damage nothing fits any more.
+            self.held_back |= matches!(entry.change, Change::Append { .. });
             return Ok(());
         }
         match entry.change {
@@ -173,6 +199,11 @@ impl Replay {
                 if let Err(what) = target.append(&expected, &payload[prefix_bytes as usize..], max_producers)
                 {
                     target.fence(what);
+                    self.held_back = true;
+                    return Ok(());
+                }
+                target.note_rewritten(segment_base, position_bytes);
+                if self.access == Access::Inspect {
                     return Ok(());
                 }
                 self.pending_bytes += payload.len();
@@ -224,6 +255,9 @@ impl Replay {
         }
         target.state.roll(next_base);
         target.written = None;
+        if self.access == Access::Inspect {
+            return Ok(());
+        }
         let gone = next_base <= self.target(id).state.log_start_offset;
         if gone && !self.exists(id, segment_base).await? {
             return Ok(());
@@ -257,9 +291,14 @@ impl Replay {
         position_bytes: u64,
         next_offset: Offset,
     ) -> Result<(), OpenError> {
+        let access = self.access;
         let target = self.target(id);
         target.state.truncate(next_offset, segment_base, position_bytes);
+        target.note_rewritten(segment_base, position_bytes);
         target.written = None;
+        if access == Access::Inspect {
+            return Ok(());
+        }
         let dir = target.dir.clone();
         // The next append repeats the block; only files behind the cut have to go.
         if self.io.fs().exists(&dir).await? {
@@ -369,12 +408,7 @@ impl Replay {
             report_stray(report, &state, &stray_dir, true);
         }
         if state.log_start_offset < state.next_offset {
-            state.fenced = Some(format!(
-                "{}: the directory is missing, and with it records up to offset {}; restore the data directory from a \
-                 copy, or delete the topic",
-                dir.display(),
-                state.next_offset
-            ));
+            state.fenced = Some(missing_dir(&dir, state.next_offset));
         }
         self.io.fs().create_dir_all_durable(&dir).await?;
         let content = encode_partition_metadata(state.id.topic_id);
@@ -405,19 +439,7 @@ impl Replay {
             }
         }
         self.open.clear();
-        for (id, found) in std::mem::take(&mut self.found) {
-            let mut target = Target::new(PartitionState::empty(id, &found.topic_name), found.path, false);
-            target.state.fenced = dir::was_lost(&self.io, &self.path, id).await?;
-            if let Some(reason) = &self.nameless_damage {
-                target.fence(reason.clone());
-            } else if let Some(path) = first_with_records(&self.io, &target.dir).await? {
-                target.fence(format!(
-                    "{}: holds records, and neither checkpoint nor journal knows of any",
-                    path.display()
-                ));
-            }
-            self.targets.insert(id, target);
-        }
+        self.take_unknown().await?;
         let mut seeds = Vec::new();
         for target in std::mem::take(&mut self.targets).into_values() {
             let target = if target.is_lost() { self.make_dir_again(target, report).await? } else { target };
@@ -451,6 +473,60 @@ impl Replay {
         self.io.fs().sync_dir(&self.path).await?;
         Ok(seeds)
     }
+
+    /// Takes the directories that no journal knew.
+    async fn take_unknown(&mut self) -> Result<(), OpenError> {
+        for (id, found) in std::mem::take(&mut self.found) {
+            let mut target = Target::new(PartitionState::empty(id, &found.topic_name), found.path, false);
+            target.state.fenced = dir::was_lost(&self.io, &self.path, id).await?;
+            if let Some(reason) = &self.nameless_damage {
+                target.fence(reason.clone());
+            } else if let Some(path) = first_with_records(&self.io, &target.dir).await? {
+                target.fence(format!(
+                    "{}: holds records, and neither checkpoint nor journal knows of any",
+                    path.display()
+                ));
+            }
+            self.targets.insert(id, target);
+        }
+        Ok(())
+    }
+
+    /// Lists what [`finish`](Self::finish) would, and changes nothing.
+    pub(super) async fn inspect(mut self, report: &mut RecoveryReport) -> Result<Vec<Inspected>, OpenError> {
+        self.take_unknown().await?;
+        let mut inspected = Vec::new();
+        for target in std::mem::take(&mut self.targets).into_values() {
+            let is_lost = target.is_lost();
+            let Target { mut state, mut dir, is_stray, deleted, rewritten_from, .. } = target;
+            if deleted || is_stray && !is_lost {
+                continue;
+            }
+            if is_lost {
+                dir = self.path.join(partition_dir_name(&state.topic_name, state.id.partition.0));
+                if state.log_start_offset < state.next_offset {
+                    state.fenced = Some(missing_dir(&dir, state.next_offset));
+                }
+            } else {
+                inspect_segments(&self.io, &dir, &mut state, rewritten_from).await?;
+            }
+            if let Some(reason) = &state.fenced {
+                report.fenced.push((state.id, reason.clone()));
+            }
+            inspected.push(Inspected { state, dir, rewritten_from });
+        }
+        report.partitions = inspected.len();
+        Ok(inspected)
+    }
+}
+
+/// Why a partition without a directory is fenced.
+fn missing_dir(dir: &Path, next_offset: Offset) -> String {
+    format!(
+        "{}: the directory is missing, and with it records up to offset {next_offset}; restore the data directory from a \
+         copy, or delete the topic",
+        dir.display()
+    )
 }
 
 fn report_stray(report: &mut RecoveryReport, state: &PartitionState, dir: &Path, has_stray_dir: bool) {
@@ -514,6 +590,7 @@ impl Target {
             is_in_checkpoint: false,
             has_stray_dir: false,
             deleted: false,
+            rewritten_from: None,
             pending: Vec::new(),
             written: None,
         }
@@ -528,6 +605,12 @@ impl Target {
     /// Whether its directory is gone and nothing says that it was deleted. Damage in the journal may have taken that.
     fn is_lost(&self) -> bool {
         self.is_stray && self.is_in_checkpoint && !self.deleted && self.state.fenced.is_none()
+    }
+
+    /// Notes that the journal rewrites the segment from there on.
+    fn note_rewritten(&mut self, segment_base: Offset, position_bytes: u64) {
+        let from = (segment_base, position_bytes);
+        self.rewritten_from = Some(self.rewritten_from.map_or(from, |known| known.min(from)));
     }
 
     fn fence(&mut self, reason: String) {
