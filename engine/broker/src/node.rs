@@ -461,9 +461,11 @@ async fn load_metadata(
         records.extend(adopted);
     }
     records.extend(lifecycle::start(config.node_id, broker));
-    for record in &records {
-        image.apply(record).map_err(|error| BrokerError::Metadata(error.to_string()))?;
-    }
+    let misfit = |error: highwater_cluster::image::ApplyError| BrokerError::Metadata(error.to_string());
+    records.iter().try_for_each(|record| image.apply(record)).map_err(misfit)?;
+    let overtaken = lifecycle::overtake(&image, &found.partitions);
+    overtaken.iter().try_for_each(|record| image.apply(record)).map_err(misfit)?;
+    records.extend(overtaken);
     note_start(io, log.append(&records, Timestamp(io.wall_time().as_millis()))).await.map_err(failed)?;
     Ok((log, image))
 }
@@ -620,7 +622,7 @@ fn log_recovery(config: &BrokerConfig, report: &RecoveryReport) {
         );
     }
     for (partition, why) in &report.fenced {
-        tracing::error!(%partition, why, "partition is fenced");
+        tracing::error!(%partition, why, "partition is fenced; highwater salvage lists what its way out gives up");
     }
     for stray in &report.strays {
         tracing::warn!(stray, "found in the data directory, and belongs to nobody");

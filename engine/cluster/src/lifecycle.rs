@@ -82,6 +82,23 @@ pub fn adopt(found: &[Found], broker_id: BrokerId, next_producer_id: ProducerId)
     adopted
 }
 
+/// Raises leader epochs above what is on the medium, where a metadata log that was cut in a salvage has lost that they were
+/// given, or where a partition's log was cut: an offset is not given twice in an epoch.
+#[must_use]
+pub fn overtake(image: &MetadataImage, found: &[Found]) -> Vec<Record> {
+    let overtaken = found.iter().filter_map(|found| {
+        let state = image.partition(&found.id)?;
+        (state.leader_epoch <= found.latest_epoch).then(|| Record::Partition {
+            id: found.id,
+            state: PartitionState {
+                leader_epoch: LeaderEpoch(found.latest_epoch.0.saturating_add(1)),
+                ..state.clone()
+            },
+        })
+    });
+    overtaken.collect()
+}
+
 /// Gives away the next `count` producer ids: the record, and the ids. Durable before any of them is used.
 ///
 /// # Errors
@@ -108,6 +125,23 @@ pub fn is_snapshot_due(image: &MetadataImage, records_in_log: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn epochs_on_the_medium_are_overtaken() {
+        let id = TopicPartition { topic_id: TopicId::from_bytes([1; 16]), partition: 0.into() };
+        let found = |epoch: i32| [Found { id, topic_name: "t".to_owned(), latest_epoch: epoch.into() }];
+        let mut image = MetadataImage::default();
+        assert_eq!(overtake(&image, &found(9)), [], "nobody knows the topic");
+        let adopted = adopt(&found(7), BrokerId(1), ProducerId(0));
+        adopted.records.iter().for_each(|record| image.apply(record).expect("fits"));
+        assert_eq!(overtake(&image, &found(6)), []);
+        for epoch in [7, 9] {
+            let records = overtake(&image, &found(epoch));
+            records.iter().for_each(|record| image.apply(record).expect("fits"));
+            let state = image.partition(&id).expect("exists");
+            assert_eq!(state.leader_epoch, LeaderEpoch(epoch + 1));
+        }
+    }
 
     #[test]
     fn producer_ids_are_given_away_once() {
