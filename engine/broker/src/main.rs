@@ -1,5 +1,8 @@
 //! The `highwater` command.
 
+mod doctor;
+mod offline;
+mod salvage;
 mod verify;
 
 use std::io::IsTerminal;
@@ -43,6 +46,25 @@ enum Command {
     /// directory cannot be checked, and says why.
     Verify {
         /// The data directory (log.dirs).
+        dir: PathBuf,
+    },
+    /// Give fenced partitions of a data directory that no broker uses their way out, and list what that gives up.
+    ///
+    /// Each log is cut to what is intact and takes appends again, in a new leader epoch. Without --yes nothing is touched:
+    /// the list is what counts. What is cut off is copied aside first. May be run again after it was interrupted. Restore
+    /// the partition from a copy instead, if there is one.
+    ///
+    /// Exits with status 0 if no partition is fenced or all that were are salvaged, with 1 if one is left fenced (without
+    /// --yes, or since it was not named), or if nothing can be done, and says why.
+    #[command(after_help = salvage::EXAMPLES)]
+    Salvage(salvage::Salvage),
+    /// Tell how a broker would run on a data directory, and why: driver, direct I/O, device, limits.
+    ///
+    /// Measures the device for about two seconds with a file that it removes (at most 160 MiB), and looks at what is in the
+    /// directory, if no broker uses it. Nothing else is changed. Exits with status 1 if something needs attention: durable
+    /// acks that may not be durable, fenced partitions, a directory that cannot be used.
+    Doctor {
+        /// The data directory (log.dirs), or the one in which it will be made.
         dir: PathBuf,
     },
     /// List every setting of a broker or a topic: type, default, what it means.
@@ -92,6 +114,8 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(serve) => run_broker(&serve).map(|()| ExitCode::SUCCESS),
         Command::Verify { dir } => verify::run(&dir),
+        Command::Salvage(arguments) => salvage::run(arguments),
+        Command::Doctor { dir } => doctor::run(&dir),
         Command::Settings(settings) => {
             print!("{}", reference(settings.topic));
             Ok(ExitCode::SUCCESS)

@@ -1,15 +1,15 @@
 //! `highwater verify`: checks a data directory that no broker uses.
 
 use std::io::{IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
-use highwater_io::{Runtime, RuntimeConfig};
+use anyhow::{Result, anyhow};
 use highwater_log::OpenError;
 use highwater_log::verify::{Progress, VerifyReport, WrittenBy, verify};
+
+use crate::offline;
 
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -23,21 +23,12 @@ pub(crate) fn run(dir: &Path) -> Result<ExitCode> {
 }
 
 fn check(dir: &Path) -> Result<Result<VerifyReport, OpenError>> {
-    let (sender, receiver) = mpsc::channel();
-    let state = (dir.to_owned(), sender);
-    let runtime = Runtime::start(&RuntimeConfig::default(), vec![state], |io, state| async move {
-        let (dir, sender): (PathBuf, mpsc::Sender<_>) = state;
+    offline::run(dir.to_owned(), |io, dir| async move {
         let mut meter = Meter::new();
         let report = verify(&io, &dir, |progress| meter.show(progress)).await;
         meter.end();
-        // Nobody listens any more only if the command is gone.
-        drop(sender.send(report));
-    })?;
-    let report = receiver.recv().context("the check ended without a report");
-    if let Err(panic) = runtime.join() {
-        std::panic::resume_unwind(panic);
-    }
-    report
+        report
+    })
 }
 
 /// Progress on a terminal, now and then.

@@ -176,3 +176,85 @@ fn harness_knows_every_setting() {
         assert_eq!(known, names.map(|(name, _)| name).collect::<Vec<_>>(), "known.{key}");
     }
 }
+
+/// A broker that was stopped, and has no topics but its own.
+fn stopped(data_dir: &std::path::Path) {
+    let mut process = Process::start(data_dir, &[]);
+    process.wait_for("ready");
+    process.signal("-TERM");
+    assert_eq!(process.wait(), Some(0));
+}
+
+fn told(output: &Output, status: i32) -> String {
+    assert_eq!(output.status.code(), Some(status), "{output:?}");
+    String::from_utf8(output.stdout.clone()).expect("is text")
+}
+
+#[test]
+fn salvage_lists_then_cuts_and_the_broker_starts_again() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().to_str().expect("is text");
+    let mut process = Process::start(dir.path(), &[]);
+    process.wait_for("ready");
+    assert!(refusal(&["salvage", path]).contains("another process uses this data directory"));
+    assert!(refusal(&["salvage", path, "--yes"]).contains("another process uses this data directory"));
+    process.signal("-TERM");
+    process.wait();
+    // A second start, so that there is a batch to keep and one to lose.
+    stopped(dir.path());
+    assert!(told(&run(&["salvage", path]), 0).contains("nothing to salvage"));
+    assert!(refusal(&["salvage", path, "--partition", "no-0"]).contains("no such partition"));
+    assert_eq!(run(&["salvage", path, "--yes", "--dry-run"]).status.code(), Some(2));
+
+    let segment = dir.path().join("__cluster_metadata-0/00000000000000000000.log");
+    let mut bytes = std::fs::read(&segment).expect("the metadata log");
+    *bytes.last_mut().expect("not empty") ^= 1;
+    std::fs::write(&segment, &bytes).expect("written");
+    let named = ["salvage", path, "--partition", "__cluster_metadata-0"];
+    let list = told(&run(&named), 1);
+    assert!(list.contains("lost for good: offsets") && list.contains("nothing was changed"), "{list}");
+    assert_eq!(std::fs::read(&segment).expect("is there"), bytes, "a list changes nothing");
+    assert!(!dir.path().join("salvaged").exists());
+
+    let done = told(&run(&[&named[..], &["--yes"]].concat()), 0);
+    assert!(done.contains("1 salvaged"), "{done}");
+    assert!(std::fs::metadata(&segment).expect("is there").len() < bytes.len() as u64);
+    assert!(told(&run(&["verify", path]), 0).contains("no damage found"));
+    stopped(dir.path());
+    assert!(told(&run(&["verify", path]), 0).contains("no damage found"));
+}
+
+#[test]
+fn doctor_tells_the_path_of_a_directory_and_leaves_nothing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let data_dir = dir.path().join("data");
+    let path = data_dir.to_str().expect("is text");
+    // Whether the device's flush is suspicious is up to the machine.
+    let look = |expected: &str| {
+        let output = run(&["doctor", path]);
+        assert!(matches!(output.status.code(), Some(0 | 1)), "{output:?}");
+        let text = String::from_utf8(output.stdout).expect("is text");
+        for label in ["driver", "file system", "space", "direct I/O", "device", "flush", "open files"] {
+            assert!(text.lines().any(|line| line.starts_with(label)), "{label}: {text}");
+        }
+        assert!(text.contains(expected), "{expected}: {text}");
+    };
+    look("does not exist yet");
+    assert!(!data_dir.exists());
+    stopped(&data_dir);
+    let names = || {
+        let entries = std::fs::read_dir(&data_dir).expect("is there");
+        let mut names: Vec<_> = entries.map(|entry| entry.expect("is there").file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = names();
+    look("1 partitions, stopped cleanly");
+    assert_eq!(names(), before);
+    let mut process = Process::start(&data_dir, &[]);
+    process.wait_for("ready");
+    look("a broker uses it");
+    process.signal("-KILL");
+    process.wait();
+    look("1 partitions, not stopped cleanly");
+}
