@@ -1,7 +1,8 @@
 //! `highwater doctor`: which path a data directory gets, and why.
 //!
 //! What is asked of the kernel is asked as the broker asks it; what `/proc` and `/sys` tell is told where they tell it, and
-//! nothing is made of what they leave out. The judgements are functions of what was found, so that tests can say it.
+//! nothing is made of what they leave out. They are read past the seam, and so are links resolved: it is this host that is
+//! asked about, before any shard runs, and a simulated one has neither. The judgements are functions of what was found, so that tests can say it.
 
 use std::fmt::Write as _;
 use std::os::unix::fs::MetadataExt;

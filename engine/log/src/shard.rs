@@ -40,7 +40,8 @@ use crate::partition::{Effect, Live, Partition, PartitionCore};
 
 /// Bytes of slab in which the hot tail is kept, where it is large enough for several of them.
 const SLAB_BYTES: usize = 1 << 20;
-/// Slabs of a hot tail at least, the smaller the less memory it has.
+/// Slabs that a smaller hot tail is divided into, as long as they are not too small: a slab is free again only when nothing in
+/// it is needed any more.
 const LEAST_SLABS: usize = 16;
 const LEAST_SLAB_BYTES: usize = 256 << 10;
 /// Longest name of a file or directory: `NAME_MAX`.

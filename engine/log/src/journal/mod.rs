@@ -8,7 +8,8 @@
 //!
 //! Invariants:
 //!
-//! * One group is in flight. Marks advance over a contiguous prefix of groups (rule 1).
+//! * One group is in flight, and those who waited for it are told while the next one is (`Untold`): the device does not wait
+//!   for them. Marks advance over a contiguous prefix of groups (rule 1).
 //! * A flush is submitted after the completions of what it covers were seen, and a durable group after plain ones needs
 //!   a full flush: the device may persist a flushing write alone (rule 1).
 //! * The first failed write or flush latches; nothing is retried and nothing after it completes (rule 7).
