@@ -3,7 +3,8 @@
 # kafka_files.sh read            what it wrote is served, offset by offset, and goes on (a broker on DIR runs at $BOOTSTRAP).
 set -euo pipefail
 topic=written-by-kafka
-jvm() { java -Xmx512m -XX:TieredStopAtLevel=1 -cp "$KAFKA/libs/*" "$@"; }
+# Not a function: in the background that would be a shell of its own, and a signal to it would leave the JVM running.
+jvm=(java -Xmx512m -XX:TieredStopAtLevel=1 -cp "$KAFKA/libs/*")
 
 produce() { # LINES CODEC
   seq 1 "$1" | sed "s/.*/$2 &: a line that is long enough to fill a segment after some thousands of its kind /" |
@@ -17,7 +18,7 @@ case $1 in
       \( -name '*.log' -o -name '*.index' -o -name '*.timeindex' -o -name '*.snapshot' \) -print | paste -sd,)
     out=$(mktemp)
     trap 'rm -f "$out"' EXIT
-    jvm org.apache.kafka.tools.DumpLogSegments --deep-iteration --files "$files" > "$out"
+    "${jvm[@]}" org.apache.kafka.tools.DumpLogSegments --deep-iteration --files "$files" > "$out"
     segments=$(find "$2" -name '*.log' | wc -l)
     echo "$segments segments, $(grep -c '^baseOffset' "$out") batches"
     # The tool says what is wrong in its output only. An index file without entries it calls empty.
@@ -41,16 +42,20 @@ offsets.topic.replication.factor=1
 transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
 PROPERTIES
-    jvm kafka.tools.StorageTool format -t AAECAwQFBgcICQoLDA0ODw -c "$dir.properties"
-    jvm kafka.Kafka "$dir.properties" &
+    "${jvm[@]}" kafka.tools.StorageTool format -t AAECAwQFBgcICQoLDA0ODw -c "$dir.properties"
+    "${jvm[@]}" kafka.Kafka "$dir.properties" &
     kafka=$!
     trap 'kill -KILL $kafka 2>/dev/null || true' EXIT
     export BOOTSTRAP=127.0.0.1:$port
     for _ in $(seq 120); do kcat -b "$BOOTSTRAP" -L -m 2 >/dev/null 2>&1 && break; sleep 0.5; done
     for codec in none gzip snappy lz4 zstd; do produce 20000 $codec; done
+    # Two brokers in one directory would lose records of both.
+    refused=$("$BROKER" serve --data-dir "$dir" --listen 127.0.0.1:0 2>&1) && { echo "served while Kafka runs"; exit 1; }
+    grep -q 'another process uses this data directory' <<< "$refused" || { echo "$refused"; exit 1; }
     kill -TERM $kafka
     wait $kafka || true
     trap - EXIT
+    [ -e "$dir/.kafka_cleanshutdown" ] || { echo "Kafka did not stop cleanly"; exit 1; }
     [ "$(find "$dir/$topic-0" -name '*.log' | wc -l)" -gt 1 ] || { echo "Kafka rolled no segment"; exit 1; }
     ;;
   read)

@@ -90,7 +90,7 @@ impl fmt::Display for FileError {
             FileOp::SyncDirectory => "fsync of directory",
             FileOp::Allocate => "fallocate",
             FileOp::SetLength => "ftruncate",
-            FileOp::Lock => "flock",
+            FileOp::Lock => "lock",
             FileOp::Metadata => "stat",
             FileOp::Create => "create",
             FileOp::Remove => "unlink",

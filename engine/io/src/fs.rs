@@ -446,11 +446,12 @@ impl File {
         Ok(self.len().await? == 0)
     }
 
-    /// Tries to take the exclusive advisory lock of the open file (`flock(2)`, `LOCK_EX | LOCK_NB`). It goes with the
-    /// last reference to the description, requests in flight of a killed process included.
+    /// Tries to take the advisory lock of the whole open file: the exclusive one, or the shared one where the file is open
+    /// for reading only (fcntl(2), `F_OFD_SETLK`). It goes with the last reference to the description, requests in flight
+    /// of a killed process included. Record locks of other programs exclude it, flock(2) does not.
     ///
     /// # Errors
-    /// As flock(2); `Ok(false)` when somebody else has it.
+    /// As fcntl(2); `Ok(false)` when somebody else has it.
     pub async fn try_lock(&self) -> Result<bool, FileError> {
         on_file!(self, file => file.try_lock())
     }

@@ -63,6 +63,7 @@ promises! {
     shards_share_a_port_if_asked,
     names_and_numbers_resolve,
     path_with_a_zero_byte_is_refused,
+    record_lock_of_another_program_excludes_ours_and_the_other_way_round,
     clock_is_the_same_on_all_shards,
 }
 
@@ -532,6 +533,37 @@ fn path_with_a_zero_byte_is_refused(driver: DriverChoice) {
     run(&on(driver), |io| async move {
         let error = io.fs().open("a\0b", OpenOptions::read_only()).await.expect_err("no such path can be");
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    });
+}
+
+/// A JVM locks with record locks; those of one process stand for those of another, since ours belong to a description.
+fn record_lock_of_another_program_excludes_ours_and_the_other_way_round(driver: DriverChoice) {
+    use rustix::fs::{FlockOperation, fcntl_lock};
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("lock");
+    run(&on(driver), move |io| {
+        let path = path.clone();
+        async move {
+            let ours = io.fs().open(&path, OpenOptions::read_write().create()).await.expect("created");
+            let reader = io.fs().open(&path, OpenOptions::read_only()).await.expect("opened");
+            let theirs = std::fs::File::options().write(true).open(&path).expect("opened");
+
+            fcntl_lock(&theirs, FlockOperation::NonBlockingLockExclusive).expect("nobody has it");
+            assert!(!ours.try_lock().await.expect("asked"));
+            assert!(!reader.try_lock().await.expect("asked"));
+
+            fcntl_lock(&theirs, FlockOperation::NonBlockingUnlock).expect("given back");
+            assert!(ours.try_lock().await.expect("asked"));
+            let refused =
+                fcntl_lock(&theirs, FlockOperation::NonBlockingLockExclusive).expect_err("we have it");
+            assert_eq!(refused, rustix::io::Errno::AGAIN);
+            assert!(!reader.try_lock().await.expect("asked"));
+            drop(ours);
+            assert!(
+                reader.try_lock().await.expect("asked"),
+                "a shared lock of a file that is open for reading only"
+            );
+        }
     });
 }
 

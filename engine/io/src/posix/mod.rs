@@ -11,7 +11,7 @@
 //!   what is received unasked is nothing, and a future that is dropped has nothing in flight (`source`, `net`).
 //! * Whatever concerns a file is a job ([`pool`]). A job owns the descriptor, the path and the memory that it works with; a
 //!   future that is dropped leaves its job to run to the end, and gives up no more than the result.
-//! * The descriptors of a process are closed after the last of its threads has left its system call, so a lock (flock(2)) of
+//! * The descriptors of a process are closed after the last of its threads has left its system call, so a lock (fcntl(2)) of
 //!   a killed process stands until its last write is done, as with a ring.
 //!
 //! Absent on purpose: `unsafe`. System calls go through `rustix`; what the kernel writes to is borrowed for the call.

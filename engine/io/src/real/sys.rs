@@ -41,16 +41,34 @@ pub(crate) fn event_descriptor() -> io::Result<File> {
     Ok(File::from(fd))
 }
 
-/// `flock(LOCK_EX | LOCK_NB)`; whether the lock was got.
+/// The lock of the whole file that belongs to the open file description (`F_OFD_SETLK`); whether it was got. It shuts out
+/// the record locks of other programs too, a JVM's among them, which flock(2) passes by. A file that is open for reading
+/// only gets the shared one.
 pub(crate) fn try_lock(file: impl AsFd) -> io::Result<bool> {
+    match try_lock_as(&file, libc::F_WRLCK) {
+        Err(error) if error.raw_os_error() == Some(libc::EBADF) => try_lock_as(&file, libc::F_RDLCK),
+        done => done,
+    }
+}
+
+fn try_lock_as(file: &impl AsFd, kind: libc::c_int) -> io::Result<bool> {
     let fd = file.as_fd().as_raw_fd();
+    let whole_file = libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
     loop {
-        // SAFETY: takes no pointer; the descriptor is borrowed, so it is open.
-        let result = unsafe { libc::flock(fd, libc::LOCK_EX | libc::LOCK_NB) };
+        // SAFETY: the descriptor is borrowed, so it is open; the kernel reads `whole_file` during the call only.
+        let result = unsafe { libc::fcntl(fd, libc::F_OFD_SETLK, &raw const whole_file) };
         match check(result) {
             Ok(_) => return Ok(true),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => {
+                return Ok(false);
+            }
             Err(error) => return Err(error),
         }
     }

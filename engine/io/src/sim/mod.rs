@@ -16,7 +16,7 @@
 //! * Of everything else a power cut leaves anything or nothing: each sector in any of the versions it had, each name
 //!   at any point of its history, a length at any point of its own.
 //! * A failed flush forgets what it should have written. A failed write wrote some beginning.
-//! * Direct writes of a killed process may land late; until then its `flock`s hold. Everything else it had asked for
+//! * Direct writes of a killed process may land late; until then its locks hold. Everything else it had asked for
 //!   is decided when it dies: a real process is not reaped before its system calls are over.
 //!
 //! # Example
