@@ -18,7 +18,16 @@ use slab::Slab;
 
 /// Where a task that became ready goes. Called from any thread.
 pub(crate) trait ReadySink: Send + Sync + 'static {
-    fn push(&self, runnable: Runnable);
+    fn push(&self, runnable: Runnable, place: Place);
+}
+
+/// Where in the queue of ready tasks a task goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Behind those that became ready before it.
+    Last,
+    /// Before all others: a device stands idle until it has run.
+    First,
 }
 
 /// Spawns onto one shard and can end everything that lives there.
@@ -33,7 +42,11 @@ impl Executor {
         Executor { sink, live: Rc::default() }
     }
 
-    pub(crate) fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Task<T> {
+    pub(crate) fn spawn<T: 'static>(
+        &self,
+        place: Place,
+        future: impl Future<Output = T> + 'static,
+    ) -> Task<T> {
         let mut live = self.live.borrow_mut();
         let entry = live.vacant_entry();
         let guard = LiveGuard { live: Rc::clone(&self.live), key: entry.key() };
@@ -42,7 +55,7 @@ impl Executor {
             future.await
         };
         let sink = Arc::clone(&self.sink);
-        let (runnable, task) = async_task::spawn_local(future, move |runnable| sink.push(runnable));
+        let (runnable, task) = async_task::spawn_local(future, move |runnable| sink.push(runnable, place));
         entry.insert(runnable.waker());
         drop(live);
         runnable.schedule();

@@ -14,7 +14,7 @@ use std::time::Duration;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::exec::{Executor, Task};
+use crate::exec::{Executor, Place, Task};
 use crate::fs::Fs;
 use crate::net::{ListenOptions, TcpListener, TcpStream};
 use crate::real::{self, clock, sys};
@@ -101,7 +101,14 @@ impl Io {
 
     /// Starts a task on this shard. It runs after the current one yields, never at once.
     pub fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Task<T> {
-        self.shard.executor.spawn(future)
+        self.shard.executor.spawn(Place::Last, future)
+    }
+
+    /// As [`spawn`](Self::spawn), but whenever the task is ready it runs before all others of the shard (the simulator
+    /// chooses as ever): for what a device would stand idle without. What such tasks do between two waits should be short,
+    /// and they should be few.
+    pub fn spawn_urgent<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Task<T> {
+        self.shard.executor.spawn(Place::First, future)
     }
 
     /// Monotonic time.

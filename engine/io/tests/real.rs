@@ -48,6 +48,7 @@ promises! {
     panic_on_one_shard_stops_the_others_and_surfaces,
     runtime_without_shards_ends_at_once,
     tasks_run_in_the_order_of_spawning,
+    urgent_tasks_run_before_others_that_are_ready,
     wake_ups_on_the_shard_cost_no_system_call,
     endless_sleep_does_not_keep_the_shard_awake,
     more_requests_than_the_queues_hold_all_complete,
@@ -239,6 +240,34 @@ fn tasks_run_in_the_order_of_spawning(driver: DriverChoice) {
             task.await;
         }
         assert!(order.borrow().iter().copied().eq(0..1000));
+    });
+}
+
+fn urgent_tasks_run_before_others_that_are_ready(driver: DriverChoice) {
+    run(&on(driver), |io| async move {
+        let order = Rc::new(RefCell::new(Vec::new()));
+        let note = |what: &'static str| {
+            let order = Rc::clone(&order);
+            async move { order.borrow_mut().push(what) }
+        };
+        let (sender, mut receiver) = mailbox::channel::<()>(1);
+        let woken = note("urgent, woken");
+        let woken = io.spawn_urgent(async move {
+            receiver.recv().await.expect("sent");
+            woken.await;
+        });
+        let second = io.spawn(note("usual"));
+        let first = io.spawn_urgent(note("urgent"));
+        let sent = note("usual, sends");
+        let third = io.spawn(async move {
+            sent.await;
+            sender.send(()).await.expect("room");
+        });
+        let last = io.spawn(note("usual, last"));
+        for task in [woken, second, first, third, last] {
+            task.await;
+        }
+        assert_eq!(*order.borrow(), ["urgent", "usual", "usual, sends", "urgent, woken", "usual, last"]);
     });
 }
 

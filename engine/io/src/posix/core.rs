@@ -263,6 +263,11 @@ impl Engine for Core {
         !self.pool.has_done() && self.put_off.borrow().is_empty()
     }
 
+    /// Of sockets nothing is known before the turn.
+    fn has_news(&self) -> bool {
+        !Engine::is_idle(self)
+    }
+
     fn turn(&self, wait: Wait) {
         let mut events = self.events.take();
         events.clear();

@@ -21,7 +21,7 @@ use async_task::Runnable;
 use crossbeam::queue::SegQueue;
 
 use super::sys;
-use crate::exec::ReadySink;
+use crate::exec::{Place, ReadySink};
 
 /// Wakes a shard that waits in its ring; the ring polls the event descriptor.
 pub(crate) struct Alarm {
@@ -63,11 +63,29 @@ impl Alarm {
 /// What is ready on the thread's shard. A thread runs one shard at most.
 struct Local {
     shard: Cell<u64>,
-    queue: RefCell<VecDeque<Runnable>>,
+    first: RefCell<VecDeque<Runnable>>,
+    last: RefCell<VecDeque<Runnable>>,
+}
+
+impl Local {
+    const fn new() -> Self {
+        Local {
+            shard: Cell::new(NO_SHARD),
+            first: RefCell::new(VecDeque::new()),
+            last: RefCell::new(VecDeque::new()),
+        }
+    }
+
+    fn push(&self, runnable: Runnable, place: Place) {
+        match place {
+            Place::First => self.first.borrow_mut().push_back(runnable),
+            Place::Last => self.last.borrow_mut().push_back(runnable),
+        }
+    }
 }
 
 thread_local! {
-    static LOCAL: Local = const { Local { shard: Cell::new(NO_SHARD), queue: RefCell::new(VecDeque::new()) } };
+    static LOCAL: Local = const { Local::new() };
 }
 
 const NO_SHARD: u64 = 0;
@@ -77,7 +95,7 @@ static NEXT_SHARD: AtomicU64 = AtomicU64::new(NO_SHARD + 1);
 /// once.
 pub(crate) struct Ready {
     shard: u64,
-    foreign: SegQueue<Runnable>,
+    foreign: SegQueue<(Runnable, Place)>,
     alarm: Arc<Alarm>,
 }
 
@@ -91,21 +109,25 @@ impl Ready {
         Ready { shard, foreign: SegQueue::new(), alarm }
     }
 
-    /// The oldest ready task. Those of other threads are taken in by [`take_in`](Self::take_in).
+    /// The next ready task: the oldest of those that go first, else the oldest. Those of other threads are taken in by [`take_in`](Self::take_in).
     pub(crate) fn pop(&self) -> Option<Runnable> {
-        LOCAL.with(|local| local.queue.borrow_mut().pop_front())
+        LOCAL.with(|local| {
+            let first = local.first.borrow_mut().pop_front();
+            first.or_else(|| local.last.borrow_mut().pop_front())
+        })
     }
 
     /// Moves what other threads woke into the shard's own queue.
     pub(crate) fn take_in(&self) {
-        while let Some(runnable) = self.foreign.pop() {
-            LOCAL.with(|local| local.queue.borrow_mut().push_back(runnable));
+        while let Some((runnable, place)) = self.foreign.pop() {
+            LOCAL.with(|local| local.push(runnable, place));
         }
     }
 
     /// Whether nothing is ready, here or from elsewhere.
     pub(crate) fn is_empty(&self) -> bool {
-        LOCAL.with(|local| local.queue.borrow().is_empty()) && self.foreign.is_empty()
+        LOCAL.with(|local| local.first.borrow().is_empty() && local.last.borrow().is_empty())
+            && self.foreign.is_empty()
     }
 
     /// Ends the shard's claim on the calling thread.
@@ -115,16 +137,18 @@ impl Ready {
 }
 
 impl ReadySink for Ready {
-    fn push(&self, runnable: Runnable) {
+    fn push(&self, runnable: Runnable, place: Place) {
         let mut runnable = Some(runnable);
         // A thread that is being torn down has no local queue any more, and runs no shard.
         let _ = LOCAL.try_with(|local| {
-            if local.shard.get() == self.shard {
-                local.queue.borrow_mut().extend(runnable.take());
+            if local.shard.get() == self.shard
+                && let Some(runnable) = runnable.take()
+            {
+                local.push(runnable, place);
             }
         });
         if let Some(runnable) = runnable {
-            self.foreign.push(runnable);
+            self.foreign.push((runnable, place));
             self.alarm.ring();
         }
     }

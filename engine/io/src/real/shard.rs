@@ -31,6 +31,9 @@ pub(crate) type Payload = Box<dyn Any + Send>;
 
 /// Tasks that run in one turn at most, so that those that keep each other busy do not hold up completions.
 const BATCH: u64 = 256;
+/// Completions that are there wait for running tasks no longer than this and one task: a device may stand idle until its
+/// next request is made. More often would cost more in system calls than it saves.
+const LONGEST_BATCH: Duration = Duration::from_micros(50);
 /// Longest wait that is asked of the kernel, which adds it to its clock. A sleep may be centuries; whether every kernel
 /// since 6.1 adds those without overflow is not for the driver to rely on.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
@@ -72,6 +75,9 @@ pub(crate) trait Engine: Sized + 'static {
     /// Whether a turn finds nothing complete, as far as can be told without one. What completes on another thread rings the
     /// alarm afterwards, so that one that falls asleep before it asks misses nothing.
     fn is_idle(&self) -> bool;
+
+    /// Whether a turn would find something complete, as far as can be told without a system call.
+    fn has_news(&self) -> bool;
 
     /// One turn: hands over what is queued, waits if there is nothing to do, and delivers what is complete.
     fn turn(&self, wait: Wait);
@@ -162,8 +168,9 @@ impl<E: Engine> Shard<E> {
 
     fn run_batch(&self) -> Result<(), Payload> {
         let mut polled = 0;
+        let begun = self.io.now();
         let result = loop {
-            if polled == BATCH {
+            if polled == BATCH || self.core.has_news() && self.io.now().since(begun) >= LONGEST_BATCH {
                 break Ok(());
             }
             let Some(runnable) = self.ready.pop() else { break Ok(()) };

@@ -6,7 +6,7 @@ use async_task::Runnable;
 
 use super::kernel::ProcessId;
 use super::rng::Chance;
-use crate::exec::ReadySink;
+use crate::exec::{Place, ReadySink};
 
 pub(crate) struct Ready {
     pub(crate) process: ProcessId,
@@ -101,7 +101,7 @@ pub(crate) struct ShardSink {
 }
 
 impl ReadySink for ShardSink {
-    fn push(&self, runnable: Runnable) {
+    fn push(&self, runnable: Runnable, _place: Place) {
         self.list.lock().push(Ready { process: self.process, shard: self.shard, runnable });
     }
 }

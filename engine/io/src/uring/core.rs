@@ -402,6 +402,10 @@ impl Engine for Core {
         true
     }
 
+    fn has_news(&self) -> bool {
+        self.ring.borrow_mut().has_news()
+    }
+
     fn turn(&self, wait: Wait) {
         let mut completions = self.completions.take();
         {

@@ -107,6 +107,12 @@ impl Ring {
         }
     }
 
+    /// Whether there are completions, or the kernel has put some off until the next [`enter`](Self::enter).
+    pub(super) fn has_news(&mut self) -> bool {
+        let (_, queue, completions) = self.uring.split();
+        queue.taskrun() || !completions.is_empty()
+    }
+
     /// Hands the kernel what is queued, lets it run what it has deferred, and waits for a completion if there is none.
     pub(super) fn enter(&mut self, wait: Wait) {
         self.refill();

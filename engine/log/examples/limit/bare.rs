@@ -1,4 +1,8 @@
-//! The bare side: the same writes, of memory that is there, with nothing checked, copied or kept.
+//! The bare side: the same writes, with nothing checked, copied or kept.
+//!
+//! By default it writes from as much memory as the engine does: groups from the size of the hot tail, one after the other,
+//! chunks from the size of the engine's chunk buffers. A loop that writes one buffer again and again is faster, since the
+//! device finds it in the processor's cache; no log can do that, whose groups are what clients sent.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -8,11 +12,14 @@ use std::time::Instant;
 use bytes::Bytes;
 use highwater_io::fs::{Durability, File, OpenOptions};
 use highwater_io::sync::Watch;
-use highwater_io::{IO_ALIGNMENT, Io, IoBuf};
+use highwater_io::{BufPool, IO_ALIGNMENT, Io, IoBuf};
 use highwater_log::ShardConfig;
 
 use crate::report::thread_cpu;
 use crate::{Measured, Work};
+
+/// Of the engine's hot tail.
+const SLAB_BYTES: usize = 1 << 20;
 
 /// What the loop that writes groups and those that write chunks share.
 struct Behind {
@@ -30,13 +37,26 @@ impl Behind {
 }
 
 pub(crate) async fn run(io: Io, work: Work, shard: usize, (): ()) -> Measured {
-    let config = ShardConfig::default();
+    let config = work.settings.clone();
     let (partitions, append_bytes) = (work.partitions_of(shard).count(), work.shape.append_bytes);
     let group_bytes = (partitions * append_bytes).next_multiple_of(IO_ALIGNMENT) + IO_ALIGNMENT;
     let journal = journal(&io, &work, &config, shard).await;
     let segments = segments(&io, &work, &config, shard).await;
-    let group = filled(group_bytes);
-    let chunk = filled(config.chunk_bytes);
+    let (groups, chunks) = if work.one_buffer {
+        (
+            vec![filled(IoBuf::with_capacity(group_bytes), group_bytes)],
+            vec![filled(IoBuf::with_capacity(config.chunk_bytes), config.chunk_bytes)],
+        )
+    } else {
+        let slabs = memory(SLAB_BYTES.max(group_bytes), config.hot_tail_bytes);
+        let each = |slab: Bytes| {
+            (0..slab.len() / group_bytes).map(move |at| slab.slice(at * group_bytes..(at + 1) * group_bytes))
+        };
+        let chunks = memory(config.chunk_bytes, 2 * config.chunks_in_flight * config.chunk_bytes);
+        (slabs.into_iter().flat_map(each).collect(), chunks)
+    };
+    let mut groups = groups.iter().cycle();
+    let last_chunk = chunks.last().expect("at least one").clone();
     let rounds = work.rounds(1, append_bytes);
     let behind = Rc::new(Behind {
         chunks: RefCell::default(),
@@ -49,7 +69,12 @@ pub(crate) async fn run(io: Io, work: Work, shard: usize, (): ()) -> Measured {
 
     let (begin, cpu) = (Instant::now(), thread_cpu());
     let writers: Vec<_> = (0..config.chunks_in_flight)
-        .map(|_| io.spawn(write_behind(Rc::clone(&behind), segments.clone(), chunk.clone())))
+        .map(|writer| {
+            let chunks: Vec<_> =
+                chunks.iter().skip(writer).step_by(config.chunks_in_flight).cloned().collect();
+            let chunks = if chunks.is_empty() { vec![last_chunk.clone()] } else { chunks };
+            io.spawn(write_behind(Rc::clone(&behind), segments.clone(), chunks))
+        })
         .collect();
     let (mut file, mut position) = (0, 0);
     let (mut filled_bytes, mut written) = (0, 0);
@@ -58,7 +83,10 @@ pub(crate) async fn run(io: Io, work: Work, shard: usize, (): ()) -> Measured {
             (file, position) = ((file + 1) % journal.len(), 0);
         }
         let durability = if work.unflushed { Durability::Plain } else { Durability::Sync };
-        journal[file].write_at(vec![group.clone()], position, durability).await.expect("a group");
+        journal[file]
+            .write_at(vec![groups.next().expect("endless").clone()], position, durability)
+            .await
+            .expect("a group");
         position += group_bytes as u64;
         filled_bytes += append_bytes;
         while filled_bytes >= config.chunk_bytes {
@@ -96,8 +124,8 @@ pub(crate) async fn run(io: Io, work: Work, shard: usize, (): ()) -> Measured {
     }
 }
 
-async fn write_behind(behind: Rc<Behind>, segments: Vec<Rc<File>>, chunk: Bytes) {
-    loop {
+async fn write_behind(behind: Rc<Behind>, segments: Vec<Rc<File>>, chunks: Vec<Bytes>) {
+    for chunk in chunks.iter().cycle() {
         let next = behind.changes.wait_for(|_| match behind.chunks.borrow_mut().pop_front() {
             Some(next) => Some(Some(next)),
             None => behind.ended.get().then_some(None),
@@ -109,8 +137,14 @@ async fn write_behind(behind: Rc<Behind>, segments: Vec<Rc<File>>, chunk: Bytes)
     }
 }
 
-fn filled(size_bytes: usize) -> Bytes {
-    let mut buf = IoBuf::with_capacity(size_bytes);
+/// Memory of `total_bytes` in slabs, as the engine has it.
+fn memory(slab_bytes: usize, total_bytes: usize) -> Vec<Bytes> {
+    let slabs = total_bytes / slab_bytes;
+    let pool = BufPool::new(slab_bytes, slabs, slabs);
+    std::iter::from_fn(|| pool.try_take()).map(|slab| filled(slab, slab_bytes)).collect()
+}
+
+fn filled(mut buf: IoBuf, size_bytes: usize) -> Bytes {
     buf.set_len(size_bytes);
     buf.iter_mut().enumerate().for_each(|(at, byte)| *byte = (at % 251) as u8);
     buf.freeze()
@@ -118,7 +152,7 @@ fn filled(size_bytes: usize) -> Bytes {
 
 /// Journal files as the engine has them after a lap: allocated, and written to once.
 async fn journal(io: &Io, work: &Work, config: &ShardConfig, shard: usize) -> Vec<Rc<File>> {
-    let zeros = filled(1 << 20);
+    let zeros = filled(IoBuf::with_capacity(1 << 20), 1 << 20);
     let mut files = Vec::with_capacity(config.journal_max_files);
     for number in 0..config.journal_max_files {
         let file = create(io, work, format!("journal-{shard}-{number}"), config.journal_file_bytes).await;

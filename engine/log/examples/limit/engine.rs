@@ -19,11 +19,12 @@ const RECORD_BYTES: usize = 1000;
 /// Opens the directory and gives each shard its part.
 pub(crate) fn seeds(work: &Work) -> Vec<ShardSeed> {
     let (sender, receiver) = std::sync::mpsc::channel();
-    let states = vec![(work.dir.clone(), work.shards)];
-    let opening = Runtime::start(&RuntimeConfig::default(), states, move |io, (dir, shards)| {
+    let options = OpenOptions { shard: work.settings.clone(), ..OpenOptions::default() };
+    let states = vec![(work.dir.clone(), work.shards, options)];
+    let opening = Runtime::start(&RuntimeConfig::default(), states, move |io, (dir, shards, options)| {
         let sender = sender.clone();
         async move {
-            let (mut dir, _) = DataDir::open(&io, &dir, OpenOptions::default()).await.expect("opens");
+            let (mut dir, _) = DataDir::open(&io, &dir, options).await.expect("opens");
             sender.send(dir.split(shards, |_, _| 0).await.expect("journals")).expect("somebody waits");
         }
     });

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use highwater_io::{Runtime, RuntimeConfig};
+use highwater_log::ShardConfig;
 
 /// Partitions, and bytes of each append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,12 +65,21 @@ struct Options {
     /// Shards, or bare loops, each on a thread of its own with a journal of its own; the partitions are dealt out.
     #[arg(long, default_value_t = 2)]
     shards: usize,
+    /// Memory in bytes for the hot tail of each shard.
+    #[arg(long, default_value_t = ShardConfig::default().hot_tail_bytes)]
+    hot_tail_bytes: usize,
+    /// Bytes of the chunks that are written behind.
+    #[arg(long, default_value_t = ShardConfig::default().chunk_bytes)]
+    chunk_bytes: usize,
     /// Runs the engine with nothing else, to be looked at with a profiler.
     #[arg(long)]
     engine_only: bool,
     /// Runs the bare loop with nothing else.
     #[arg(long)]
     bare_only: bool,
+    /// The bare loop writes all groups from one buffer, and all chunks from another.
+    #[arg(long)]
+    one_buffer: bool,
     /// Acknowledge when written, not when durable.
     #[arg(long)]
     unflushed: bool,
@@ -89,7 +99,10 @@ struct Work {
     depth: usize,
     bytes: u64,
     unflushed: bool,
+    one_buffer: bool,
     shards: usize,
+    /// Of each shard.
+    settings: ShardConfig,
     /// Lets the shards begin together.
     start: Arc<Barrier>,
 }
@@ -172,6 +185,12 @@ fn run(side: Side, options: &Options, shape: Shape, bytes: u64) -> report::Run {
         depth: options.depth,
         bytes,
         unflushed: options.unflushed,
+        one_buffer: options.one_buffer,
+        settings: ShardConfig {
+            hot_tail_bytes: options.hot_tail_bytes,
+            chunk_bytes: options.chunk_bytes,
+            ..ShardConfig::default()
+        },
         shards: options.shards.min(shape.partitions).max(1),
         start: Arc::new(Barrier::new(options.shards.min(shape.partitions).max(1))),
     };

@@ -207,7 +207,8 @@ impl Journal {
     /// Starts the tasks that write groups and prepare files.
     pub(crate) fn start(self: &Rc<Self>) {
         let writer = Rc::clone(self);
-        self.io.spawn(async move { writer.write_loop().await }).detach();
+        // It hands the device its next group.
+        self.io.spawn_urgent(async move { writer.write_loop().await }).detach();
         let preparer = Rc::clone(self);
         self.io.spawn(async move { preparer.prepare_loop().await }).detach();
     }
