@@ -1,8 +1,14 @@
-/* produce: as fast as librdkafka goes, into one topic, and what it took as one line of JSON.
+/* produce: into one topic, as fast as librdkafka goes or as asked, and what it took as one line of JSON.
  *
  *   produce BOOTSTRAP TOPIC PARTITIONS RECORD_BYTES MAX_BYTES MAX_SECONDS [NAME=VALUE ...]
  *
- * Creates the topic; a NAME that begins with "topic:" is a setting of it, any other one of the producer. Values are
+ * Creates the topic; a NAME that begins with "topic:" is a setting of it, one that begins with "load:" is of
+ * the load, any other one of the producer:
+ *
+ *   load:rate=BYTES      a second: each record has its moment, whatever happened to those before (an open loop)
+ *   load:in_flight=N     records at most that are not acknowledged: with 1, one at a time
+ *
+ * With one of them latencies are told, in milliseconds: from that moment, or from the sending, to the delivery report. Values are
  * random, so that nothing on the way can make them smaller. Records go to one partition until about a batch is full, then
  * to the next, as producers without keys do. The clock runs from the first record to the last acknowledgement. A record
  * that failed makes the run a failure: a figure with holes in it is none.
@@ -20,6 +26,9 @@
 #define CHUNK 256   /* records handed over at once */
 
 static int64_t delivered, failed;
+static double *sent_at;     /* of records in flight, by index modulo in_flight */
+static float *latencies_ms; /* of delivered records */
+static int64_t latency_room;
 static rd_kafka_resp_err_t last_error;
 
 static void die(const char *what, const char *why) {
@@ -46,8 +55,16 @@ static void on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *message, void 
     failed++;
     last_error = message->err;
   } else {
+    const double *at = message->_private;
+    if (at && delivered < latency_room)
+      latencies_ms[delivered] = (float)((now() - *at) * 1e3);
     delivered++;
   }
+}
+
+static int by_size(const void *a, const void *b) {
+  float x = *(const float *)a, y = *(const float *)b;
+  return (x > y) - (x < y);
 }
 
 static void create_topic(rd_kafka_t *rk, const char *name, int partitions, char **settings, int count) {
@@ -99,7 +116,8 @@ int main(int argc, char **argv) {
   size_t record_bytes = strtoul(argv[4], NULL, 10);
   int64_t max_records = strtoll(argv[5], NULL, 10) / (int64_t)record_bytes;
   double max_seconds = atof(argv[6]);
-  int64_t batch_bytes = 1000000;
+  int64_t batch_bytes = 1000000, in_flight = 0;
+  double rate = 0;
   char error[512];
 
   rd_kafka_conf_t *conf = rd_kafka_conf_new();
@@ -112,6 +130,14 @@ int main(int argc, char **argv) {
       die(argv[i], "is not NAME=VALUE");
     if (strncmp(argv[i], "topic:", 6) == 0)
       continue;
+    if (strncmp(argv[i], "load:rate=", 10) == 0) {
+      rate = atof(value + 1);
+      continue;
+    }
+    if (strncmp(argv[i], "load:in_flight=", 15) == 0) {
+      in_flight = strtoll(value + 1, NULL, 10);
+      continue;
+    }
     *value = 0;
     if (rd_kafka_conf_set(conf, argv[i], value + 1, error, sizeof error) != RD_KAFKA_CONF_OK)
       die(argv[i], error);
@@ -154,15 +180,45 @@ int main(int argc, char **argv) {
   int64_t a_batch = batch_bytes / (int64_t)(record_bytes + 40);
   a_batch = a_batch < 1 ? 1 : a_batch;
 
+  if (rate > 0 || in_flight > 0) {
+    latency_room = max_records;
+    latencies_ms = malloc(sizeof *latencies_ms * (size_t)max_records);
+    sent_at = malloc(sizeof *sent_at * (size_t)(rate > 0 ? max_records : in_flight));
+    if (!latencies_ms || !sent_at)
+      die("latencies", "no memory");
+  }
+
   rd_kafka_message_t chunk[CHUNK];
   int64_t sent = 0, in_batch = 0;
   int partition = 0;
+  char latencies[512] = "";
   double cpu_before = cpu(), started = now(), until = started + max_seconds;
   while (sent < max_records && now() < until) {
     int64_t wanted = a_batch - in_batch;
+    if (rate > 0) {
+      int64_t due = (int64_t)((now() - started) * rate / (double)record_bytes) + 1 - sent;
+      wanted = wanted < due ? wanted : due;
+    }
+    if (in_flight > 0 && wanted > in_flight - (sent - delivered - failed))
+      wanted = in_flight - (sent - delivered - failed);
+    if (wanted <= 0) {
+      if (rate > 0) {
+        struct timespec pause = {0, 100000};
+        nanosleep(&pause, NULL);
+      }
+      rd_kafka_poll(rk, rate > 0 ? 0 : 100);
+      continue;
+    }
     int count = (int)(wanted < CHUNK ? wanted : CHUNK);
     for (int i = 0; i < count; i++) {
       memset(&chunk[i], 0, sizeof chunk[i]);
+      if (rate > 0) {
+        sent_at[sent + i] = started + (double)(sent + i) * (double)record_bytes / rate;
+        chunk[i]._private = &sent_at[sent + i];
+      } else if (in_flight > 0) {
+        sent_at[(sent + i) % in_flight] = now();
+        chunk[i]._private = &sent_at[(sent + i) % in_flight];
+      }
       chunk[i].payload = payloads + (size_t)((sent + i) % PAYLOADS) * record_bytes;
       chunk[i].len = record_bytes;
     }
@@ -184,8 +240,21 @@ int main(int argc, char **argv) {
   int64_t missing = sent - delivered;
   if (missing)
     fprintf(stderr, "produce: %" PRId64 " records were not delivered, the last: %s\n", missing, rd_kafka_err2str(last_error));
-  printf("{\"records\": %" PRId64 ", \"bytes\": %" PRId64 ", \"seconds\": %.6f, \"client_cpu_seconds\": %.3f, \"librdkafka\": \"%s\"}\n",
-         delivered, delivered * (int64_t)record_bytes, seconds, used, rd_kafka_version_str());
+  int64_t known = delivered < latency_room ? delivered : latency_room;
+  if (known > 0) {
+    qsort(latencies_ms, (size_t)known, sizeof *latencies_ms, by_size);
+    char *out = latencies;
+    const double parts[] = {0.5, 0.9, 0.99, 0.999, 1};
+    const char *names[] = {"p50", "p90", "p99", "p99.9", "max"};
+    for (int i = 0; i < 5; i++) {
+      int64_t at = (int64_t)(parts[i] * (double)known);
+      out += sprintf(out, "%s\"%s\": %.4f", i ? ", " : ", \"latency_ms\": {", names[i],
+                     (double)latencies_ms[at < known ? at : known - 1]);
+    }
+    strcpy(out, "}");
+  }
+  printf("{\"records\": %" PRId64 ", \"bytes\": %" PRId64 ", \"seconds\": %.6f, \"client_cpu_seconds\": %.3f, \"librdkafka\": \"%s\"%s}\n",
+         delivered, delivered * (int64_t)record_bytes, seconds, used, rd_kafka_version_str(), latencies);
   rd_kafka_topic_destroy(topic);
   rd_kafka_destroy(rk);
   return missing ? 1 : 0;

@@ -1,6 +1,7 @@
 //! What becomes of a request.
 
-use std::cell::Cell;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -45,22 +46,58 @@ impl Reply {
     }
 }
 
-/// Bytes that are sent out of the log's own memory; dropping it takes them off the count.
+/// The log's memory comes in pieces of this size in bytes, each at a multiple of it, unless there is very little of it.
+pub(crate) const SLAB_BYTES: usize = 1 << 20;
+
+/// Which of the log's memory cannot be used again, since replies out of it are being sent. Many readers of one log hold the
+/// same.
+#[derive(Debug, Default)]
+pub(crate) struct Pins {
+    /// Replies by slab.
+    slabs: RefCell<BTreeMap<usize, usize>>,
+}
+
+/// What one reply holds; dropping it lets it go.
 #[derive(Debug)]
 pub(crate) struct Pinned {
-    count: Rc<Cell<usize>>,
-    bytes: usize,
+    pins: Rc<Pins>,
+    slabs: BTreeSet<usize>,
+    last: Option<usize>,
 }
 
 impl Pinned {
-    pub(crate) fn new(count: &Rc<Cell<usize>>, bytes: usize) -> Self {
-        count.set(count.get() + bytes);
-        Pinned { count: Rc::clone(count), bytes }
+    pub(crate) fn new(pins: &Rc<Pins>) -> Self {
+        Pinned { pins: Rc::clone(pins), slabs: BTreeSet::new(), last: None }
+    }
+
+    /// Holds the slab of `piece` too, unless it would be one of more than `most`; whether it is held.
+    pub(crate) fn hold(&mut self, piece: &Bytes, most: usize) -> bool {
+        let slab = piece.as_ptr().addr() / SLAB_BYTES;
+        if self.last == Some(slab) || self.slabs.contains(&slab) {
+            self.last = Some(slab);
+            return true;
+        }
+        let mut slabs = self.pins.slabs.borrow_mut();
+        if slabs.len() >= most && !slabs.contains_key(&slab) {
+            return false;
+        }
+        *slabs.entry(slab).or_default() += 1;
+        self.slabs.insert(slab);
+        self.last = Some(slab);
+        true
     }
 }
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        self.count.set(self.count.get() - self.bytes);
+        let mut slabs = self.pins.slabs.borrow_mut();
+        for slab in &self.slabs {
+            if let Some(replies) = slabs.get_mut(slab) {
+                *replies -= 1;
+                if *replies == 0 {
+                    slabs.remove(slab);
+                }
+            }
+        }
     }
 }

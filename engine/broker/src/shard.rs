@@ -4,7 +4,7 @@
 //! parts: its beginning runs on the other shard in the order of sending, and what it returns is awaited there by itself,
 //! so that a slow piece holds up nobody. The order of beginnings is what keeps the batches of a producer in order.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -30,6 +30,7 @@ use crate::limits::ConnectionLimits;
 use crate::memory::{RequestBudget, ResponseBudget};
 use crate::partition::ShardPartition;
 use crate::producer_ids::ProducerIds;
+use crate::reply::Pins;
 
 /// Work for a shard.
 pub(crate) type Message = Box<dyn FnOnce(&Rc<Shard>) + Send>;
@@ -60,8 +61,8 @@ pub(crate) struct Shard {
     pub(crate) admin_lane: Semaphore,
     pub(crate) fetch_sessions: RefCell<FetchSessions>,
     pub(crate) producer_ids: ProducerIds,
-    /// Bytes of records that are being sent out of the log's own memory.
-    pub(crate) pinned_bytes: Rc<Cell<usize>>,
+    /// What of the log's own memory is being sent.
+    pub(crate) pins: Rc<Pins>,
     /// Set when every shard is ready: connections are accepted.
     pub(crate) accepting: Watch<bool>,
     /// Set when the broker stops: no more requests are read, and those that wait are answered.
@@ -118,7 +119,7 @@ impl Shard {
             admin_lane: Semaphore::new(ADMIN_AT_ONCE),
             fetch_sessions: RefCell::new(sessions),
             producer_ids: ProducerIds::new(),
-            pinned_bytes: Rc::default(),
+            pins: Rc::default(),
             accepting: Watch::new(false),
             stopping: Watch::new(false),
             ended: Watch::new(false),

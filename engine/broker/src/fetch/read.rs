@@ -6,7 +6,7 @@
 
 use std::rc::Rc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use highwater_log::ReadRequest;
 use highwater_model::{LeaderEpoch, Offset, TopicPartition};
 use highwater_protocol::ErrorCode;
@@ -16,6 +16,7 @@ use super::session::PartitionFetch;
 use crate::errors;
 use crate::pace::Pace;
 use crate::partition::{IsolationLevel, ShardPartition};
+use crate::reply::Pinned;
 use crate::shard::Shard;
 
 /// A partition to be read.
@@ -44,6 +45,8 @@ pub(crate) struct ReadPartition {
     pub(crate) visible_end: Offset,
     /// Whether records were read and more follow, which the limits left out.
     pub(crate) is_cut: bool,
+    /// Whether the records lie in the log's memory.
+    pub(crate) is_hot: bool,
 }
 
 /// Reads `targets` on this shard.
@@ -55,30 +58,51 @@ pub(crate) async fn read(shard: Rc<Shard>, targets: Vec<Target>, mut limits: Lim
         let index = target.id.partition.0;
         let Some(partition) = shard.partition(&target.id) else {
             let data = FetchedPartition::failed(index, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
-            read.push(ReadPartition { place: target.place, data, visible_end: Offset(0), is_cut: false });
+            read.push(ReadPartition {
+                place: target.place,
+                data,
+                visible_end: Offset(0),
+                is_cut: false,
+                is_hot: false,
+            });
             continue;
         };
         let visible_end = partition.visible_end(limits.isolation);
-        let (data, next_offset) = match read_one(&partition, &target, limits, visible_end).await {
-            Ok(read) => read,
-            Err(error) => (failed(&shard, &partition, index, error), visible_end),
-        };
+        let Found { data, next_offset, is_hot } =
+            match read_one(&partition, &target, limits, visible_end).await {
+                Ok(found) => found,
+                Err(error) => Found::without_records(failed(&shard, &partition, index, error), visible_end),
+            };
         let size_bytes = data.records_size_bytes();
         limits.max_bytes = limits.max_bytes.saturating_sub(size_bytes);
         limits.min_one_batch &= size_bytes == 0;
         let is_cut = size_bytes > 0 && next_offset < visible_end;
-        read.push(ReadPartition { place: target.place, data, visible_end, is_cut });
+        read.push(ReadPartition { place: target.place, data, visible_end, is_cut, is_hot });
     }
     read
 }
 
-/// What is read of one partition, and the offset after it.
+/// What is read of one partition.
+struct Found {
+    data: FetchedPartition,
+    /// The offset after it.
+    next_offset: Offset,
+    /// Whether it lies in the log's memory.
+    is_hot: bool,
+}
+
+impl Found {
+    fn without_records(data: FetchedPartition, next_offset: Offset) -> Self {
+        Found { data, next_offset, is_hot: false }
+    }
+}
+
 async fn read_one(
     partition: &ShardPartition,
     target: &Target,
     limits: Limits,
     visible_end: Offset,
-) -> Result<(FetchedPartition, Offset), ErrorCode> {
+) -> Result<Found, ErrorCode> {
     let PartitionFetch { fetch_offset, current_leader_epoch, last_fetched_epoch, max_bytes } = target.fetch;
     partition.check_epoch(current_leader_epoch)?;
     let mut data = FetchedPartition {
@@ -92,7 +116,7 @@ async fn read_one(
     }
     if let Some(diverging) = divergence(partition, fetch_offset, last_fetched_epoch)? {
         data.diverging_epoch = Some(diverging);
-        return Ok((data, Offset(fetch_offset)));
+        return Ok(Found::without_records(data, Offset(fetch_offset)));
     }
     let watermarks = partition.log.watermarks().get();
     if fetch_offset < watermarks.log_start_offset.0 || fetch_offset > watermarks.log_end_offset.0 {
@@ -100,7 +124,7 @@ async fn read_one(
     }
     let max_bytes = usize::try_from(max_bytes).unwrap_or(0).min(limits.max_bytes);
     if fetch_offset >= visible_end.0 || (max_bytes == 0 && !limits.min_one_batch) {
-        return Ok((data, Offset(fetch_offset)));
+        return Ok(Found::without_records(data, Offset(fetch_offset)));
     }
     let request = ReadRequest {
         offset: Offset(fetch_offset),
@@ -115,7 +139,7 @@ async fn read_one(
         errors::of_read(&error)
     })?;
     data.records = read.chunks;
-    Ok((data, read.next_offset))
+    Ok(Found { data, next_offset: read.next_offset, is_hot: read.is_hot })
 }
 
 /// Where a follower's log, whose last batch before `fetch_offset` has `last_fetched_epoch`, stops being ours (KIP-595).
@@ -146,36 +170,58 @@ fn failed(shard: &Shard, partition: &ShardPartition, index: i32, error: ErrorCod
     }
 }
 
-/// Pieces smaller than this are copied out of the log's memory: they would keep much more of it from being used again.
-const COPY_BELOW_BYTES: usize = 16 << 10;
+/// Pieces smaller than this go together into one: to list each for the kernel would cost as much as to copy it.
+const JOIN_BELOW_BYTES: usize = 1 << 10;
 
-/// Takes `records` out of the log's memory where they must not stay there until they are sent: small pieces, and
-/// everything when `may_pin` bytes are used up. Gives the number of bytes that stay.
-pub(crate) fn detach(records: &mut [Bytes], may_pin: usize) -> usize {
-    let mut pinned = 0;
+/// Takes `records`, which lie in the log's memory, out of it where they cannot stay there until they are sent: where they
+/// would hold more of it than `most_slabs`. Small ones are copied anyway.
+pub(crate) fn detach(records: Vec<Bytes>, pinned: &mut Pinned, most_slabs: usize) -> Vec<Bytes> {
+    let mut pieces = Vec::with_capacity(records.len());
+    let mut joined = BytesMut::new();
     for piece in records {
-        if piece.len() < COPY_BELOW_BYTES || pinned + piece.len() > may_pin {
-            *piece = Bytes::copy_from_slice(piece);
-        } else {
-            pinned += piece.len();
+        let stays = piece.len() >= JOIN_BELOW_BYTES && pinned.hold(&piece, most_slabs);
+        if !stays {
+            joined.extend_from_slice(&piece);
+            continue;
         }
+        if !joined.is_empty() {
+            pieces.push(joined.split().freeze());
+        }
+        pieces.push(piece);
     }
-    pinned
+    if !joined.is_empty() {
+        pieces.push(joined.freeze());
+    }
+    pieces
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reply::{Pins, SLAB_BYTES};
 
     #[test]
     fn small_pieces_and_those_above_the_limit_are_copied() {
-        let large = Bytes::from(vec![1; COPY_BELOW_BYTES]);
-        let small = Bytes::from(vec![2; 10]);
-        let mut records = [large.clone(), small.clone(), large.clone()];
-        assert_eq!(detach(&mut records, COPY_BELOW_BYTES), COPY_BELOW_BYTES);
-        assert_eq!(records[0].as_ptr(), large.as_ptr());
-        assert_ne!(records[1].as_ptr(), small.as_ptr());
-        assert_ne!(records[2].as_ptr(), large.as_ptr());
-        assert_eq!(records, [large.clone(), small, large]);
+        let pins = Rc::new(Pins::default());
+        // At least one whole slab, and a part of its neighbours.
+        let memory = Bytes::from(vec![7; 3 * SLAB_BYTES]);
+        let start = SLAB_BYTES - memory.as_ptr().addr() % SLAB_BYTES;
+        let at = |from: usize, len: usize| memory.slice(start + from..start + from + len);
+        let records =
+            vec![at(0, 4096), at(8192, 10), at(9000, 20), at(10_000, 4096), at(SLAB_BYTES, 4096), at(0, 5)];
+
+        let mut pinned = Pinned::new(&pins);
+        let pieces = detach(records.clone(), &mut pinned, 1);
+        assert_eq!(pieces.concat(), records.concat());
+        let lens: Vec<usize> = pieces.iter().map(Bytes::len).collect();
+        assert_eq!(lens, [4096, 30, 4096, 4101], "the second slab is one too many");
+        assert_eq!(pieces[0].as_ptr(), records[0].as_ptr());
+        assert_eq!(pieces[2].as_ptr(), records[3].as_ptr());
+
+        let mut another = Pinned::new(&pins);
+        assert!(another.hold(&records[0], 1), "what is held already costs nothing");
+        assert!(!another.hold(&records[4], 1));
+        drop((pinned, another));
+        assert!(Pinned::new(&pins).hold(&records[4], 1), "what was let go is free");
     }
 }

@@ -26,7 +26,7 @@ use crate::fetch::wait::{Wait, Woken, wait};
 use crate::memory::ResponseMemory;
 use crate::pace::Pace;
 use crate::partition::IsolationLevel;
-use crate::reply::{Held, Outcome, Pinned, Reply};
+use crate::reply::{Held, Outcome, Pinned, Reply, SLAB_BYTES};
 use crate::shard::Shard;
 
 /// A fetch that wants more than a byte looks again at most this often, and no sooner than after as long as a look takes:
@@ -57,9 +57,17 @@ struct Params {
     deadline: MonoTime,
 }
 
+/// The answer about one partition.
+struct Answer {
+    data: FetchedPartition,
+    visible_end: Offset,
+    /// Whether the records lie in the log's memory.
+    is_hot: bool,
+}
+
 /// The answers, in the order of the request.
 struct Answers {
-    partitions: Vec<(FetchedPartition, Offset)>,
+    partitions: Vec<Answer>,
     size_bytes: usize,
     /// What of `max_bytes` was granted.
     granted_bytes: usize,
@@ -189,7 +197,7 @@ async fn read_until_enough(shard: &Rc<Shard>, asked: &[Asked], params: &Params) 
         let has_news = answers
             .partitions
             .iter()
-            .any(|(data, _)| !data.error_code.is_none() || data.diverging_epoch.is_some());
+            .any(|Answer { data, .. }| !data.error_code.is_none() || data.diverging_epoch.is_some());
         let left = params.deadline - shard.io.now();
         let is_over = left.is_zero() || gives_way || shard.is_stopping() || asked.is_empty();
         if answers.is_enough(params.min_bytes) || has_news || is_over {
@@ -215,7 +223,7 @@ fn seen_by_owner(
     answers: &Answers,
 ) -> Vec<(usize, Vec<crate::fetch::wait::Seen>)> {
     let mut seen: BTreeMap<usize, Vec<crate::fetch::wait::Seen>> = BTreeMap::new();
-    for (asked, (_, visible_end)) in asked.iter().zip(&answers.partitions) {
+    for (asked, Answer { visible_end, .. }) in asked.iter().zip(&answers.partitions) {
         if let Ok(target) = &asked.target {
             seen.entry(shard.owner(&target.id)).or_default().push((target.id, *visible_end));
         }
@@ -226,11 +234,12 @@ fn seen_by_owner(
 /// Reads every partition once, on one shard after the other, each with what is left of the limit.
 async fn read_all(shard: &Rc<Shard>, asked: &[Asked], params: &Params) -> Answers {
     let mut memory = shard.response_budget.grant(params.max_bytes).await;
-    let mut partitions: Vec<(FetchedPartition, Offset)> = asked
+    let mut partitions: Vec<Answer> = asked
         .iter()
         .map(|asked| {
             let error = asked.target.as_ref().err().copied().unwrap_or(ErrorCode::NOT_LEADER_OR_FOLLOWER);
-            (FetchedPartition::failed(asked.key.partition, error), Offset(0))
+            let data = FetchedPartition::failed(asked.key.partition, error);
+            Answer { data, visible_end: Offset(0), is_hot: false }
         })
         .collect();
     let granted_bytes = memory.bytes();
@@ -240,13 +249,14 @@ async fn read_all(shard: &Rc<Shard>, asked: &[Asked], params: &Params) -> Answer
     for (owner, targets) in by_owner(shard, asked) {
         let call = shard.on(owner, move |shard| read(shard, targets, limits)).await;
         // Without an answer the shard has ended, and the partitions stay as they are above.
-        for ReadPartition { place, data, visible_end, is_cut: cut } in call.await.unwrap_or_default() {
+        for ReadPartition { place, data, visible_end, is_cut: cut, is_hot } in call.await.unwrap_or_default()
+        {
             let read_bytes = data.records_size_bytes();
             size_bytes += read_bytes;
             is_cut |= cut;
             limits.max_bytes = limits.max_bytes.saturating_sub(read_bytes);
             limits.min_one_batch &= read_bytes == 0;
-            partitions[place] = (data, visible_end);
+            partitions[place] = Answer { data, visible_end, is_hot };
         }
     }
     memory.settle(size_bytes);
@@ -275,10 +285,14 @@ fn respond(
     answers: Answers,
 ) -> Outcome {
     shard.counters().fetched_bytes.add(answers.size_bytes as u64);
+    let mut hot = Vec::with_capacity(asked.len());
     let read: Vec<(PartitionKey, PartitionFetch, FetchedPartition)> = asked
         .into_iter()
         .zip(answers.partitions)
-        .map(|(asked, (data, _))| (asked.key, asked.fetch, data))
+        .map(|(asked, answer)| {
+            hot.push(answer.is_hot);
+            (asked.key, asked.fetch, answer.data)
+        })
         .collect();
     let mut random = || shard.io.random_u64();
     let (session_id, told) = {
@@ -289,16 +303,17 @@ fn respond(
         shard.counters().fetch_sessions_evicted.set(evicted);
         finished
     };
-    let may_pin =
-        (shard.broker.config.shard.hot_tail_bytes / PINNED_FRACTION).saturating_sub(shard.pinned_bytes.get());
-    let mut pinned_bytes = 0;
+    let most_slabs = shard.broker.config.shard.hot_tail_bytes / SLAB_BYTES / PINNED_FRACTION;
+    let mut pinned = Pinned::new(&shard.pins);
     let mut topics: Vec<FetchedTopic> = Vec::new();
     let mut last_topic = None;
-    for ((key, _, mut data), told) in read.into_iter().zip(told) {
+    for (((key, _, mut data), told), is_hot) in read.into_iter().zip(told).zip(hot) {
         if !told {
             continue;
         }
-        pinned_bytes += detach(&mut data.records, may_pin - pinned_bytes);
+        if is_hot {
+            data.records = detach(data.records, &mut pinned, most_slabs);
+        }
         if last_topic.as_ref() != Some(&key.topic) {
             topics.push(named(&key.topic));
             last_topic = Some(key.topic);
@@ -307,9 +322,8 @@ fn respond(
             topic.partitions.push(data);
         }
     }
-    let pinned = (pinned_bytes > 0).then(|| Pinned::new(&shard.pinned_bytes, pinned_bytes));
     let response = FetchResponse { session_id, topics, ..FetchResponse::default() };
-    encode(header, response, Held { memory: Some(answers.memory), pinned })
+    encode(header, response, Held { memory: Some(answers.memory), pinned: Some(pinned) })
 }
 
 fn named(key: &TopicKey) -> FetchedTopic {

@@ -47,6 +47,9 @@ pub struct ReadData {
     pub size_bytes: usize,
     /// Offset after the last batch, or the wanted one if there is none.
     pub next_offset: Offset,
+    /// Whether the bytes lie in the hot tail: while somebody holds them, what was appended at about the same time cannot be
+    /// written over.
+    pub is_hot: bool,
 }
 
 /// A record found by time.
@@ -155,7 +158,8 @@ impl Partition {
             data.size_bytes += hot.size_bytes;
             data.next_offset = Offset(hot.last_offset.0 + 1);
         }
-        if data.size_bytes <= COPY_BELOW_BYTES && !data.chunks.is_empty() {
+        data.is_hot = data.size_bytes > COPY_BELOW_BYTES;
+        if !data.is_hot && !data.chunks.is_empty() {
             data.chunks = vec![Bytes::from(data.chunks.concat())];
         }
         Some(data)
@@ -395,7 +399,9 @@ impl Partition {
         last.into_iter().for_each(note);
         match damage {
             Some(error) if end == 0 => Err(error),
-            _ => Ok(ReadData { chunks: vec![bytes.slice(..end)], size_bytes: end, next_offset }),
+            _ => {
+                Ok(ReadData { chunks: vec![bytes.slice(..end)], size_bytes: end, next_offset, is_hot: false })
+            }
         }
     }
 
