@@ -34,6 +34,7 @@ use crate::kafka_files::{
     encode_partition_metadata, encode_producer_snapshot, partition_dir_name, segment_path,
 };
 use crate::mutants;
+use crate::partition::read_bufs::ReadBufs;
 use crate::partition::segment::Segment;
 use crate::partition::state::PartitionState;
 use crate::partition::{Effect, Live, Partition, PartitionCore};
@@ -75,6 +76,7 @@ pub(crate) struct ShardCore {
     pub(crate) journal: Rc<Journal>,
     pub(crate) hot_pool: BufPool,
     pub(crate) chunk_pool: BufPool,
+    pub(crate) read_bufs: ReadBufs,
     pub(crate) drain_queue: Rc<DrainQueue>,
     partitions: RefCell<BTreeMap<TopicPartition, Rc<PartitionCore>>>,
     /// Producer snapshots as they were at rolls whose segments are not complete yet.
@@ -136,6 +138,7 @@ impl ShardLogs {
             journal,
             hot_pool,
             chunk_pool: BufPool::new(chunk_bytes + 2 * IO_ALIGNMENT, chunks * 2, chunks * 2),
+            read_bufs: ReadBufs::default(),
             drain_queue: DrainQueue::new(chunk_bytes),
             partitions: RefCell::default(),
             rolled: RefCell::default(),

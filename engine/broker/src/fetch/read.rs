@@ -4,7 +4,11 @@
 //! at least one batch, however large, so that no client is stuck. Several shards read one after the other, each with what
 //! the others left.
 
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use highwater_log::ReadRequest;
@@ -49,37 +53,96 @@ pub(crate) struct ReadPartition {
     pub(crate) is_hot: bool,
 }
 
-/// Reads `targets` on this shard.
+/// Partitions that are read at once at most: where they come from the device, it has more than one thing to do.
+const READS_IN_FLIGHT: usize = 8;
+
+/// A read that was begun, and what it may bring at most.
+struct Reading {
+    target: Target,
+    max_bytes: usize,
+    had_one_batch: bool,
+    read: Pin<Box<dyn Future<Output = ReadPartition>>>,
+    done: Option<ReadPartition>,
+}
+
+impl Reading {
+    fn begin(shard: &Rc<Shard>, target: Target, limits: Limits) -> Self {
+        let asked = usize::try_from(target.fetch.max_bytes).unwrap_or(0);
+        let read = Box::pin(read_partition(Rc::clone(shard), target, limits));
+        let max_bytes = asked.min(limits.max_bytes);
+        Reading { target, max_bytes, had_one_batch: limits.min_one_batch, read, done: None }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) {
+        if self.done.is_none()
+            && let Poll::Ready(read) = self.read.as_mut().poll(cx)
+        {
+            self.done = Some(read);
+        }
+    }
+}
+
+/// Reads `targets` on this shard. What is begun fits into the limits together; answers are taken in order.
 pub(crate) async fn read(shard: Rc<Shard>, targets: Vec<Target>, mut limits: Limits) -> Vec<ReadPartition> {
     let mut read = Vec::with_capacity(targets.len());
     let mut pace = Pace::new(&shard.io);
-    for target in targets {
-        pace.step().await;
-        let index = target.id.partition.0;
-        let Some(partition) = shard.partition(&target.id) else {
-            let data = FetchedPartition::failed(index, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
-            read.push(ReadPartition {
-                place: target.place,
-                data,
-                visible_end: Offset(0),
-                is_cut: false,
-                is_hot: false,
-            });
+    let mut targets = targets.into_iter().peekable();
+    let mut readings: VecDeque<Reading> = VecDeque::new();
+    loop {
+        let begun: usize = readings.iter().map(|reading| reading.max_bytes).sum();
+        if readings.len() < READS_IN_FLIGHT
+            && let Some(target) = targets.next_if(|target| {
+                let asked = usize::try_from(target.fetch.max_bytes).unwrap_or(0);
+                readings.is_empty() || begun + asked <= limits.max_bytes
+            })
+        {
+            pace.step().await;
+            let min_one_batch = limits.min_one_batch && readings.is_empty();
+            let limits = Limits { max_bytes: limits.max_bytes - begun, min_one_batch, ..limits };
+            readings.push_back(Reading::begin(&shard, target, limits));
             continue;
-        };
-        let visible_end = partition.visible_end(limits.isolation);
-        let Found { data, next_offset, is_hot } =
-            match read_one(&partition, &target, limits, visible_end).await {
-                Ok(found) => found,
-                Err(error) => Found::without_records(failed(&shard, &partition, index, error), visible_end),
-            };
-        let size_bytes = data.records_size_bytes();
+        }
+        let Some(mut reading) = readings.pop_front() else { break };
+        let mut answer = poll_fn(|cx| {
+            reading.poll(cx);
+            if reading.done.is_none() {
+                readings.iter_mut().for_each(|later| later.poll(cx));
+            }
+            reading.done.take().map_or(Poll::Pending, Poll::Ready)
+        })
+        .await;
+        let size_bytes = answer.data.records_size_bytes();
+        if size_bytes == 0 && limits.min_one_batch && !reading.had_one_batch {
+            // Those before it had nothing, so that it is the first after all.
+            answer = read_partition(Rc::clone(&shard), reading.target, limits).await;
+        }
+        let mut size_bytes = answer.data.records_size_bytes();
+        if size_bytes > limits.max_bytes && !limits.min_one_batch {
+            // The first batch of all was larger than the limit, and this was begun before that was known.
+            answer.data.records.clear();
+            (answer.is_cut, size_bytes) = (true, 0);
+        }
         limits.max_bytes = limits.max_bytes.saturating_sub(size_bytes);
         limits.min_one_batch &= size_bytes == 0;
-        let is_cut = size_bytes > 0 && next_offset < visible_end;
-        read.push(ReadPartition { place: target.place, data, visible_end, is_cut, is_hot });
+        read.push(answer);
     }
     read
+}
+
+async fn read_partition(shard: Rc<Shard>, target: Target, limits: Limits) -> ReadPartition {
+    let place = target.place;
+    let index = target.id.partition.0;
+    let Some(partition) = shard.partition(&target.id) else {
+        let data = FetchedPartition::failed(index, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+        return ReadPartition { place, data, visible_end: Offset(0), is_cut: false, is_hot: false };
+    };
+    let visible_end = partition.visible_end(limits.isolation);
+    let Found { data, next_offset, is_hot } = match read_one(&partition, &target, limits, visible_end).await {
+        Ok(found) => found,
+        Err(error) => Found::without_records(failed(&shard, &partition, index, error), visible_end),
+    };
+    let is_cut = data.records_size_bytes() > 0 && next_offset < visible_end;
+    ReadPartition { place, data, visible_end, is_cut, is_hot }
 }
 
 /// What is read of one partition.

@@ -141,33 +141,48 @@ fn deleted_topic_wakes_the_fetch_that_waits_for_it() {
     assert!(codes.contains(&ErrorCode::UNKNOWN_TOPIC_OR_PARTITION), "{codes:?}");
 }
 
+/// From memory, and from the device, where several partitions are read at once.
 #[test]
 fn limits_are_kept_and_one_batch_always_moves() {
-    let broker = TestBroker::start(&[]);
-    broker.create_topic("t", 2, &[]);
-    let mut client = broker.connect();
+    const PARTITIONS: i32 = 12;
+    let mut broker = TestBroker::start(&[]);
+    broker.create_topic("t", PARTITIONS, &[]);
     let large = "x".repeat(10_000);
-    for partition in 0..2 {
+    let has_records = |partition: i32| partition % 3 != 0;
+    for partition in (0..PARTITIONS).filter(|&partition| has_records(partition)) {
         for _ in 0..5 {
-            client.produce("t", partition, -1, batch(&[&large]));
+            broker.connect().produce("t", partition, -1, batch(&[&large]));
         }
     }
-    let mut count = |max_bytes, partition_max_bytes| {
-        let mut request = fetch_request(&[("t", 0, 0), ("t", 1, 0)]).with_max_bytes(max_bytes);
-        for topic in &mut request.topics {
-            topic.partitions[0].partition_max_bytes = partition_max_bytes;
+    for _ in ["hot", "cold"] {
+        let mut client = broker.connect();
+        let wanted: Vec<_> = (0..PARTITIONS).map(|partition| ("t", partition, 0)).collect();
+        let mut counts = |max_bytes, partition_max_bytes| {
+            let mut request = fetch_request(&wanted).with_max_bytes(max_bytes);
+            for topic in &mut request.topics {
+                topic.partitions[0].partition_max_bytes = partition_max_bytes;
+            }
+            let response = client.call(11, &request);
+            (0..PARTITIONS).map(|partition| values(&response, "t", partition).len()).collect::<Vec<_>>()
+        };
+        let each =
+            |count| (0..PARTITIONS).map(|at| if has_records(at) { count } else { 0 }).collect::<Vec<_>>();
+        assert_eq!(counts(1 << 20, 1 << 20), each(5));
+        assert_eq!(counts(1 << 20, 25_000), each(2), "whole batches within the partition's limit");
+        let of_request = counts(75_000, 1 << 20);
+        assert_eq!(
+            of_request.iter().sum::<usize>(),
+            7,
+            "whole batches within the request's limit: {of_request:?}"
+        );
+        let some = counts(75_000, 25_000);
+        assert!((1..=7).contains(&some.iter().sum::<usize>()), "{some:?}");
+        for (max_bytes, partition_max_bytes) in [(1, 1), (0, 0), (9_000, 5_000), (1, 1 << 20)] {
+            let one = counts(max_bytes, partition_max_bytes);
+            assert_eq!(one.iter().sum::<usize>(), 1, "one batch however small the limits are: {one:?}");
         }
-        let response = client.call(11, &request);
-        (values(&response, "t", 0).len(), values(&response, "t", 1).len())
-    };
-    assert_eq!(count(1 << 20, 1 << 20), (5, 5));
-    assert_eq!(count(1 << 20, 25_000), (2, 2), "whole batches within the partition's limit");
-    let (first, second) = count(35_000, 1 << 20);
-    assert_eq!(first + second, 3, "whole batches within the request's limit");
-    let (first, second) = count(1, 1);
-    assert_eq!(first + second, 1, "one batch however small the limits are");
-    let (first, second) = count(0, 0);
-    assert_eq!(first + second, 1);
+        broker.restart();
+    }
 }
 
 /// Such a fetch once waited for its whole `max.wait.ms`, each time.

@@ -23,6 +23,7 @@ pub(crate) mod epochs;
 pub(crate) mod index;
 pub(crate) mod producers;
 pub(crate) mod read;
+pub(crate) mod read_bufs;
 pub(crate) mod segment;
 pub(crate) mod state;
 pub(crate) mod tail;

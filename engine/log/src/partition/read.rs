@@ -245,7 +245,9 @@ impl Partition {
         while position < end_bytes {
             // With the header behind the last batch: its offset tells whether that of the last one is right.
             let end = (position + len + BATCH_HEADER_BYTES as u64).min(end_bytes);
-            let bytes = segment.read(&self.shard.io, self.shard.direct, position, end).await?;
+            let (io, direct) = (&self.shard.io, self.shard.direct);
+            let take = |len| self.shard.read_bufs.take(len);
+            let bytes = segment.read_into(io, direct, position, end, take).await?;
             if let Some(last_offset) = hint.filter(|_| position == from_bytes)
                 && segment.header(position, &bytes, &mut { offsets })?.last_offset() != last_offset
             {

@@ -167,13 +167,24 @@ impl Segment {
         position_bytes: u64,
         end_bytes: u64,
     ) -> Result<Bytes, ReadError> {
+        self.read_into(io, direct, position_bytes, end_bytes, IoBuf::with_capacity).await
+    }
+
+    /// As [`read`](Self::read), into memory of so many bytes that `buf` gives.
+    pub(crate) async fn read_into(
+        &self,
+        io: &Io,
+        direct: bool,
+        position_bytes: u64,
+        end_bytes: u64,
+        buf: impl FnOnce(usize) -> IoBuf,
+    ) -> Result<Bytes, ReadError> {
         let file = self.file(io, direct).await.map_err(|error| io_error(&error))?;
         let alignment = highwater_io::IO_ALIGNMENT as u64;
         let start = position_bytes / alignment * alignment;
         let end = end_bytes.next_multiple_of(alignment);
         let len = usize::try_from(end - start).expect("reads are bounded by the request");
-        let buf =
-            file.read_at(IoBuf::with_capacity(len), start, len).await.map_err(|error| io_error(&error))?;
+        let buf = file.read_at(buf(len), start, len).await.map_err(|error| io_error(&error))?;
         let skip = usize::try_from(position_bytes - start).expect("less than a block");
         let wanted = usize::try_from(end_bytes - position_bytes).expect("reads are bounded by the request");
         let bytes = buf.freeze();
