@@ -82,7 +82,7 @@ impl Broker {
     /// [`BrokerError`], with nothing left running.
     pub fn start_with(config: impl Borrow<BrokerConfig>, signals: Signals) -> Result<Broker, BrokerError> {
         let config: &BrokerConfig = config.borrow();
-        let scratch = config.is_ephemeral.then(|| scratch_in(&config.data_dir)).transpose()?;
+        let scratch = config.is_ephemeral.then(|| scratch_in(&config.log_dirs[0])).transpose()?;
         let config = match &scratch {
             Some(dir) => &config.moved_to(dir.path())?,
             None => config,
@@ -95,9 +95,13 @@ impl Broker {
         let (states, mut handle) = prepare(config);
         let runtime = Runtime::start(&runtime_config, states, run_shard)?;
         match highwater_io::block_on(&mut handle.started) {
-            Some(Ok(started)) => {
-                Ok(Broker { runtime, handle, started, data_dir: config.data_dir.clone(), _scratch: scratch })
-            }
+            Some(Ok(started)) => Ok(Broker {
+                runtime,
+                handle,
+                started,
+                data_dir: config.metadata_log_dir.clone(),
+                _scratch: scratch,
+            }),
             Some(Err(error)) => {
                 // Says why by itself.
                 drop(runtime.join());
@@ -119,7 +123,7 @@ impl Broker {
         self.started.addr.to_string()
     }
 
-    /// Its data directory.
+    /// Its data directory; of several, the one with the metadata log.
     #[must_use]
     pub fn data_dir(&self) -> &Path {
         &self.data_dir

@@ -72,8 +72,10 @@ impl std::fmt::Display for HostPort {
 pub struct BrokerConfig {
     /// What was set, by name: the file and the command line.
     pub static_config: StaticConfig,
-    /// `log.dirs`.
-    pub data_dir: PathBuf,
+    /// `log.dirs`, or `log.dir`: at least one.
+    pub log_dirs: Vec<PathBuf>,
+    /// `metadata.log.dir`, or the first of the others. It may be none of them, and has no other partitions then.
+    pub metadata_log_dir: PathBuf,
     /// `listeners`.
     pub listener: HostPort,
     /// `advertised.listeners`.
@@ -100,7 +102,7 @@ pub struct BrokerConfig {
     pub fetch: FetchConfig,
     /// Storage of one shard.
     pub shard: ShardConfig,
-    /// Whether the broker makes a directory of its own in `data_dir` when it starts, and removes it when it is gone.
+    /// Whether the broker makes a directory of its own in `log.dirs` when it starts, and removes it when it is gone.
     pub(crate) is_ephemeral: bool,
 }
 
@@ -227,7 +229,8 @@ impl BrokerConfig {
     pub(crate) fn moved_to(&self, data_dir: &Path) -> Result<Self, ConfigError> {
         let mut moved = self.clone();
         moved.static_config.insert("log.dirs".to_owned(), data_dir.display().to_string());
-        moved.data_dir = parse_data_dir(&moved.static_config["log.dirs"])?;
+        moved.log_dirs = parse_log_dirs(&moved.static_config["log.dirs"])?;
+        moved.metadata_log_dir = data_dir.to_owned();
         moved.is_ephemeral = false;
         Ok(moved)
     }
@@ -254,6 +257,12 @@ impl BrokerConfig {
             config.def.validate(value).map_err(ConfigError::Invalid)?;
         }
         let read = Reader(&settings);
+        let log_dirs = parse_log_dirs(read.text("log.dirs").or(read.text("log.dir")).unwrap_or_default())?;
+        let metadata_log_dir = match read.text("metadata.log.dir").map(str::trim) {
+            None | Some("") => log_dirs[0].clone(),
+            Some(dir) => PathBuf::from(dir),
+        };
+        let num_dirs = log_dirs.len() + usize::from(!log_dirs.contains(&metadata_log_dir));
         let num_shards = match read.size("num.shards") {
             0 => default_shards(),
             shards => shards,
@@ -265,7 +274,8 @@ impl BrokerConfig {
             ConfigError::Invalid("listeners must name an address, as PLAINTEXT://host:port".to_owned())
         })?;
         Ok(BrokerConfig {
-            data_dir: parse_data_dir(read.text("log.dirs").unwrap_or_default())?,
+            log_dirs,
+            metadata_log_dir,
             listener,
             advertised: advertised.into_iter().next(),
             node_id: BrokerId(i32::try_from(read.number("node.id")).unwrap_or(i32::MAX)),
@@ -278,7 +288,7 @@ impl BrokerConfig {
             max_partitions: read.size("max.partitions"),
             network: network_config(&read, num_shards),
             fetch: fetch_config(&read, num_shards),
-            shard: shard_config(&read, num_shards),
+            shard: shard_config(&read, num_shards, num_dirs),
             is_ephemeral: false,
             static_config: settings,
         })
@@ -321,30 +331,32 @@ fn fetch_config(read: &Reader<'_>, num_shards: usize) -> FetchConfig {
     }
 }
 
-fn shard_config(read: &Reader<'_>, num_shards: usize) -> ShardConfig {
+/// Each shard has logs of its own in each directory, which share what is given to all of them.
+fn shard_config(read: &Reader<'_>, num_shards: usize, num_dirs: usize) -> ShardConfig {
+    let shares = num_shards * num_dirs;
     let journal_file_bytes = read.number("journal.file.bytes");
     ShardConfig {
         journal_file_bytes,
         journal_max_files: read.size("journal.max.files"),
         checkpoint_interval_bytes: 2 * journal_file_bytes,
-        hot_tail_bytes: read.size("hot.tail.bytes") / num_shards,
+        hot_tail_bytes: read.size("hot.tail.bytes") / shares,
         retention_check_interval: read.millis("log.retention.check.interval.ms"),
         producer_id_expiration: read.millis("producer.id.expiration.ms"),
         max_producers_per_partition: read.size("max.producers.per.partition"),
         cleaner_enabled: read.flag("log.cleaner.enable"),
         // Not without a pause.
         cleaner_backoff: read.millis("log.cleaner.backoff.ms").max(Duration::from_millis(1)),
-        cleaner_io_max_bytes_per_second: cleaner_rate(read, num_shards),
-        cleaner_dedupe_buffer_bytes: read.size("log.cleaner.dedupe.buffer.size") / num_shards,
+        cleaner_io_max_bytes_per_second: cleaner_rate(read, shares),
+        cleaner_dedupe_buffer_bytes: read.size("log.cleaner.dedupe.buffer.size") / shares,
         direct_io: read.flag("log.direct.io.enable"),
         ..ShardConfig::default()
     }
 }
 
-/// One shard's share of the rate; `None` where there is none to speak of.
-fn cleaner_rate(read: &Reader<'_>, num_shards: usize) -> Option<u64> {
+/// One share of the rate; `None` where there is none to speak of.
+fn cleaner_rate(read: &Reader<'_>, shares: usize) -> Option<u64> {
     let rate = read.text("log.cleaner.io.max.bytes.per.second")?.trim().parse::<f64>().ok()?;
-    let share = rate / num_shards as f64;
+    let share = rate / shares as f64;
     (share < u64::MAX as f64).then_some((share as u64).max(1))
 }
 
@@ -353,15 +365,9 @@ fn default_shards() -> usize {
     std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2))
 }
 
-fn parse_data_dir(value: &str) -> Result<PathBuf, ConfigError> {
-    let mut dirs = parse_list(value);
-    let first = dirs.next().ok_or(ConfigError::NoDataDir)?;
-    match dirs.next() {
-        None => Ok(PathBuf::from(first)),
-        Some(second) => Err(ConfigError::Invalid(format!(
-            "log.dirs names {first} and {second}; one data directory is supported"
-        ))),
-    }
+fn parse_log_dirs(value: &str) -> Result<Vec<PathBuf>, ConfigError> {
+    let dirs: Vec<PathBuf> = parse_list(value).map(PathBuf::from).collect();
+    if dirs.is_empty() { Err(ConfigError::NoDataDir) } else { Ok(dirs) }
 }
 
 fn parse_listeners(name: &str, value: &str) -> Result<Vec<HostPort>, ConfigError> {
@@ -555,16 +561,34 @@ mod tests {
             refusal(&[("num.partitions", "x")]),
             "Invalid value x for configuration num.partitions: Not a number of type INT"
         );
-        assert_eq!(
-            refusal(&[("log.dirs", "/a,/b")]),
-            "log.dirs names /a and /b; one data directory is supported"
-        );
         assert_eq!(refusal(&[("log.dirs", "")]), "no data directory: set log.dirs, or give --data-dir");
         assert_eq!(
             refusal(&[("listeners", "SSL://h:1")]),
             "listeners: the protocol SSL is not supported, only PLAINTEXT is"
         );
         assert_eq!(refusal(&[("listeners", "h")]), "listeners: h is not PLAINTEXT://host:port");
+    }
+
+    #[test]
+    fn log_directories_are_those_that_kafka_would_take() {
+        let dirs = |pairs: &[(&str, &str)]| {
+            let pairs = pairs.iter().map(|&(name, value)| (name.to_owned(), value.to_owned()));
+            let config = BrokerConfig::from_settings(pairs.collect()).expect("valid");
+            let text = |path: &Path| path.display().to_string();
+            let all: Vec<String> = config.log_dirs.iter().map(|dir| text(dir)).collect();
+            (all.join(" "), text(&config.metadata_log_dir))
+        };
+        let expected = |all: &str, metadata: &str| (all.to_owned(), metadata.to_owned());
+        assert_eq!(dirs(&[("log.dir", "/a")]), expected("/a", "/a"));
+        assert_eq!(dirs(&[("log.dir", "/c"), ("log.dirs", "/a, /b")]), expected("/a /b", "/a"));
+        assert_eq!(dirs(&[("log.dirs", "/a,/b"), ("metadata.log.dir", "/b")]), expected("/a /b", "/b"));
+        assert_eq!(dirs(&[("log.dirs", "/a"), ("metadata.log.dir", "/m")]), expected("/a", "/m"));
+        let config = BrokerConfig::from_settings(settings(&[
+            ("num.shards", "2"),
+            ("log.dirs", "/a,/b"),
+            ("hot.tail.bytes", "8388608"),
+        ]));
+        assert_eq!(config.expect("valid").shard.hot_tail_bytes, 2 << 20, "directories share memory, too");
     }
 
     #[test]

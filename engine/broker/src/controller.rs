@@ -21,6 +21,7 @@ use highwater_protocol::ErrorCode;
 
 use crate::concurrent;
 use crate::config::log_config;
+use crate::log_dirs::{NoneOnline, Place};
 use crate::metadata_log::{MetadataLog, MetadataLogError};
 use crate::partition::{PartitionConfig, ShardPartition};
 use crate::shard::Shard;
@@ -31,6 +32,9 @@ const PARTITIONS_AT_ONCE: usize = 32;
 /// A change that was decided and could not be made.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ChangeError {
+    /// No log directory can have its partitions.
+    #[error(transparent)]
+    Directories(#[from] NoneOnline),
     /// The metadata log refused it.
     #[error(transparent)]
     Log(#[from] MetadataLogError),
@@ -46,7 +50,7 @@ impl ChangeError {
             ChangeError::Log(MetadataLogError::Append(AppendError::TooLarge { .. })) => {
                 ErrorCode::POLICY_VIOLATION
             }
-            ChangeError::Log(_) => ErrorCode::KAFKA_STORAGE_ERROR,
+            ChangeError::Log(_) | ChangeError::Directories(_) => ErrorCode::KAFKA_STORAGE_ERROR,
             ChangeError::Apply(_) => ErrorCode::UNKNOWN_SERVER_ERROR,
         }
     }
@@ -73,10 +77,11 @@ impl Controller {
     ) -> Result<R, ChangeError> {
         let _turn = self.turn.acquire(1).await;
         let image = shard.image();
-        let (records, result) = decide(&image);
+        let (mut records, result) = decide(&image);
         if records.is_empty() {
             return Ok(result);
         }
+        shard.broker.log_dirs.assign(&image, &mut records)?;
         let mut changed = (*image).clone();
         for record in &records {
             changed.apply(record)?;
@@ -98,6 +103,7 @@ impl Controller {
         for outcome in outcomes.into_iter().flatten() {
             all_removed &= outcome == Applied::Completely;
         }
+        all_removed &= shard.broker.log_dirs.are_complete(&image);
         if all_removed && !image.removed_topics().is_empty() {
             let removed: Vec<TopicId> = image.removed_topics().iter().copied().collect();
             removed.iter().for_each(|id| image.forget_removed(id));
@@ -188,8 +194,11 @@ impl Shard {
     async fn open_partition(self: &Rc<Self>, id: TopicPartition, image: &MetadataImage) -> bool {
         let Some(topic) = image.topic_by_id(&id.topic_id) else { return true };
         let Some(state) = topic.partition(id.partition) else { return true };
+        // One whose directory is not online is made nowhere else.
+        let Place::Online(index) = self.broker.log_dirs.place_of(state) else { return true };
+        let Some(logs) = &self.logs[index] else { return true };
         let config = self.partition_config(image, &topic.name);
-        match self.logs.create_partition(id, &topic.name, config.log.clone()).await {
+        match logs.create_partition(id, &topic.name, config.log.clone()).await {
             Ok(log) => {
                 let partition = Rc::new(ShardPartition::new(log, state.leader_epoch, &config));
                 self.partitions.borrow_mut().insert(id, partition);
@@ -220,7 +229,10 @@ impl Shard {
             // Those who wait for its watermarks look again, and find it gone.
             partition.log.watermarks().update(|_| ());
         }
-        match self.logs.delete_partition(id).await {
+        let Some(logs) = self.logs.iter().flatten().find(|logs| logs.partition(id).is_some()) else {
+            return true;
+        };
+        match logs.delete_partition(id).await {
             Ok(()) => true,
             Err(error) => {
                 tracing::error!(partition = %id, %error, "partition is not removed from disk");

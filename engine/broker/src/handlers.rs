@@ -23,12 +23,13 @@ use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use highwater_cluster::{MetadataImage, Topic};
+use highwater_cluster::{MetadataImage, PartitionState, Topic};
 use highwater_io::Task;
 use highwater_model::{PartitionIndex, TopicPartition};
 use highwater_protocol::codec::{Encodable, StrBytes};
-use highwater_protocol::{ApiKey, ErrorCode, Request, RequestBody, RequestHeader, encode_response};
+use highwater_protocol::{ApiKey, ErrorCode, Request, RequestBody, RequestHeader, encode_response, messages};
 
+use crate::log_dirs::Place;
 use crate::memory::USUAL_BATCH_BYTES;
 use crate::reply::{Outcome, Reply};
 use crate::shard::Shard;
@@ -165,6 +166,30 @@ fn message(error: &impl ToString) -> StrBytes {
         text.push('…');
     }
     text.into()
+}
+
+/// Who leads a partition, as clients are told.
+struct Leader {
+    id: messages::BrokerId,
+    error: ErrorCode,
+    offline_replicas: Vec<messages::BrokerId>,
+}
+
+impl Leader {
+    /// Where the log directory failed, the broker still leads: it has what is intact. Where it is not there, nobody does.
+    fn of(shard: &Shard, state: &PartitionState) -> Self {
+        let ours = messages::BrokerId(shard.broker.config.node_id.0);
+        let id = messages::BrokerId(state.leader.0);
+        match shard.broker.log_dirs.place_of(state) {
+            Place::Online(_) => Leader { id, error: ErrorCode::NONE, offline_replicas: Vec::new() },
+            Place::Failed => Leader { id, error: ErrorCode::NONE, offline_replicas: vec![ours] },
+            Place::Absent => Leader {
+                id: messages::BrokerId(-1),
+                error: ErrorCode::LEADER_NOT_AVAILABLE,
+                offline_replicas: vec![ours],
+            },
+        }
+    }
 }
 
 /// A topic and one of its partitions, as an image has them.

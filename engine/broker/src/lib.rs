@@ -15,6 +15,7 @@
 //! | `memory`, `limits` | what is admitted before it is taken |
 //! | `handlers` | what requests mean, one module an API family |
 //! | `fetch`, `partition` | reading within limits, sessions, waiting; the order of appends |
+//! | `open_dirs`, `log_dirs` | several log directories: opened each by itself, which of them serve |
 //! | `controller`, `metadata_log` | changes of metadata: decided, durable, spread |
 //!
 //! Invariants: a partition belongs to one shard, and a request takes at most one hop to it; replies leave in the order of
@@ -34,9 +35,11 @@ mod frame;
 mod handlers;
 mod limits;
 mod listener;
+mod log_dirs;
 mod memory;
 mod metadata_log;
 mod node;
+mod open_dirs;
 mod pace;
 mod partition;
 mod producer_ids;

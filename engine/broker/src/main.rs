@@ -85,9 +85,10 @@ The log goes to stderr; RUST_LOG chooses what is in it (error, warn, info, debug
 
 #[derive(Debug, Args)]
 struct Serve {
-    /// Directory that holds the data (log.dirs). Created if it does not exist.
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
+    /// Directory that holds the data (log.dirs). Created if it does not exist. Can be given several times, or as a list with
+    /// commas: if one fails, the others are served on. The first has the metadata log, unless metadata.log.dir says otherwise.
+    #[arg(long, value_name = "DIR", value_delimiter = ',')]
+    data_dir: Vec<PathBuf>,
     /// Address to listen on (listeners). Port 0 takes a free one, which the log tells. [default: 127.0.0.1:9092]
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<String>,
@@ -200,10 +201,13 @@ fn settings_of(serve: &Serve) -> Result<StaticConfig> {
         Some(path) => read_properties(path)?,
         None => StaticConfig::new(),
     };
-    if let Some(data_dir) = &serve.data_dir {
-        let data_dir = std::path::absolute(data_dir).context("--data-dir")?;
-        let data_dir = data_dir.to_str().context("--data-dir must be UTF-8")?;
-        settings.insert("log.dirs".to_owned(), data_dir.to_owned());
+    if !serve.data_dir.is_empty() {
+        let mut dirs = Vec::new();
+        for dir in &serve.data_dir {
+            let dir = std::path::absolute(dir).context("--data-dir")?;
+            dirs.push(dir.to_str().context("--data-dir must be UTF-8")?.to_owned());
+        }
+        settings.insert("log.dirs".to_owned(), dirs.join(","));
     }
     if let Some(listen) = &serve.listen {
         let address = parse_host_port(listen)

@@ -4,8 +4,8 @@
 //!   first shard                                       the others
 //!   ───────────────────────────────────────────────────────────────────────────
 //!   listen, so that a taken port is found first
-//!   open, lock and recover the data directory
-//!   start its logs, replay the metadata log
+//!   open, lock and recover the data directories ([`crate::open_dirs`])
+//!   start the logs of the one with the metadata log, replay it
 //!   register, raise leader epochs: durable
 //!   send out seeds and the image ───────────────────► start logs, open partitions, listen
 //!   open its own partitions                    ◄───── ready
@@ -13,7 +13,7 @@
 //!
 //!   asked to stop: nobody accepts, accepted requests are answered
 //!   every shard closes its logs                ◄────► close
-//!   mark the directory clean                          end
+//!   mark the directories clean                        end
 //! ```
 //!
 //! A broker that cannot start says why in one sentence, and leaves the directory as it was or recovered.
@@ -21,28 +21,29 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use highwater_cluster::config::effective::ConfigView;
 use highwater_cluster::{Broker, METADATA_PARTITION, MetadataImage, Record, lifecycle};
 use highwater_io::mailbox::{self, Reply, ReplySender};
 use highwater_io::net::TcpListener;
 use highwater_io::{FileOp, Io, MonoTime, TimedOut};
-use highwater_log::{DataDir, FoundPartition, OpenError, OpenOptions, RecoveryReport, ShardLogs, ShardSeed};
-use highwater_model::{NO_PARTITION_LEADER_EPOCH, ProducerId, Timestamp, TopicPartition};
+use highwater_log::{DataDir, OpenError, RecoveryReport, ShardLogs, ShardSeed, StorageFailure};
+use highwater_model::Timestamp;
 
-use crate::config::{BrokerConfig, ConfigError, HostPort, log_config};
+use crate::concurrent;
+use crate::config::{BrokerConfig, ConfigError, HostPort};
 use crate::controller::Controller;
 use crate::counters::{Metrics, ShardCounters};
 use crate::limits::ConnectionLimits;
 use crate::listener;
 use crate::metadata_log::{MetadataLog, MetadataLogError};
-use crate::shard::{BrokerContext, CONTROLLER_SHARD, Message, Shard, ShardParts, shard_of};
+use crate::open_dirs::{Leftovers, OpenDirs};
+use crate::shard::{BrokerContext, CONTROLLER_SHARD, Message, Shard, ShardParts};
 
 /// Why a broker does not start, or did not stop as it should. Displays as a sentence.
 #[derive(Debug, thiserror::Error)]
@@ -133,7 +134,8 @@ enum Role {
 /// What the first shard gives another one.
 struct StartShard {
     broker: Arc<BrokerContext>,
-    seed: ShardSeed,
+    /// By log directory; `None` for one that is not there.
+    seeds: Vec<Option<ShardSeed>>,
     image: Arc<MetadataImage>,
     address: SocketAddr,
     ready: ReplySender<Result<(), String>>,
@@ -228,7 +230,7 @@ pub async fn run_shard(io: Io, state: ShardState) {
         Role::First { others, report, stopped } => {
             let first = FirstShard { io, config, counters, peers };
             if let Some(running) = run_first(first, mailbox, others, report).await {
-                stopped.send(stop(&running.shard, running.data_dir).await);
+                stopped.send(stop(&running.shard, running.data_dirs).await);
             }
         }
         Role::Other(start) => run_other(io, index, peers, mailbox, start).await,
@@ -245,7 +247,8 @@ struct FirstShard {
 /// A started first shard, and what it must keep.
 struct Running {
     shard: Rc<Shard>,
-    data_dir: DataDir,
+    /// Those that are open, with their indexes.
+    data_dirs: Vec<(usize, DataDir)>,
 }
 
 /// Starts the broker, says how that went, and returns what runs when it is asked to stop.
@@ -278,31 +281,43 @@ async fn start_first(
     let listener = listen_first(io, config).await?;
     let address = listener.local_addr();
     let advertised = advertised(config, address)?;
-    let (mut data_dir, recovery) = open_data_dir(io, config).await?;
-    log_recovery(config, &recovery);
-    warn_of_memory(io, config).await;
-    let found = Leftovers::of(&data_dir);
-    let mut seeds = split(&mut data_dir, config).await?.into_iter();
-    let seed = seeds.next().ok_or(BrokerError::Ended)?;
-    let data_dir_error = |error: OpenError| data_dir_error(config, &error);
-    let logs = ShardLogs::start(io, seed).await.map_err(data_dir_error)?;
-    let (metadata_log, image) = load_metadata(io, config, &logs, &advertised, &found).await?;
+    let mut dirs = OpenDirs::open(io, config).await?;
+    let mut recovery = RecoveryReport { was_clean: true, ..RecoveryReport::default() };
+    for (path, report) in std::mem::take(&mut dirs.reports) {
+        log_recovery(&path, &report);
+        warn_of_memory(io, &path).await;
+        recovery.add(report);
+    }
+    let found = dirs.leftovers();
+    let mut main_seeds = dirs.split_main(config).await?.into_iter();
+    let seed = main_seeds.next().ok_or(BrokerError::Ended)?;
+    let main_failed = |error: OpenError| data_dir_error(config, &config.metadata_log_dir, &error);
+    let main_logs = ShardLogs::start(io, seed).await.map_err(main_failed)?;
+    let mut seeds = Seeds::new(others.len());
+    let Metadata { log: metadata_log, image } =
+        load_metadata(io, config, &main_logs, &advertised, &mut dirs, &mut seeds, &found).await?;
     let image = Arc::new(image);
+    let cluster_id = dirs.cluster_id();
+    let (log_dirs, data_dirs) = dirs.finish(config, &image);
+    seeds.set_main(log_dirs.metadata(), main_seeds);
     let broker = Arc::new(BrokerContext {
-        cluster_id: data_dir.cluster_id().to_owned(),
+        cluster_id,
         advertised,
         limits: ConnectionLimits::new(config.network.max_connections, config.network.max_connections_per_ip),
         counters: Arc::clone(counters),
         config: config.clone(),
+        log_dirs,
     });
     let mut waiting = Vec::with_capacity(others.len());
-    for (other, seed) in others.iter().zip(seeds) {
+    for (other, seeds) in others.iter().zip(seeds.of_others) {
         let (ready, reply) = mailbox::oneshot();
         let (broker, image) = (Arc::clone(&broker), Arc::clone(&image));
-        let start = StartShard { broker, seed, image, address, ready };
+        let start = StartShard { broker, seeds, image, address, ready };
         drop(other.send(start).await);
         waiting.push(reply);
     }
+    let mut logs = start_logs(io, &broker, seeds.of_first).await?;
+    logs[broker.log_dirs.metadata()] = Some(main_logs);
     let controller = Some(Controller::new(metadata_log));
     let parts = ShardParts {
         io: io.clone(),
@@ -326,7 +341,7 @@ async fn start_first(
         start_duration: io.now() - begin,
     };
     log_ready(&shard, &started);
-    Ok((Running { shard, data_dir }, started))
+    Ok((Running { shard, data_dirs }, started))
 }
 
 async fn listen_first(io: &Io, config: &BrokerConfig) -> Result<TcpListener, BrokerError> {
@@ -353,23 +368,63 @@ fn advertised(config: &BrokerConfig, address: SocketAddr) -> Result<HostPort, Br
     }
 }
 
-async fn open_data_dir(io: &Io, config: &BrokerConfig) -> Result<(DataDir, RecoveryReport), BrokerError> {
-    let image = MetadataImage::default();
-    let view = ConfigView { image: &image, static_config: &config.static_config, broker_id: config.node_id };
-    let options = OpenOptions {
-        shard: config.shard.clone(),
-        cluster_id: None,
-        node_id: config.node_id,
-        default_log: log_config(&view, None),
-    };
-    DataDir::open(io, &config.data_dir, options).await.map_err(|error| data_dir_error(config, &error))
+pub(crate) fn data_dir_error(config: &BrokerConfig, path: &Path, error: &OpenError) -> BrokerError {
+    BrokerError::DataDir { path: path.to_owned(), reason: format!("{error}{}", advice(config, error)) }
 }
 
-fn data_dir_error(config: &BrokerConfig, error: &OpenError) -> BrokerError {
-    BrokerError::DataDir {
-        path: config.data_dir.clone(),
-        reason: format!("{error}{}", advice(config, error)),
+/// What each shard is started with: by shard, then by log directory.
+struct Seeds {
+    of_first: Vec<Option<ShardSeed>>,
+    of_others: Vec<Vec<Option<ShardSeed>>>,
+}
+
+impl Seeds {
+    fn new(other_shards: usize) -> Self {
+        Seeds { of_first: Vec::new(), of_others: (0..other_shards).map(|_| Vec::new()).collect() }
     }
+
+    /// Adds the next log directory: a seed for each shard, or nothing.
+    fn add(&mut self, of_dir: Option<Vec<ShardSeed>>) {
+        let mut of_shards = of_dir.into_iter().flatten();
+        self.of_first.push(of_shards.next());
+        self.of_others.iter_mut().for_each(|seeds| seeds.push(of_shards.next()));
+    }
+
+    /// Those of the directory with the metadata log, of which the first shard has its own already.
+    fn set_main(&mut self, metadata: usize, mut of_shards: impl Iterator<Item = ShardSeed>) {
+        self.of_others.iter_mut().for_each(|seeds| seeds[metadata] = of_shards.next());
+    }
+}
+
+/// Starts a shard's logs in every directory. One that fails now, and has no metadata log, is offline.
+async fn start_logs(
+    io: &Io,
+    broker: &BrokerContext,
+    seeds: Vec<Option<ShardSeed>>,
+) -> Result<Vec<Option<ShardLogs>>, BrokerError> {
+    let mut all = Vec::with_capacity(seeds.len());
+    for (index, seed) in seeds.into_iter().enumerate() {
+        let started = match seed {
+            Some(seed) => Some(ShardLogs::start(io, seed).await),
+            None => None,
+        };
+        all.push(match started {
+            Some(Ok(logs)) => Some(logs),
+            None => None,
+            Some(Err(error)) => {
+                let path = &broker.log_dirs.all()[index].path;
+                let error = data_dir_error(&broker.config, path, &error);
+                if index == broker.log_dirs.metadata() {
+                    return Err(error);
+                }
+                if broker.log_dirs.fail(index, &error.to_string()) {
+                    tracing::error!("{error}: its partitions are not served until the next start");
+                }
+                None
+            }
+        });
+    }
+    Ok(all)
 }
 
 /// What to do about a failure of the file system, where that is known.
@@ -402,32 +457,10 @@ fn make_room(config: &BrokerConfig) -> String {
     )
 }
 
-async fn split(data_dir: &mut DataDir, config: &BrokerConfig) -> Result<Vec<ShardSeed>, BrokerError> {
-    let shards = config.num_shards;
-    let assign = move |id: &TopicPartition, _: &str| shard_of(id, shards);
-    data_dir.split(shards, assign).await.map_err(|error| data_dir_error(config, &error))
-}
-
-/// What is on the medium before the metadata says what should be.
-struct Leftovers {
-    partitions: Vec<lifecycle::Found>,
-    next_producer_id: ProducerId,
-}
-
-impl Leftovers {
-    fn of(data_dir: &DataDir) -> Self {
-        let partitions = data_dir.partitions().filter(|partition| partition.id != METADATA_PARTITION);
-        let found = |partition: FoundPartition<'_>| lifecycle::Found {
-            id: partition.id,
-            topic_name: partition.topic_name.to_owned(),
-            latest_epoch: partition.latest_epoch.unwrap_or(NO_PARTITION_LEADER_EPOCH),
-        };
-        let max_producer_id = data_dir.partitions().filter_map(|partition| partition.max_producer_id).max();
-        Leftovers {
-            partitions: partitions.map(found).collect(),
-            next_producer_id: max_producer_id.map_or(ProducerId(0), |id| ProducerId(id.0.saturating_add(1))),
-        }
-    }
+/// The metadata log, and what it says.
+struct Metadata {
+    log: MetadataLog,
+    image: MetadataImage,
 }
 
 /// Replays the metadata log, and makes this start part of it.
@@ -436,19 +469,29 @@ async fn load_metadata(
     config: &BrokerConfig,
     logs: &ShardLogs,
     advertised: &HostPort,
+    dirs: &mut OpenDirs,
+    seeds: &mut Seeds,
     found: &Leftovers,
-) -> Result<(MetadataLog, MetadataImage), BrokerError> {
+) -> Result<Metadata, BrokerError> {
     let failed = |error: MetadataLogError| {
         let advice = if error.is_out_of_space() { make_room(config) } else { String::new() };
         BrokerError::Metadata(format!("{error}{advice}"))
     };
     let log = MetadataLog::open(logs).await.map_err(failed)?;
     let mut image = log.replay().await.map_err(failed)?;
+    dirs.compare(config, &image, found)?;
+    if log.record_count() == 0
+        && let Some(error) = dirs.first_offline()
+    {
+        return Err(error);
+    }
+    dirs.split_others(config).await?.into_iter().for_each(|of_dir| seeds.add(of_dir));
     let broker = Broker {
         incarnation_id: io.random_uuid(),
         host: advertised.host.clone(),
         port: advertised.port,
         rack: None,
+        log_dirs: dirs.to_register(config, &image),
     };
     let mut records: Vec<Record> = Vec::new();
     if log.record_count() == 0 {
@@ -463,11 +506,14 @@ async fn load_metadata(
     records.extend(lifecycle::start(config.node_id, broker));
     let misfit = |error: highwater_cluster::image::ApplyError| BrokerError::Metadata(error.to_string());
     records.iter().try_for_each(|record| image.apply(record)).map_err(misfit)?;
+    let moved = dirs.moved(config, &image, found);
+    moved.iter().try_for_each(|record| image.apply(record)).map_err(misfit)?;
+    records.extend(moved);
     let overtaken = lifecycle::overtake(&image, &found.partitions);
     overtaken.iter().try_for_each(|record| image.apply(record)).map_err(misfit)?;
     records.extend(overtaken);
     note_start(io, log.append(&records, Timestamp(io.wall_time().as_millis()))).await.map_err(failed)?;
-    Ok((log, image))
+    Ok(Metadata { log, image })
 }
 
 /// Waits for the start's records to be durable, and tells while they find no room.
@@ -496,10 +542,9 @@ async fn run_other(
     mut start: mailbox::Receiver<StartShard>,
 ) {
     // The first shard did not come that far.
-    let Some(StartShard { broker, seed, image, address, ready }) = start.recv().await else { return };
+    let Some(StartShard { broker, seeds, image, address, ready }) = start.recv().await else { return };
     let backlog = broker.config.network.backlog;
-    let logs = ShardLogs::start(&io, seed).await;
-    let logs = logs.map_err(|error| format!("{error}{}", advice(&broker.config, &error)));
+    let logs = start_logs(&io, &broker, seeds).await.map_err(|error| error.to_string());
     let listener = listener::listen(&io, address, backlog).await.map_err(|error| error.to_string());
     let (logs, listener) = match (logs, listener) {
         (Ok(logs), Ok(listener)) => (logs, listener),
@@ -524,19 +569,24 @@ async fn begin_shard(
     shard.open_partitions(owned, &image).await;
     remove_leftovers(&shard, &image).await;
     shard.io.spawn(Rc::clone(&shard).serve_mailbox(mailbox)).detach();
+    shard.watch_log_dirs();
     shard.io.spawn(listener::accept(Rc::clone(&shard), listener)).detach();
     shard
 }
 
 /// Removes what is left on disk of topics that were deleted; what no metadata knows is only reported.
 async fn remove_leftovers(shard: &Rc<Shard>, image: &MetadataImage) {
-    for partition in shard.logs.partitions() {
+    let partitions = shard.logs.iter().flatten().flat_map(|logs| {
+        let partitions = logs.partitions().into_iter();
+        partitions.map(move |partition| (logs, partition))
+    });
+    for (logs, partition) in partitions {
         let id = partition.id();
         if id == METADATA_PARTITION || image.partition(&id).is_some() {
             continue;
         }
         if image.removed_topics().contains(&id.topic_id) {
-            if let Err(error) = shard.logs.delete_partition(&id).await {
+            if let Err(error) = logs.delete_partition(&id).await {
                 tracing::error!(partition = %id, %error, "a deleted partition is not removed from disk");
             }
         } else {
@@ -548,37 +598,69 @@ async fn remove_leftovers(shard: &Rc<Shard>, image: &MetadataImage) {
 
 /// Everybody accepts connections.
 async fn go(shard: &Rc<Shard>) {
+    // What did not start on one shard is served by none.
+    for (index, dir) in shard.broker.log_dirs.all().iter().enumerate() {
+        if let Some(cause) = dir.failure.get() {
+            shard.fail_log_dir(index, StorageFailure { cause: cause.as_str().into() }).await;
+        }
+    }
     shard.on_all(|shard| async move { shard.accepting.set(true) }).await;
     if let Some(controller) = &shard.controller {
         controller.snapshot_if_due(shard).await;
     }
 }
 
-async fn stop(shard: &Rc<Shard>, data_dir: DataDir) -> Result<(), BrokerError> {
+async fn stop(shard: &Rc<Shard>, data_dirs: Vec<(usize, DataDir)>) -> Result<(), BrokerError> {
     let begin = shard.io.now();
     tracing::info!("stopping: accepted requests are answered");
     shard.on_all(|shard| async move { drain(&shard).await }).await;
-    let closed = shard
-        .on_all(|shard| async move { shard.logs.close().await.map_err(|error| error.to_string()) })
-        .await;
+    let closed = shard.on_all(|shard| async move { close_logs(&shard).await }).await;
     let mut failure = None;
-    for (index, closed) in closed.into_iter().enumerate() {
-        if let Err(error) = closed.unwrap_or_else(|| Err("it ended".to_owned())) {
-            tracing::error!(shard = index, %error, "the logs are not closed cleanly");
+    for (index, data_dir) in data_dirs {
+        if let Err(error) = finish_dir(&closed, index, data_dir).await {
             failure.get_or_insert(error);
         }
     }
     if failure.is_none() {
-        match data_dir.mark_clean().await {
-            Ok(()) => log_stopped(begin, shard.io.now()),
-            Err(error) => {
-                tracing::error!(%error, "the data directory is not marked clean");
-                failure = Some(error.to_string());
-            }
-        }
+        log_stopped(begin, shard.io.now());
     }
     shard.on_all(|shard| async move { shard.ended.set(true) }).await;
     failure.map_or(Ok(()), |reason| Err(BrokerError::NotClean(reason)))
+}
+
+/// Closes a shard's logs in every directory: what came of it, by directory. One that failed keeps none of the others from
+/// being closed cleanly.
+async fn close_logs(shard: &Shard) -> Vec<Result<(), String>> {
+    let closing = shard.logs.iter().map(|logs| {
+        let logs = logs.clone();
+        async move {
+            let logs = logs.ok_or_else(|| "it is offline".to_owned())?;
+            logs.close().await.map_err(|error| error.to_string())
+        }
+    });
+    concurrent::all(&shard.io, shard.logs.len().max(1), closing).await
+}
+
+/// Marks a directory as clean if every shard has closed its logs there.
+async fn finish_dir(
+    closed: &[Option<Vec<Result<(), String>>>],
+    index: usize,
+    data_dir: DataDir,
+) -> Result<(), String> {
+    let path = data_dir.path().display().to_string();
+    let mut failure = None;
+    for (shard, closed) in closed.iter().enumerate() {
+        let ended = || Err("it ended".to_owned());
+        if let Err(error) = closed.as_ref().map_or_else(ended, |of_dirs| of_dirs[index].clone()) {
+            tracing::error!(shard, log_dir = path, %error, "the logs are not closed cleanly");
+            failure.get_or_insert(error);
+        }
+    }
+    failure.map_or(Ok(()), Err)?;
+    data_dir.mark_clean().await.map_err(|error| {
+        tracing::error!(log_dir = path, %error, "the data directory is not marked clean");
+        error.to_string()
+    })
 }
 
 /// Stops accepting, and waits until every accepted request is answered.
@@ -592,16 +674,16 @@ async fn drain(shard: &Rc<Shard>) {
 }
 
 /// A file system in memory answers a flush at once, and has nothing after a power cut.
-async fn warn_of_memory(io: &Io, config: &BrokerConfig) {
-    let space = io.fs().space(&config.data_dir).await;
+async fn warn_of_memory(io: &Io, path: &Path) {
+    let space = io.fs().space(path).await;
     if space.is_ok_and(|space| space.is_in_memory) {
-        let path = config.data_dir.display();
+        let path = path.display();
         tracing::warn!(data_dir = %path, "data directory is in memory (tmpfs): an ack outlives the process, not the machine");
     }
 }
 
-fn log_recovery(config: &BrokerConfig, report: &RecoveryReport) {
-    let path = config.data_dir.display();
+fn log_recovery(path: &Path, report: &RecoveryReport) {
+    let path = path.display();
     if report.was_kafka {
         tracing::info!(data_dir = %path, "data directory came from Apache Kafka, and is ours from now on");
     }
@@ -665,7 +747,7 @@ mod tests {
             let path = PathBuf::from("/data/journal/j/shard-0/journal-0");
             let source = io::Error::from_raw_os_error(errno);
             let error = OpenError::File(FileError { op, path, position_bytes: Some(0), source });
-            data_dir_error(&config, &error).to_string()
+            data_dir_error(&config, Path::new("/data"), &error).to_string()
         };
         let says = |errno| says_after(FileOp::Allocate, errno);
         let full = says(28);

@@ -13,12 +13,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use highwater_cluster::config::effective::ConfigView;
-use highwater_cluster::{METADATA_PARTITION, MetadataImage};
+use highwater_cluster::{METADATA_PARTITION, MetadataImage, PartitionState};
 use highwater_io::Io;
 use highwater_io::mailbox::{self, Reply};
 use highwater_io::sync::{Semaphore, Watch};
-use highwater_log::ShardLogs;
+use highwater_log::{ShardLogs, StorageFailure};
 use highwater_model::TopicPartition;
+use highwater_protocol::ErrorCode;
 
 use crate::config::{BrokerConfig, HostPort};
 use crate::controller::Controller;
@@ -27,6 +28,7 @@ use crate::fetch::session::FetchSessions;
 use crate::frame::FramePools;
 use crate::handlers::ADMIN_AT_ONCE;
 use crate::limits::ConnectionLimits;
+use crate::log_dirs::{LogDirs, Place};
 use crate::memory::{RequestBudget, ResponseBudget};
 use crate::partition::ShardPartition;
 use crate::producer_ids::ProducerIds;
@@ -44,6 +46,7 @@ pub(crate) struct BrokerContext {
     pub(crate) advertised: HostPort,
     pub(crate) limits: Arc<ConnectionLimits>,
     pub(crate) counters: Arc<[ShardCounters]>,
+    pub(crate) log_dirs: LogDirs,
 }
 
 /// A shard's state. One reference a task.
@@ -51,7 +54,8 @@ pub(crate) struct Shard {
     pub(crate) io: Io,
     pub(crate) index: usize,
     pub(crate) broker: Arc<BrokerContext>,
-    pub(crate) logs: ShardLogs,
+    /// Its logs in each log directory, by index; `None` where the directory is not there.
+    pub(crate) logs: Vec<Option<ShardLogs>>,
     pub(crate) partitions: RefCell<BTreeMap<TopicPartition, Rc<ShardPartition>>>,
     pub(crate) metadata: Watch<Arc<MetadataImage>>,
     pub(crate) request_budget: RequestBudget,
@@ -97,7 +101,7 @@ pub(crate) struct ShardParts {
     pub(crate) io: Io,
     pub(crate) index: usize,
     pub(crate) broker: Arc<BrokerContext>,
-    pub(crate) logs: ShardLogs,
+    pub(crate) logs: Vec<Option<ShardLogs>>,
     pub(crate) image: Arc<MetadataImage>,
     pub(crate) controller: Option<Controller>,
     pub(crate) peers: Vec<mailbox::Sender<Message>>,
@@ -158,6 +162,55 @@ impl Shard {
     /// A partition that this shard has.
     pub(crate) fn partition(&self, id: &TopicPartition) -> Option<Rc<ShardPartition>> {
         self.partitions.borrow().get(id).map(Rc::clone)
+    }
+
+    /// Why this shard does not have a partition that a client asks for, and that the metadata give to it.
+    pub(crate) fn why_missing(&self, id: &TopicPartition) -> ErrorCode {
+        let image = self.image();
+        match image.partition(id).map(|state| self.broker.log_dirs.place_of(state)) {
+            Some(Place::Failed | Place::Absent) => ErrorCode::KAFKA_STORAGE_ERROR,
+            Some(Place::Online(_)) | None => ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+        }
+    }
+
+    /// Takes a log directory offline, on every shard, as soon as one of them meets a failure of it (rule 7).
+    pub(crate) fn watch_log_dirs(self: &Rc<Self>) {
+        for (index, logs) in self.logs.iter().enumerate() {
+            let Some(logs) = logs.clone() else { continue };
+            let shard = Rc::clone(self);
+            self.io
+                .spawn(async move {
+                    let failure = logs.failed().await;
+                    if shard.note_failed_dir(index, &failure) {
+                        shard.fail_log_dir(index, failure).await;
+                    }
+                })
+                .detach();
+        }
+    }
+
+    /// Notes that a log directory failed, and tells it; whether that is news.
+    pub(crate) fn note_failed_dir(&self, index: usize, failure: &StorageFailure) -> bool {
+        let dirs = &self.broker.log_dirs;
+        let image = self.image();
+        let is_there = |state: &PartitionState| dirs.place_of(state) == Place::Online(index);
+        let partitions =
+            image.topics().flat_map(|topic| &topic.partitions).filter(|state| is_there(state)).count();
+        let is_news = dirs.fail(index, &failure.cause);
+        if is_news {
+            dirs.tell_failure(index, partitions);
+        }
+        is_news
+    }
+
+    /// Nothing more completes in a log directory, on any shard.
+    pub(crate) async fn fail_log_dir(self: &Rc<Self>, index: usize, failure: StorageFailure) {
+        self.on_all(move |shard| async move {
+            if let Some(logs) = &shard.logs[index] {
+                logs.fail(failure);
+            }
+        })
+        .await;
     }
 
     /// Whether the broker is stopping.

@@ -6,7 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use highwater_model::{BrokerId, LeaderEpoch, PartitionIndex, ProducerId, TopicId, TopicPartition};
+use highwater_model::{
+    BrokerId, DirectoryId, LeaderEpoch, PartitionIndex, ProducerId, TopicId, TopicPartition,
+};
 
 use crate::record::Record;
 
@@ -35,6 +37,17 @@ pub struct Broker {
     pub port: u16,
     /// Its rack.
     pub rack: Option<String>,
+    /// Its log directories, where it has or had several.
+    pub log_dirs: Vec<LogDir>,
+}
+
+/// A log directory of a broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogDir {
+    /// What its `meta.properties` says that it is.
+    pub id: DirectoryId,
+    /// Where it was last.
+    pub path: String,
 }
 
 /// Who has a partition, and who leads it.
@@ -50,6 +63,30 @@ pub struct PartitionState {
     pub leader_epoch: LeaderEpoch,
     /// Raised with each change of this state.
     pub partition_epoch: i32,
+    /// The log directory of each replica, in their order (KIP-858). Empty if nobody has assigned any: each replica is then
+    /// in the directory that has its broker's metadata log, which was the only one.
+    pub directories: Vec<DirectoryId>,
+}
+
+impl PartitionState {
+    /// The log directory of a replica, if one is assigned.
+    #[must_use]
+    pub fn directory_of(&self, broker_id: BrokerId) -> Option<DirectoryId> {
+        let place = self.replicas.iter().position(|replica| *replica == broker_id)?;
+        self.directories.get(place).copied().filter(|id| *id != DirectoryId::UNASSIGNED)
+    }
+
+    /// The same with a replica in this log directory.
+    #[must_use]
+    pub fn with_directory(mut self, broker_id: BrokerId, directory: DirectoryId) -> Self {
+        self.directories.resize(self.replicas.len(), DirectoryId::UNASSIGNED);
+        for (replica, assigned) in self.replicas.iter().zip(&mut self.directories) {
+            if *replica == broker_id {
+                *assigned = directory;
+            }
+        }
+        self
+    }
 }
 
 /// A topic.
@@ -382,6 +419,7 @@ mod tests {
             leader: BrokerId(leader),
             leader_epoch: LeaderEpoch(epoch),
             partition_epoch: 0,
+            directories: Vec::new(),
         }
     }
 
@@ -430,7 +468,13 @@ mod tests {
         let before = example();
         let mut replayed = image(&[Record::RegisterBroker {
             broker_id: BrokerId(9),
-            broker: Broker { incarnation_id: TOPIC.0, host: "h".to_owned(), port: 1, rack: None },
+            broker: Broker {
+                incarnation_id: TOPIC.0,
+                host: "h".to_owned(),
+                port: 1,
+                rack: None,
+                log_dirs: Vec::new(),
+            },
         }]);
         for record in before.snapshot() {
             replayed.apply(&record).expect("fits");

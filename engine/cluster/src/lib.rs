@@ -17,6 +17,7 @@
 
 pub mod alter_configs;
 pub mod config;
+pub mod directories;
 mod error;
 pub mod image;
 pub mod lifecycle;
@@ -24,7 +25,7 @@ pub mod record;
 pub mod topics;
 
 pub use error::MetadataError;
-pub use image::{Broker, ConfigResource, MetadataImage, PartitionState, Topic};
+pub use image::{Broker, ConfigResource, LogDir, MetadataImage, PartitionState, Topic};
 pub use record::Record;
 
 use highwater_model::{PartitionIndex, TopicId, TopicPartition};

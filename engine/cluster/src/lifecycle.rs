@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use highwater_model::{BrokerId, LeaderEpoch, ProducerId, TopicId, TopicPartition};
+use highwater_model::{BrokerId, DirectoryId, LeaderEpoch, ProducerId, TopicId, TopicPartition};
 
 use crate::error::MetadataError;
 use crate::image::{Broker, ConfigResource, MetadataImage, PartitionState};
@@ -25,6 +25,8 @@ pub struct Found {
     pub topic_name: String,
     /// Epoch of the last append; −1 for none.
     pub latest_epoch: LeaderEpoch,
+    /// The log directory that has it, where that must be told from others.
+    pub directory: Option<DirectoryId>,
 }
 
 /// What becomes of partitions that were found.
@@ -73,6 +75,7 @@ pub fn adopt(found: &[Found], broker_id: BrokerId, next_producer_id: ProducerId)
                 leader: broker_id,
                 leader_epoch: partition.latest_epoch.max(LeaderEpoch(0)),
                 partition_epoch: 0,
+                directories: partition.directory.into_iter().collect(),
             },
         }));
     }
@@ -129,7 +132,9 @@ mod tests {
     #[test]
     fn epochs_on_the_medium_are_overtaken() {
         let id = TopicPartition { topic_id: TopicId::from_bytes([1; 16]), partition: 0.into() };
-        let found = |epoch: i32| [Found { id, topic_name: "t".to_owned(), latest_epoch: epoch.into() }];
+        let found = |epoch: i32| {
+            [Found { id, topic_name: "t".to_owned(), latest_epoch: epoch.into(), directory: None }]
+        };
         let mut image = MetadataImage::default();
         assert_eq!(overtake(&image, &found(9)), [], "nobody knows the topic");
         let adopted = adopt(&found(7), BrokerId(1), ProducerId(0));
@@ -158,6 +163,7 @@ mod tests {
             id: TopicPartition { topic_id: TopicId::from_bytes([topic; 16]), partition: partition.into() },
             topic_name: name.to_owned(),
             latest_epoch: epoch.into(),
+            directory: None,
         };
         let partitions = [
             found(1, "whole", 1, 7),
@@ -184,7 +190,7 @@ mod tests {
     #[test]
     fn adopted_partition_goes_on_above_its_epoch() {
         let id = TopicPartition { topic_id: TopicId::from_bytes([1; 16]), partition: 0.into() };
-        let found = Found { id, topic_name: "t".to_owned(), latest_epoch: LeaderEpoch(7) };
+        let found = Found { id, topic_name: "t".to_owned(), latest_epoch: LeaderEpoch(7), directory: None };
         let mut records = adopt(&[found], BrokerId(3), ProducerId(0)).records;
         records.extend(start(BrokerId(3), broker()));
         let mut image = MetadataImage::default();
@@ -193,7 +199,13 @@ mod tests {
     }
 
     fn broker() -> Broker {
-        Broker { incarnation_id: uuid::Uuid::from_u128(1), host: "h".to_owned(), port: 1, rack: None }
+        Broker {
+            incarnation_id: uuid::Uuid::from_u128(1),
+            host: "h".to_owned(),
+            port: 1,
+            rack: None,
+            log_dirs: Vec::new(),
+        }
     }
 
     #[test]

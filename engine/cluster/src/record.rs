@@ -5,19 +5,19 @@
 //!
 //! ```text
 //!   byte 0   type
-//!   byte 1   version of the type's layout, 0
+//!   byte 1   version of the type's layout: 0, or 1 where the table has a field that version 0 has not, and it is not empty
 //!   then     the fields, in the order of the table
 //! ```
 //!
 //! | type | name | fields |
 //! |---|---|---|
 //! | 1 | topic | topic id, name |
-//! | 2 | partition | topic id, partition, replicas [], in-sync replicas [], leader, leader epoch, partition epoch |
+//! | 2 | partition | topic id, partition, replicas [], in-sync replicas [], leader, leader epoch, partition epoch; from version 1 on: directories [], one a replica |
 //! | 3 | remove topic | topic id |
 //! | 4 | config | resource, name, value? |
 //! | 5 | producer ids | next producer id |
 //! | 6 | raise epochs | broker id |
-//! | 7 | register broker | broker id, incarnation id, host, port, rack? |
+//! | 7 | register broker | broker id, incarnation id, host, port, rack?; from version 1 on: log directories [] of (directory id, path) |
 //! | 8 | begin snapshot | |
 //! | 9 | end snapshot | |
 //!
@@ -27,9 +27,11 @@
 //! A reader refuses types and versions that it does not know, and bytes that are left over: metadata that is half
 //! understood is worse than none.
 
-use highwater_model::{BrokerId, LeaderEpoch, PartitionIndex, ProducerId, TopicId, TopicPartition, varint};
+use highwater_model::{
+    BrokerId, DirectoryId, LeaderEpoch, PartitionIndex, ProducerId, TopicId, TopicPartition, varint,
+};
 
-use crate::image::{Broker, ConfigResource, PartitionState};
+use crate::image::{Broker, ConfigResource, LogDir, PartitionState};
 
 /// A change to the image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,10 +142,20 @@ impl Record {
         }
     }
 
+    /// The lowest version that has everything: whoever has one log directory writes what was always written.
+    fn version(&self) -> u8 {
+        let has_more = match self {
+            Record::Partition { state, .. } => !state.directories.is_empty(),
+            Record::RegisterBroker { broker, .. } => !broker.log_dirs.is_empty(),
+            _ => false,
+        };
+        has_more.into()
+    }
+
     /// Its bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Encoder(vec![self.kind(), 0]);
+        let mut out = Encoder(vec![self.kind(), self.version()]);
         match self {
             Record::Topic { topic_id, name } => {
                 out.topic_id(*topic_id);
@@ -157,6 +169,10 @@ impl Record {
                 out.number(state.leader.0);
                 out.number(state.leader_epoch.0);
                 out.number(state.partition_epoch);
+                if self.version() > 0 {
+                    out.length(state.directories.len());
+                    state.directories.iter().for_each(|id| out.directory_id(*id));
+                }
             }
             Record::RemoveTopic { topic_id } => out.topic_id(*topic_id),
             Record::Config { resource, name, value } => {
@@ -172,6 +188,13 @@ impl Record {
                 out.string(&broker.host);
                 out.number(broker.port);
                 out.optional(broker.rack.as_deref());
+                if self.version() > 0 {
+                    out.length(broker.log_dirs.len());
+                    for dir in &broker.log_dirs {
+                        out.directory_id(dir.id);
+                        out.string(&dir.path);
+                    }
+                }
             }
             Record::BeginSnapshot | Record::EndSnapshot => {}
         }
@@ -186,10 +209,14 @@ impl Record {
         let &[kind, version, ref rest @ ..] = bytes else {
             return Err(RecordError::Malformed { kind: 0, field: "header" });
         };
-        if version != 0 {
+        let newest = match kind {
+            kind::PARTITION | kind::REGISTER_BROKER => 1,
+            _ => 0,
+        };
+        if version > newest {
             return Err(RecordError::Unknown { kind, version });
         }
-        let mut from = Decoder { kind, rest };
+        let mut from = Decoder { kind, version, rest };
         let record = match kind {
             kind::TOPIC => Record::Topic { topic_id: from.topic_id()?, name: from.string("name")? },
             kind::PARTITION => from.partition()?,
@@ -223,6 +250,10 @@ impl Encoder {
 
     fn topic_id(&mut self, id: TopicId) {
         self.0.extend_from_slice(id.as_bytes());
+    }
+
+    fn directory_id(&mut self, id: DirectoryId) {
+        self.0.extend_from_slice(id.0.as_bytes());
     }
 
     fn string(&mut self, text: &str) {
@@ -261,6 +292,7 @@ impl Encoder {
 
 struct Decoder<'a> {
     kind: u8,
+    version: u8,
     rest: &'a [u8],
 }
 
@@ -287,6 +319,26 @@ impl Decoder<'_> {
 
     fn topic_id(&mut self) -> Result<TopicId, RecordError> {
         self.uuid("topic id").map(TopicId)
+    }
+
+    fn directory_id(&mut self) -> Result<DirectoryId, RecordError> {
+        self.uuid("directory id").map(DirectoryId)
+    }
+
+    /// A list that the version has, and that is not empty there.
+    fn list<T>(
+        &mut self,
+        field: &'static str,
+        item: impl Fn(&mut Self) -> Result<T, RecordError>,
+    ) -> Result<Vec<T>, RecordError> {
+        if self.version == 0 {
+            return Ok(Vec::new());
+        }
+        let count: usize = self.number(field)?;
+        if count == 0 || count > self.rest.len() {
+            return Err(self.malformed(field));
+        }
+        (0..count).map(|_| item(self)).collect()
     }
 
     fn string(&mut self, field: &'static str) -> Result<String, RecordError> {
@@ -334,7 +386,11 @@ impl Decoder<'_> {
             leader: BrokerId(self.number("leader")?),
             leader_epoch: LeaderEpoch(self.number("leader epoch")?),
             partition_epoch: self.number("partition epoch")?,
+            directories: self.list("directories", Decoder::directory_id)?,
         };
+        if self.version > 0 && state.directories.len() != state.replicas.len() {
+            return Err(self.malformed("directories"));
+        }
         Ok(Record::Partition { id: TopicPartition { topic_id, partition }, state })
     }
 
@@ -345,6 +401,9 @@ impl Decoder<'_> {
             host: self.string("host")?,
             port: self.number("port")?,
             rack: self.optional("rack")?,
+            log_dirs: self.list("log directories", |from| {
+                Ok(LogDir { id: from.directory_id()?, path: from.string("path")? })
+            })?,
         };
         Ok(Record::RegisterBroker { broker_id, broker })
     }
@@ -362,16 +421,29 @@ mod tests {
             leader: BrokerId(1),
             leader_epoch: LeaderEpoch(7),
             partition_epoch: 9,
+            directories: Vec::new(),
         };
+        let assigned = state.clone().with_directory(BrokerId(300), DirectoryId(uuid::Uuid::from_u128(9)));
         let broker = Broker {
             incarnation_id: uuid::Uuid::from_u128(5),
             host: "127.0.0.1".to_owned(),
             port: 9092,
             rack: Some("a".to_owned()),
+            log_dirs: Vec::new(),
         };
+        let log_dirs = vec![
+            LogDir { id: DirectoryId(uuid::Uuid::from_u128(9)), path: "/a".to_owned() },
+            LogDir { id: DirectoryId(uuid::Uuid::from_u128(10)), path: String::new() },
+        ];
+        let with_dirs = Broker { log_dirs, ..broker.clone() };
         vec![
             Record::Topic { topic_id, name: "orders".to_owned() },
             Record::Partition { id: TopicPartition { topic_id, partition: PartitionIndex(3) }, state },
+            Record::Partition {
+                id: TopicPartition { topic_id, partition: PartitionIndex(4) },
+                state: assigned,
+            },
+            Record::RegisterBroker { broker_id: BrokerId(2), broker: with_dirs },
             Record::RemoveTopic { topic_id },
             Record::Config {
                 resource: ConfigResource::Topic("orders".to_owned()),
@@ -412,6 +484,29 @@ mod tests {
     }
 
     #[test]
+    fn version_1_is_written_only_with_what_version_0_has_not() {
+        let versions = |wanted: u8| examples().iter().filter(|record| record.encode()[1] == wanted).count();
+        assert_eq!((versions(0), versions(1)), (examples().len() - 2, 2));
+        let topic_id = TopicId(uuid::Uuid::from_u128(1));
+        let state = PartitionState {
+            replicas: vec![BrokerId(1)],
+            in_sync_replicas: vec![BrokerId(1)],
+            leader: BrokerId(1),
+            leader_epoch: LeaderEpoch(2),
+            partition_epoch: 3,
+            directories: Vec::new(),
+        };
+        let partition = PartitionIndex(0);
+        let record = |state| Record::Partition { id: TopicPartition { topic_id, partition }, state }.encode();
+        let old = record(state.clone());
+        let fields = [0, 2, 2, 2, 2, 2, 4, 6];
+        assert_eq!(old, [&[2, 0][..], topic_id.as_bytes(), &fields].concat());
+        let directory = DirectoryId(uuid::Uuid::from_u128(7));
+        let new = record(state.with_directory(BrokerId(1), directory));
+        assert_eq!(new, [&[2, 1][..], &old[2..], &[2], directory.0.as_bytes()].concat());
+    }
+
+    #[test]
     fn cut_records_and_records_from_the_future_are_refused() {
         for record in examples() {
             let bytes = record.encode();
@@ -420,8 +515,8 @@ mod tests {
             }
             let longer = [&bytes[..], &[0]].concat();
             assert!(Record::decode(&longer).is_err(), "{record:?} with a byte more");
-            let newer = [&[bytes[0], 1], &bytes[2..]].concat();
-            assert_eq!(Record::decode(&newer), Err(RecordError::Unknown { kind: bytes[0], version: 1 }));
+            let newer = [&[bytes[0], 2], &bytes[2..]].concat();
+            assert_eq!(Record::decode(&newer), Err(RecordError::Unknown { kind: bytes[0], version: 2 }));
         }
         assert_eq!(Record::decode(&[200, 0]), Err(RecordError::Unknown { kind: 200, version: 0 }));
     }

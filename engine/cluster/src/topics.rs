@@ -89,13 +89,14 @@ fn place(
 }
 
 /// A new partition with these replicas, led by the first.
-fn new_partition(replicas: Vec<BrokerId>) -> PartitionState {
+pub(crate) fn new_partition(replicas: Vec<BrokerId>) -> PartitionState {
     PartitionState {
         in_sync_replicas: replicas.clone(),
         leader: replicas[0],
         replicas,
         leader_epoch: LeaderEpoch(0),
         partition_epoch: 0,
+        directories: Vec::new(),
     }
 }
 

@@ -120,6 +120,17 @@ pub struct Metadata {
     pub allocated_bytes: u64,
     /// What it is.
     pub kind: FileKind,
+    /// Which one it is.
+    pub id: FileId,
+}
+
+/// What tells a file or directory from every other that is there at the same time, whatever path names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FileId {
+    /// Number of the device of its file system.
+    pub device: u64,
+    /// Number in the file system.
+    pub inode: u64,
 }
 
 /// Space of a file system in bytes.

@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use highwater_io::{FileError, Io, fs};
-use highwater_model::{BrokerId, LeaderEpoch, Offset, ProducerId, TopicId, TopicPartition};
+use highwater_model::{BrokerId, DirectoryId, LeaderEpoch, Offset, ProducerId, TopicId, TopicPartition};
 
 use crate::checkpoint;
 use crate::config::{LogConfig, ShardConfig};
@@ -40,6 +40,8 @@ const CURRENT_FILE: &str = "current";
 /// What is added before the name of a generation whose journal was damaged, where it is kept.
 pub(crate) const DAMAGED_PREFIX: &str = "damaged-";
 const JOURNAL_PROPERTY: &str = "highwater.journal";
+/// In a directory that is one of several: the id of that with the metadata log.
+const METADATA_DIRECTORY_PROPERTY: &str = "highwater.metadata.directory.id";
 
 /// Most bytes of a small text file that are read.
 const SMALL_FILE_BYTES: usize = 1 << 20;
@@ -59,6 +61,29 @@ pub struct OpenOptions {
     pub node_id: BrokerId,
     /// Settings of the partitions that are found, until somebody sets theirs.
     pub default_log: LogConfig,
+    /// Where the metadata log is that says what is in the directory.
+    pub metadata: MetadataPlace,
+}
+
+/// Where the metadata log is that a data directory's partitions belong to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MetadataPlace {
+    /// In the directory itself, or there is none: it is the only one.
+    #[default]
+    Here,
+    /// In this other one of the same broker. Written to the directory, so that it is never taken for a whole one.
+    In(DirectoryId),
+    /// Whoever opens it does not care.
+    Anywhere,
+}
+
+/// What a directory says about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Cluster that it belongs to.
+    pub cluster_id: String,
+    /// Its own id (KIP-858).
+    pub directory_id: DirectoryId,
 }
 
 /// What recovery did.
@@ -82,6 +107,21 @@ pub struct RecoveryReport {
     pub fenced: Vec<(TopicPartition, String)>,
     /// What was found that belongs to nobody, and where it was put.
     pub strays: Vec<String>,
+}
+
+impl RecoveryReport {
+    /// Adds what the recovery of another log directory did.
+    pub fn add(&mut self, other: RecoveryReport) {
+        self.was_clean &= other.was_clean;
+        self.was_kafka |= other.was_kafka;
+        self.journals += other.journals;
+        self.groups_replayed += other.groups_replayed;
+        self.bytes_replayed += other.bytes_replayed;
+        self.bytes_cut += other.bytes_cut;
+        self.partitions += other.partitions;
+        self.fenced.extend(other.fenced);
+        self.strays.extend(other.strays);
+    }
 }
 
 /// What a directory says of a partition before it is opened.
@@ -129,6 +169,7 @@ pub struct DataDir {
     path: PathBuf,
     options: OpenOptions,
     meta: MetaProperties,
+    is_fresh: bool,
     partitions: Vec<PartitionSeed>,
     /// Generations that the next switch makes superfluous.
     old_generations: Vec<PathBuf>,
@@ -142,6 +183,15 @@ impl std::fmt::Debug for DataDir {
 }
 
 impl DataDir {
+    /// What the directory at `path` says about itself, before it is opened; `None` if nobody has used it yet.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn identify(io: &Io, path: &Path) -> Result<Option<Identity>, OpenError> {
+        let meta = read_meta(io, path).await?;
+        Ok(meta.map(|meta| Identity { cluster_id: meta.cluster_id, directory_id: meta.directory_id }))
+    }
+
     /// Opens `path`, creating it if it is missing: takes the lock, recovers, lists the partitions.
     ///
     /// # Errors
@@ -196,6 +246,7 @@ impl DataDir {
             path: path.to_owned(),
             options,
             meta,
+            is_fresh,
             partitions,
             old_generations,
             _lock: lock,
@@ -217,8 +268,14 @@ impl DataDir {
 
     /// Its own id (KIP-858).
     #[must_use]
-    pub fn directory_id(&self) -> TopicId {
+    pub fn directory_id(&self) -> DirectoryId {
         self.meta.directory_id
+    }
+
+    /// Whether nobody has used it before.
+    #[must_use]
+    pub fn is_fresh(&self) -> bool {
+        self.is_fresh
     }
 
     /// Partitions that were found, until [`split`](Self::split) gives them away.
@@ -335,8 +392,9 @@ async fn take_clean_marker(io: &Io, path: &Path) -> Result<bool, OpenError> {
 pub(crate) struct MetaProperties {
     cluster_id: String,
     node_id: Option<i32>,
-    directory_id: TopicId,
+    directory_id: DirectoryId,
     pub(crate) has_journal: bool,
+    metadata_directory: Option<DirectoryId>,
     others: Vec<(String, String)>,
 }
 
@@ -350,8 +408,9 @@ impl MetaProperties {
         let mut meta = MetaProperties {
             cluster_id: String::new(),
             node_id: None,
-            directory_id: TopicId::NIL,
+            directory_id: DirectoryId::UNASSIGNED,
             has_journal: false,
+            metadata_directory: None,
             others: Vec::new(),
         };
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
@@ -360,7 +419,10 @@ impl MetaProperties {
             match key.trim() {
                 "cluster.id" => meta.cluster_id = value.trim().to_owned(),
                 "node.id" | "broker.id" => meta.node_id = Some(value.trim().parse().ok()?),
-                "directory.id" => meta.directory_id = TopicId::parse(value.trim())?,
+                "directory.id" => meta.directory_id = DirectoryId(TopicId::parse(value.trim())?.0),
+                METADATA_DIRECTORY_PROPERTY => {
+                    meta.metadata_directory = Some(DirectoryId(TopicId::parse(value.trim())?.0));
+                }
                 "version" => {}
                 JOURNAL_PROPERTY => meta.has_journal = value.trim() == "1",
                 other => meta.others.push((other.to_owned(), value.trim().to_owned())),
@@ -376,6 +438,9 @@ impl MetaProperties {
             self.node_id.unwrap_or(0),
             self.directory_id,
         );
+        if let Some(id) = self.metadata_directory {
+            text.push_str(&format!("{METADATA_DIRECTORY_PROPERTY}={id}\n"));
+        }
         for (key, value) in &self.others {
             text.push_str(&format!("{key}={value}\n"));
         }
@@ -410,8 +475,12 @@ fn check_meta(
         return Ok(MetaProperties {
             cluster_id,
             node_id: Some(options.node_id.0),
-            directory_id: TopicId(io.random_uuid()),
+            directory_id: DirectoryId(io.random_uuid()),
             has_journal: false,
+            metadata_directory: match options.metadata {
+                MetadataPlace::In(id) => Some(id),
+                MetadataPlace::Here | MetadataPlace::Anywhere => None,
+            },
             others: Vec::new(),
         });
     };
@@ -428,9 +497,25 @@ fn check_meta(
             options.node_id
         )));
     }
+    match (options.metadata, meta.metadata_directory) {
+        (MetadataPlace::Here, Some(elsewhere)) => {
+            return Err(not_ours(format!(
+                "is one of several log directories, and the metadata log is in another one (directory.id={elsewhere}): \
+                 name that in log.dirs, too, and first or as metadata.log.dir"
+            )));
+        }
+        (MetadataPlace::In(given), Some(known)) if given != known => {
+            return Err(not_ours(format!(
+                "belongs to the metadata log in another log directory (directory.id={known}), not to that in \
+                 directory.id={given}; use the directories that belong together"
+            )));
+        }
+        (MetadataPlace::In(given), _) => meta.metadata_directory = Some(given),
+        (MetadataPlace::Here | MetadataPlace::Anywhere, _) => {}
+    }
     meta.node_id = Some(options.node_id.0);
-    if meta.directory_id == TopicId::NIL {
-        meta.directory_id = TopicId(io.random_uuid());
+    if meta.directory_id == DirectoryId::UNASSIGNED {
+        meta.directory_id = DirectoryId(io.random_uuid());
     }
     Ok(meta)
 }
@@ -670,6 +755,18 @@ mod tests {
         let ours = MetaProperties::parse(&meta.encode()).expect("well formed");
         assert!(ours.has_journal);
         assert_eq!(ours.others, [("x.y".to_owned(), "z".to_owned())]);
+    }
+
+    #[test]
+    fn meta_properties_tell_where_the_metadata_log_is_only_if_it_is_elsewhere() {
+        let text = "cluster.id=abc\nnode.id=3\ndirectory.id=AAECAwQFBgcICQoLDA0ODw\n";
+        let mut meta = MetaProperties::parse(text).expect("well formed");
+        assert!(!meta.encode().contains("metadata"));
+        meta.metadata_directory = Some(DirectoryId(uuid::Uuid::from_u128(7)));
+        assert_eq!(
+            MetaProperties::parse(&meta.encode()).expect("well formed").metadata_directory,
+            meta.metadata_directory
+        );
     }
 
     #[test]

@@ -154,7 +154,7 @@ pub mod store;
 pub mod verify;
 
 pub use config::{LogConfig, ShardConfig, StoredCompression, TimestampType};
-pub use dir::{DataDir, FoundPartition, OpenOptions, RecoveryReport, ShardSeed};
+pub use dir::{DataDir, FoundPartition, Identity, MetadataPlace, OpenOptions, RecoveryReport, ShardSeed};
 pub use error::{AppendError, LogError, OpenError, ReadError, StorageFailure};
 pub use journal::JournalCounters;
 pub use partition::{Appended, Origin, Partition, ReadData, ReadRequest, TimestampOffset, Watermarks};

@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use highwater_io::Io;
 use highwater_model::{LeaderEpoch, Offset, TopicPartition};
 
-use crate::dir::{self, DataDir, Generation, OpenOptions, RecoveryReport};
+use crate::dir::{self, DataDir, Generation, MetadataPlace, OpenOptions, RecoveryReport};
 use crate::error::OpenError;
 use crate::kafka_files::{parse_partition_dir, partition_dir_name};
 use crate::recovery::{self, Inspected};
@@ -160,6 +160,7 @@ pub async fn salvage(io: &Io, path: &Path, selection: &Selection) -> Result<Plan
     found.copy_aside(io, path).await?;
     let options = OpenOptions {
         node_id: dir::read_meta(io, path).await?.and_then(|meta| meta.node_id()).unwrap_or_default(),
+        metadata: MetadataPlace::Anywhere,
         ..OpenOptions::default()
     };
     let (mut data_dir, _) = DataDir::open_locked(io, path, options, lock).await?;

@@ -289,6 +289,16 @@ impl ShardLogs {
         self.core.journal.progress().failure()
     }
 
+    /// Resolves when this shard's storage has failed.
+    pub async fn failed(&self) -> StorageFailure {
+        self.core.journal.progress().wait_for_failure().await
+    }
+
+    /// Latches a failure that another shard has met in the same log directory: nothing more completes here (rule 7).
+    pub fn fail(&self, failure: StorageFailure) {
+        self.core.journal.fail(failure);
+    }
+
     /// What the journal has done so far.
     #[must_use]
     pub fn journal_counters(&self) -> JournalCounters {

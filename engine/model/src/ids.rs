@@ -175,6 +175,22 @@ impl fmt::Display for TopicId {
     }
 }
 
+/// A log directory, by the id in its `meta.properties` (KIP-858).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DirectoryId(pub uuid::Uuid);
+
+impl DirectoryId {
+    /// The id that stands for "not assigned".
+    pub const UNASSIGNED: DirectoryId = DirectoryId(uuid::Uuid::nil());
+}
+
+impl fmt::Display for DirectoryId {
+    /// Kafka's text form: unpadded URL-safe base64.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        TopicId(self.0).fmt(f)
+    }
+}
+
 /// A partition of a topic, by id: what storage and replication mean by a partition. Names are for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TopicPartition {

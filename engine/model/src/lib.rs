@@ -18,6 +18,6 @@ pub mod record;
 pub mod varint;
 
 pub use ids::{
-    BrokerId, LeaderEpoch, NO_PARTITION_LEADER_EPOCH, Offset, PartitionIndex, ProducerEpoch, ProducerId,
-    Sequence, Timestamp, TopicId, TopicPartition,
+    BrokerId, DirectoryId, LeaderEpoch, NO_PARTITION_LEADER_EPOCH, Offset, PartitionIndex, ProducerEpoch,
+    ProducerId, Sequence, Timestamp, TopicId, TopicPartition,
 };

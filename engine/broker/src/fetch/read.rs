@@ -133,7 +133,7 @@ async fn read_partition(shard: Rc<Shard>, target: Target, limits: Limits) -> Rea
     let place = target.place;
     let index = target.id.partition.0;
     let Some(partition) = shard.partition(&target.id) else {
-        let data = FetchedPartition::failed(index, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+        let data = FetchedPartition::failed(index, shard.why_missing(&target.id));
         return ReadPartition { place, data, visible_end: Offset(0), is_cut: false, is_hot: false };
     };
     let visible_end = partition.visible_end(limits.isolation);

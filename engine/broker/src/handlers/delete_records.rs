@@ -57,7 +57,7 @@ fn refusal(partition: i32, error: ErrorCode) -> DeleteRecordsPartitionResult {
 async fn delete_before(shard: Rc<Shard>, id: TopicPartition, offset: Offset) -> DeleteRecordsPartitionResult {
     let index = id.partition.0;
     let Some(partition) = shard.partition(&id) else {
-        return refusal(index, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+        return refusal(index, shard.why_missing(&id));
     };
     if !partition.log.config().delete_enabled {
         return refusal(index, ErrorCode::POLICY_VIOLATION);

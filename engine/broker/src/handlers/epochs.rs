@@ -55,7 +55,7 @@ async fn end_of_epoch(
     asked: OffsetForLeaderPartition,
 ) -> EpochEndOffset {
     let Some(partition) = shard.partition(&id) else {
-        return refusal(asked.partition, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+        return refusal(asked.partition, shard.why_missing(&id));
     };
     if let Err(error) = partition.check_epoch(asked.current_leader_epoch) {
         return refusal(asked.partition, error);

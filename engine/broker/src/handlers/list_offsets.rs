@@ -91,7 +91,7 @@ async fn find_offset(
 ) -> ListOffsetsPartitionResponse {
     let index = id.partition.0;
     let Some(partition) = shard.partition(&id) else {
-        return refusal(index, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+        return refusal(index, shard.why_missing(&id));
     };
     if let Err(error) = partition.check_epoch(question.asked.current_leader_epoch) {
         return refusal(index, error);

@@ -1,8 +1,10 @@
-//! DescribeLogDirs: the data directory, its space, and what partitions take of it.
+//! DescribeLogDirs: the log directories, which of them serve, their space, and what partitions take of it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::rc::Rc;
 
+use highwater_io::fs::Space;
 use highwater_model::{TopicId, TopicPartition};
 use highwater_protocol::messages::describe_log_dirs_request::DescribableLogDirTopic;
 use highwater_protocol::messages::describe_log_dirs_response::{
@@ -11,6 +13,7 @@ use highwater_protocol::messages::describe_log_dirs_response::{
 use highwater_protocol::messages::{DescribeLogDirsRequest, DescribeLogDirsResponse, TopicName};
 use highwater_protocol::{ErrorCode, RequestHeader, encode_describe_log_dirs};
 
+use crate::log_dirs::Place;
 use crate::reply::{Outcome, Reply};
 use crate::shard::Shard;
 
@@ -23,23 +26,24 @@ pub(super) async fn handle(
     request: DescribeLogDirsRequest,
 ) -> Outcome {
     let wanted = request.topics.map(|topics| wanted(shard, &topics));
-    let topics = describe(shard, wanted).await;
-    let data_dir = &shard.broker.config.data_dir;
-    let space = shard.io.fs().space(data_dir).await;
-    let as_i64 = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
-    let result = DescribeLogDirsResult::default()
-        .with_log_dir(data_dir.display().to_string().into())
-        .with_topics(topics);
-    let result = match space {
-        Ok(space) => result
-            .with_total_bytes(as_i64(space.total_bytes))
-            .with_usable_bytes(as_i64(space.available_bytes)),
-        Err(error) => {
-            tracing::warn!(%error, "the space of the data directory is not known");
-            result.with_error_code(ErrorCode::KAFKA_STORAGE_ERROR.0)
-        }
-    };
-    let response = DescribeLogDirsResponse::default().with_results(vec![result]);
+    let mut by_dir = describe(shard, wanted).await;
+    let mut results = Vec::new();
+    for (index, dir) in shard.broker.log_dirs.all().iter().enumerate() {
+        let result = DescribeLogDirsResult::default().with_log_dir(dir.path.display().to_string().into());
+        let space = if dir.is_online() { space_of(shard, &dir.path).await } else { None };
+        // As in Kafka, nothing is said of what is in one that is offline.
+        results.push(match space {
+            None => result.with_error_code(ErrorCode::KAFKA_STORAGE_ERROR.0),
+            Some(space) => {
+                let as_i64 = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+                result
+                    .with_total_bytes(as_i64(space.total_bytes))
+                    .with_usable_bytes(as_i64(space.available_bytes))
+                    .with_topics(by_dir.remove(&index).unwrap_or_default())
+            }
+        });
+    }
+    let response = DescribeLogDirsResponse::default().with_results(results);
     match encode_describe_log_dirs(header, &response) {
         Ok(frame) => Outcome::Reply(Reply::of(frame)),
         Err(error) => {
@@ -47,6 +51,11 @@ pub(super) async fn handle(
             Outcome::Close
         }
     }
+}
+
+async fn space_of(shard: &Shard, path: &Path) -> Option<Space> {
+    let space = shard.io.fs().space(path).await;
+    space.inspect_err(|error| tracing::warn!(%error, "the space of a log directory is not known")).ok()
 }
 
 fn wanted(shard: &Shard, topics: &[DescribableLogDirTopic]) -> BTreeSet<TopicPartition> {
@@ -58,37 +67,49 @@ fn wanted(shard: &Shard, topics: &[DescribableLogDirTopic]) -> BTreeSet<TopicPar
         .collect()
 }
 
-async fn describe(shard: &Rc<Shard>, wanted: Option<BTreeSet<TopicPartition>>) -> Vec<DescribeLogDirsTopic> {
+/// What is in each directory, by its index.
+async fn describe(
+    shard: &Rc<Shard>,
+    wanted: Option<BTreeSet<TopicPartition>>,
+) -> BTreeMap<usize, Vec<DescribeLogDirsTopic>> {
     let of_shards = shard
         .on_all(move |shard| async move {
+            let image = shard.image();
             let partitions = shard.partitions.borrow();
             let is_wanted = |id: &TopicPartition| wanted.as_ref().is_none_or(|wanted| wanted.contains(id));
-            let sizes: Vec<(TopicPartition, u64, i64)> = partitions
+            let sizes: Vec<(usize, TopicPartition, u64, i64)> = partitions
                 .iter()
                 .filter(|(id, _)| is_wanted(id))
-                .map(|(id, partition)| {
+                .filter_map(|(id, partition)| {
+                    let Place::Online(dir) = shard.broker.log_dirs.place_of(image.partition(id)?) else {
+                        return None;
+                    };
                     let lag =
                         partition.log.watermarks().get().log_end_offset.0 - partition.high_watermark().0;
-                    (*id, partition.log.size_bytes(), lag.max(0))
+                    Some((dir, *id, partition.log.size_bytes(), lag.max(0)))
                 })
                 .collect();
             sizes
         })
         .await;
     let image = shard.image();
-    let mut topics: BTreeMap<TopicId, Sizes> = BTreeMap::new();
-    for (id, size_bytes, lag) in of_shards.into_iter().flatten().flatten() {
+    let mut by_dir: BTreeMap<usize, BTreeMap<TopicId, Sizes>> = BTreeMap::new();
+    for (dir, id, size_bytes, lag) in of_shards.into_iter().flatten().flatten() {
+        let topics = by_dir.entry(dir).or_default();
         topics.entry(id.topic_id).or_default().insert(id.partition.0, (size_bytes, lag));
     }
-    let described = topics.into_iter().filter_map(|(id, sizes)| {
+    let described = |(id, sizes): (TopicId, Sizes)| {
         let name = image.topic_by_id(&id)?.name.clone();
         Some(
             DescribeLogDirsTopic::default()
                 .with_name(TopicName(name.into()))
                 .with_partitions(of_sizes(sizes)),
         )
-    });
-    described.collect()
+    };
+    by_dir
+        .into_iter()
+        .map(|(dir, topics)| (dir, topics.into_iter().filter_map(described).collect()))
+        .collect()
 }
 
 fn of_sizes(sizes: Sizes) -> Vec<DescribeLogDirsPartition> {

@@ -16,7 +16,7 @@ use highwater_protocol::messages::metadata_response::{
 use highwater_protocol::messages::{BrokerId, MetadataRequest, MetadataResponse, TopicName};
 use highwater_protocol::{ErrorCode, RequestHeader};
 
-use super::{operations, reply, topics};
+use super::{Leader, operations, reply, topics};
 use crate::errors;
 use crate::reply::{Held, Outcome, Reply};
 use crate::shard::Shard;
@@ -51,7 +51,7 @@ pub(super) async fn handle(shard: &Rc<Shard>, header: &RequestHeader, request: M
         .with_brokers(brokers(&image))
         .with_cluster_id(Some(shard.broker.cluster_id.clone().into()))
         .with_controller_id(BrokerId(shard.broker.config.node_id.0))
-        .with_topics(asked.answer(&image, topic_operations))
+        .with_topics(asked.answer(shard, &image, topic_operations))
         .with_cluster_authorized_operations(cluster_operations);
     match reply(header, &response) {
         Outcome::Reply(reply) => Outcome::Reply(Reply { held: Held { memory, pinned: None }, ..reply }),
@@ -116,16 +116,16 @@ impl Asked {
         }
     }
 
-    fn answer(&self, image: &MetadataImage, operations: i32) -> Vec<MetadataResponseTopic> {
+    fn answer(&self, shard: &Shard, image: &MetadataImage, operations: i32) -> Vec<MetadataResponseTopic> {
         match self {
-            Asked::All => image.topics().map(|topic| describe(topic, operations)).collect(),
+            Asked::All => image.topics().map(|topic| describe(shard, topic, operations)).collect(),
             Asked::These { names, ids, malformed } => {
                 let by_name = names.iter().map(|name| match image.topic(name) {
-                    Some(topic) => describe(topic, operations),
+                    Some(topic) => describe(shard, topic, operations),
                     None => unknown_name(name),
                 });
                 let by_id = ids.iter().map(|id| match image.topic_by_id(id) {
-                    Some(topic) => describe(topic, operations),
+                    Some(topic) => describe(shard, topic, operations),
                     None => MetadataResponseTopic::default()
                         .with_name(None)
                         .with_topic_id(id.0)
@@ -154,12 +154,15 @@ fn unknown_name(name: &StrBytes) -> MetadataResponseTopic {
         .with_error_code(error.0)
 }
 
-fn describe(topic: &Topic, operations: i32) -> MetadataResponseTopic {
+fn describe(shard: &Shard, topic: &Topic, operations: i32) -> MetadataResponseTopic {
     let ids = |brokers: &[highwater_model::BrokerId]| brokers.iter().map(|id| BrokerId(id.0)).collect();
     let partition = |(index, state): (i32, &highwater_cluster::PartitionState)| {
+        let leader = Leader::of(shard, state);
         MetadataResponsePartition::default()
+            .with_error_code(leader.error.0)
+            .with_offline_replicas(leader.offline_replicas)
             .with_partition_index(index)
-            .with_leader_id(BrokerId(state.leader.0))
+            .with_leader_id(leader.id)
             .with_leader_epoch(state.leader_epoch.0)
             .with_replica_nodes(ids(&state.replicas))
             .with_isr_nodes(ids(&state.in_sync_replicas))

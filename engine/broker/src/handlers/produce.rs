@@ -246,7 +246,7 @@ async fn append_in_turn(shard: Rc<Shard>, placed: Vec<Placed>, wait: Wait) -> An
                 Err(refusal(id.partition.0, ErrorCode::NOT_ENOUGH_REPLICAS))
             }
             Some((turn, partition)) => append_one(&shard, &partition, turn, records).await,
-            None => Err(refusal(id.partition.0, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)),
+            None => Err(refusal(id.partition.0, shard.why_missing(&id))),
         };
         accepted.push((place, id.partition.0, result));
     }

@@ -13,7 +13,7 @@ use highwater_protocol::messages::{
 };
 use highwater_protocol::{ErrorCode, RequestHeader};
 
-use super::{operations, reply};
+use super::{Leader, operations, reply};
 use crate::errors;
 use crate::reply::Outcome;
 use crate::shard::Shard;
@@ -32,7 +32,7 @@ pub(super) fn handle(
         Some(cursor) => (cursor.topic_name.0, usize::try_from(cursor.partition_index).unwrap_or(0)),
         None => (StrBytes::new(), 0),
     };
-    let mut page = Page { room: limit, topics: Vec::new(), next_cursor: None };
+    let mut page = Page { shard, room: limit, topics: Vec::new(), next_cursor: None };
     let first = |topic: &str| if topic == &*from_topic { from_partition } else { 0 };
     if request.topics.is_empty() {
         for topic in image.topics_from(&from_topic) {
@@ -54,21 +54,24 @@ pub(super) fn handle(
     reply(header, &response)
 }
 
-struct Page {
+struct Page<'a> {
+    shard: &'a Shard,
     room: usize,
     topics: Vec<DescribeTopicPartitionsResponseTopic>,
     next_cursor: Option<Cursor>,
 }
 
-impl Page {
+impl Page<'_> {
     /// Adds a topic's partitions from `first` on; `false` if the page is full before they end.
     fn add(&mut self, topic: &Topic, first: usize) -> bool {
         if self.room == 0 {
             self.set_cursor(&topic.name, first);
             return false;
         }
-        let described: Vec<_> =
-            (0..).zip(&topic.partitions).skip(first).take(self.room).map(describe).collect();
+        let described: Vec<_> = {
+            let partitions = (0..).zip(&topic.partitions).skip(first).take(self.room);
+            partitions.map(|partition| describe(self.shard, partition)).collect()
+        };
         self.room -= described.len();
         let next = first + described.len();
         self.topics.push(
@@ -111,11 +114,17 @@ impl Page {
     }
 }
 
-fn describe((index, state): (i32, &PartitionState)) -> DescribeTopicPartitionsResponsePartition {
+fn describe(
+    shard: &Shard,
+    (index, state): (i32, &PartitionState),
+) -> DescribeTopicPartitionsResponsePartition {
     let ids = |brokers: &[highwater_model::BrokerId]| brokers.iter().map(|id| BrokerId(id.0)).collect();
+    let leader = Leader::of(shard, state);
     DescribeTopicPartitionsResponsePartition::default()
+        .with_error_code(leader.error.0)
+        .with_offline_replicas(leader.offline_replicas)
         .with_partition_index(index)
-        .with_leader_id(BrokerId(state.leader.0))
+        .with_leader_id(leader.id)
         .with_leader_epoch(state.leader_epoch.0)
         .with_replica_nodes(ids(&state.replicas))
         .with_isr_nodes(ids(&state.in_sync_replicas))

@@ -221,7 +221,14 @@ pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
         Any,
         "Whether journal and segments bypass the page cache where the file system allows it. Not in Kafka.",
     ),
-    fixed("log.dirs", List, None, Any, "The data directory; one."),
+    fixed("log.dir", String, None, Any, "The data directory, where log.dirs is not set."),
+    fixed(
+        "log.dirs",
+        List,
+        None,
+        Any,
+        "The data directories. If one fails, the partitions in the others are served on.",
+    ),
     dynamic("log.flush.interval.messages", Long, Some("1"), AtLeast(1), "See the topic's flush.messages."),
     dynamic("log.flush.interval.ms", Long, None, AtLeast(0), "See the topic's flush.ms."),
     dynamic(
@@ -366,6 +373,14 @@ pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
          Kafka.",
     ),
     dynamic("message.max.bytes", Int, Some("1048588"), AtLeast(0), "See the topic's max.message.bytes."),
+    fixed(
+        "metadata.log.dir",
+        String,
+        None,
+        Any,
+        "The directory that has the metadata log; without it the broker does not start. The first of log.dirs where it is \
+         not set.",
+    ),
     fixed(
         "min.incremental.fetch.session.eviction.ms",
         Long,

@@ -10,7 +10,13 @@ use crate::record::Record;
 fn image_with_brokers(count: i32) -> MetadataImage {
     let mut image = MetadataImage::default();
     for id in 1..=count {
-        let broker = Broker { incarnation_id: uuid::Uuid::nil(), host: "h".to_owned(), port: 1, rack: None };
+        let broker = Broker {
+            incarnation_id: uuid::Uuid::nil(),
+            host: "h".to_owned(),
+            port: 1,
+            rack: None,
+            log_dirs: Vec::new(),
+        };
         image.apply(&Record::RegisterBroker { broker_id: BrokerId(id), broker }).expect("fits");
     }
     image

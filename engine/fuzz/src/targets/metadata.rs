@@ -53,12 +53,14 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         leader: BrokerId(0),
         leader_epoch: LeaderEpoch(1),
         partition_epoch: 2,
+        directories: Vec::new(),
     };
     let broker = Broker {
         incarnation_id: uuid::Uuid::from_u128(3),
         host: "localhost".to_owned(),
         port: 9092,
         rack: Some("r".to_owned()),
+        log_dirs: Vec::new(),
     };
     let partition = |index| Record::Partition {
         id: TopicPartition { topic_id, partition: PartitionIndex(index) },

@@ -10,7 +10,7 @@ use rustix::io::{Errno, retry_on_intr};
 use super::core::Core;
 use super::file;
 use crate::error::{FileError, FileOp};
-use crate::fs::{DirEntry, Metadata, Space};
+use crate::fs::{DirEntry, FileId, Metadata, Space};
 use crate::real::dir::{self, Alignments, DIRECTORY_MODE};
 use crate::real::sys;
 
@@ -56,6 +56,7 @@ pub(super) async fn metadata(core: &Rc<Core>, path: &Path) -> Result<Metadata, F
             len_bytes: u64::try_from(stat.st_size).unwrap_or_default(),
             allocated_bytes: blocks * STAT_BLOCK_BYTES,
             kind: dir::kind(stat.st_mode),
+            id: FileId { device: stat.st_dev, inode: stat.st_ino },
         })
     })
     .await

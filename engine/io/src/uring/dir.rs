@@ -11,7 +11,7 @@ use super::core::Core;
 use super::file;
 use super::request::{Request, StatTarget};
 use crate::error::{FileError, FileOp};
-use crate::fs::Metadata;
+use crate::fs::{FileId, Metadata};
 use crate::real::dir::{self, Alignments, DIRECTORY_MODE};
 use crate::real::sys;
 
@@ -68,7 +68,9 @@ pub(super) async fn metadata(core: &Rc<Core>, path: &Path) -> Result<Metadata, F
     let stat = stat_path(core, path).await.map_err(|error| FileError::new(FileOp::Metadata, path, error))?;
     let kind = dir::kind(u32::from(stat.stx_mode));
     let allocated_bytes = stat.stx_blocks * STAT_BLOCK_BYTES;
-    Ok(Metadata { len_bytes: stat.stx_size, allocated_bytes, kind })
+    let device = u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor);
+    let id = FileId { device, inode: stat.stx_ino };
+    Ok(Metadata { len_bytes: stat.stx_size, allocated_bytes, kind, id })
 }
 
 /// The greatest of what the file system, its device and `statx` say.

@@ -71,6 +71,8 @@ struct State {
     written: Line,
     durable: Line,
     failure: Option<StorageFailure>,
+    /// Those who wait for a failure.
+    failing: Vec<Waker>,
 }
 
 impl State {
@@ -131,9 +133,28 @@ impl Progress {
         let woken = {
             let mut state = self.state.borrow_mut();
             state.failure.get_or_insert(failure);
-            [std::mem::take(&mut state.written.waiting), std::mem::take(&mut state.durable.waiting)]
+            let lists =
+                [std::mem::take(&mut state.written.waiting), std::mem::take(&mut state.durable.waiting)];
+            (lists, std::mem::take(&mut state.failing))
         };
+        let (woken, failing) = woken;
+        failing.into_iter().for_each(Waker::wake);
         woken.into_iter().flatten().flatten().flatten().for_each(Waker::wake);
+    }
+
+    /// Waits until there is a failure.
+    pub(crate) async fn wait_for_failure(&self) -> StorageFailure {
+        poll_fn(|cx| {
+            let mut state = self.state.borrow_mut();
+            if let Some(failure) = &state.failure {
+                return Poll::Ready(failure.clone());
+            }
+            if !state.failing.iter().any(|waker| waker.will_wake(cx.waker())) {
+                state.failing.push(cx.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await
     }
 
     /// Waits until `mark` has reached `sequence`. What had reached it before a failure counts as reached.

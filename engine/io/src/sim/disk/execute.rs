@@ -11,7 +11,7 @@ use super::names::{InodeId, Name, ROOT};
 use super::request::{Action, Errno, NamePath, Opened, Reply, Request};
 use super::{Description, DescriptionId, DiskState, Inode, Node};
 use crate::buf::IoBuf;
-use crate::fs::{DirEntry, Durability, FileKind, Metadata, OpenOptions, Space};
+use crate::fs::{DirEntry, Durability, FileId, FileKind, Metadata, OpenOptions, Space};
 use crate::sim::kernel::{Kernel, ProcessId};
 
 /// Granularity in bytes at which reads see parts of a write in flight, and failed writes stop.
@@ -255,7 +255,8 @@ impl DiskState {
             Node::Directory => (PAGE, 1),
         };
         let allocated_bytes = pages * PAGE;
-        Ok(Reply::Metadata(Metadata { len_bytes, allocated_bytes, kind: self.kind(id) }))
+        let file_id = FileId { device: 0, inode: id.0 };
+        Ok(Reply::Metadata(Metadata { len_bytes, allocated_bytes, kind: self.kind(id), id: file_id }))
     }
 
     fn space(&self, names: &NamePath) -> Result<Reply, Errno> {
