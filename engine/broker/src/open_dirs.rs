@@ -437,20 +437,23 @@ async fn check_apart(io: &Io, paths: &[PathBuf]) -> Result<(), BrokerError> {
         // One that cannot be looked at is offline, or made.
         ids.push(io.fs().metadata(path).await.ok().map(|found| found.id));
     }
+    let refused =
+        |index: usize, reason: String| Err(BrokerError::DataDir { path: paths[index].clone(), reason });
     for (index, path) in paths.iter().enumerate() {
-        let refused = |reason: String| Err(BrokerError::DataDir { path: path.clone(), reason });
         let same =
             |other: &usize| paths[*other] == *path || ids[index].is_some() && ids[*other] == ids[index];
         if let Some(other) = (0..index).find(same) {
-            return refused(format!("is named twice in log.dirs: it is {}", paths[other].display()));
+            return refused(index, format!("is named twice in log.dirs: it is {}", paths[other].display()));
         }
+    }
+    for (index, path) in paths.iter().enumerate() {
         let above = ancestors(io, path).await;
-        let inside = |other: &usize| {
+        let is_above = |other: &usize| {
             *other != index
                 && (path.starts_with(&paths[*other]) || ids[*other].is_some_and(|id| above.contains(&id)))
         };
-        if let Some(other) = (0..paths.len()).find(inside) {
-            return refused(format!("lies in another log directory, {}", paths[other].display()));
+        if let Some(other) = (0..paths.len()).find(is_above) {
+            return refused(index, format!("lies in another log directory, {}", paths[other].display()));
         }
     }
     Ok(())

@@ -289,9 +289,13 @@ impl ShardLogs {
         self.core.journal.progress().failure()
     }
 
-    /// Resolves when this shard's storage has failed.
+    /// Resolves when this shard's storage fails; never once it is being closed.
     pub async fn failed(&self) -> StorageFailure {
-        self.core.journal.progress().wait_for_failure().await
+        let failure = self.core.journal.progress().wait_for_failure().await;
+        if self.core.closing.get() {
+            std::future::pending::<()>().await;
+        }
+        failure
     }
 
     /// Latches a failure that another shard has met in the same log directory: nothing more completes here (rule 7).

@@ -115,6 +115,8 @@ impl Cell {
                 CellFault::LyingFlush => DiskHonesty::LiesOnceIn(1),
                 CellFault::None | CellFault::Kill | CellFault::PowerCut => DiskHonesty::Honest,
             },
+            log_dirs: 1,
+            directory_fails: false,
         }
     }
 }

@@ -48,7 +48,8 @@ pub fn run(seed: u64, scenario: &Scenario) -> Outcome {
     let played = scene.play();
     let mut breaches = std::mem::take(&mut scene.breaches);
     let storage_errors = scene.hand.books.storage_errors.get();
-    if storage_errors > 0 {
+    // A directory that fails answers with them.
+    if storage_errors > 0 && !scenario.directory_fails {
         breaches.push(Breach::StorageError(storage_errors));
     }
     let mut trace = None;

@@ -96,6 +96,10 @@ pub struct Figures {
     pub groups_replayed: u64,
     /// Virtual time that passed, in milliseconds.
     pub virtual_ms: u64,
+    /// Lives in which a log directory failed.
+    pub directories_failed: u32,
+    /// Records that were acknowledged beside one that failed.
+    pub acked_beside: u64,
 }
 
 /// What came of a run.

@@ -114,6 +114,10 @@ pub struct Scenario {
     pub flush_us: u64,
     /// Whether its disk lies.
     pub disk: DiskHonesty,
+    /// Log directories of the broker.
+    pub log_dirs: u32,
+    /// Whether the last of them fails in each life, and is whole again in the next.
+    pub directory_fails: bool,
 }
 
 impl Scenario {
@@ -173,7 +177,15 @@ impl Scenario {
             ]),
             flush_us: dice.pick(&[500, 500, 3_000, 20_000]),
             disk: DiskHonesty::Honest,
+            log_dirs: 1,
+            directory_fails: false,
         }
+    }
+
+    /// The same with two log directories, of which one fails in each life.
+    #[must_use]
+    pub fn with_failing_directory(self) -> Self {
+        Scenario { log_dirs: 2, directory_fails: true, ..self }
     }
 
     /// The settings that decide what is owed.

@@ -14,7 +14,8 @@ use std::time::Duration;
 use highwater_broker::{BrokerConfig, BrokerError, Started, prepare, run_shard};
 use highwater_checker::{Nanos, RunId};
 use highwater_io::sim::{
-    DiskConfig, Exit, Fault, FaultId, Latency, NetConfig, NodeId, NodeStatus, RunError, World, WorldConfig,
+    DiskConfig, DiskOp, Exit, Fault, FaultId, Latency, NetConfig, NodeId, NodeStatus, RunError, World,
+    WorldConfig,
 };
 use highwater_io::sync::Watch;
 
@@ -73,11 +74,15 @@ pub(crate) struct Scene {
     reader: NodeId,
     lies: Option<FaultId>,
     lied: u64,
+    /// How the last log directory fails in this life, and what was acknowledged before.
+    failing: Option<(FaultId, u64)>,
     report: Report,
     /// Deaths from which the broker has not recovered yet.
     unrecovered: usize,
     /// Whether the data directory must look clean at the next start; `None` if either is right.
     looks_clean: Option<bool>,
+    /// Whether a stop may have been clean: no directory failed before it.
+    may_be_clean: bool,
 }
 
 impl Scene {
@@ -114,9 +119,11 @@ impl Scene {
             reader,
             lies,
             lied: 0,
+            failing: None,
             report: Rc::default(),
             unrecovered: 0,
             looks_clean: Some(false),
+            may_be_clean: true,
         }
     }
 
@@ -229,7 +236,13 @@ impl Scene {
 
     fn broker_config(&self) -> BrokerConfig {
         let mut config = BrokerConfig::for_data_dir("/data");
+        let scenario = &self.hand.scenario;
+        let dirs = match scenario.log_dirs {
+            0 | 1 => "/data".to_owned(),
+            dirs => (0..dirs).map(log_dir).collect::<Vec<_>>().join(","),
+        };
         let settings = [
+            ("log.dirs", dirs),
             ("listeners", format!("PLAINTEXT://{}", self.hand.address)),
             ("num.shards", self.hand.scenario.shards.to_string()),
             ("log.retention.check.interval.ms", "25".to_owned()),
@@ -374,6 +387,10 @@ impl Scene {
             self.run_until(ACKNOWLEDGED_WITHIN, move |_| books.acked.get() > 0)?;
         }
         let deadline = self.world.now() + Duration::from_micros(micros);
+        if scenario.directory_fails {
+            self.run_for(self.dice.micros(micros))?;
+            self.let_a_directory_fail();
+        }
         while self.world.now() < deadline {
             let left = deadline - self.world.now();
             if !scenario.bad_network {
@@ -392,6 +409,30 @@ impl Scene {
             self.stall_the_disk()?;
         }
         self.die_at_an_event(death, self.dice.micros(5_000))
+    }
+
+    /// One of the next writes or flushes in the last log directory fails, and all that follow, until the broker has ended.
+    fn let_a_directory_fail(&mut self) {
+        let op = self.dice.pick(&[DiskOp::Write, DiskOp::Flush, DiskOp::SyncDirectory]);
+        let name = log_dir(self.hand.scenario.log_dirs - 1);
+        let name = format!("{}/", name.trim_start_matches('/'));
+        let fault = Fault::eio(op).on(name).skip(self.dice.below(12));
+        self.tell(format_args!("a log directory is to fail: {op:?}"));
+        let fault = self.world.disk_of(self.broker).inject(fault);
+        self.failing = Some((fault, self.hand.books.acked.get()));
+    }
+
+    /// The directory is whole again; whether anything failed in it.
+    fn mend_the_directory(&mut self) -> bool {
+        let Some((fault, acked_before)) = self.failing.take() else { return false };
+        let disk = self.world.disk_of(self.broker);
+        let has_failed = disk.fired(fault) > 0;
+        disk.lift(fault);
+        if has_failed {
+            self.figures.directories_failed += 1;
+            self.figures.acked_beside += self.hand.books.acked.get() - acked_before;
+        }
+        has_failed
     }
 
     /// Times of any order are likely.
@@ -466,6 +507,7 @@ impl Scene {
     }
 
     fn died(&mut self, death: Death) {
+        let has_failed = self.mend_the_directory();
         // The disk of a dead machine stalls no more.
         self.world.disk_of(self.broker).resume();
         self.figures.power_losses += u32::from(death.takes_memory());
@@ -474,6 +516,7 @@ impl Scene {
         self.deaths.push(Struck { death, at, restored_at: at, recovered_ends: Vec::new() });
         self.unrecovered += 1;
         self.looks_clean = Some(false);
+        self.may_be_clean = !has_failed;
     }
 
     fn stop(&mut self) -> Result<(), Stopped> {
@@ -498,12 +541,13 @@ impl Scene {
             return Err(self.stopped(Breach::NotStopping));
         }
         self.died(Death::Stop);
+        let is_clean = self.may_be_clean;
         if self.hand.scenario.deaths == Deaths::Any && self.dice.one_in(3) {
             // What a clean stop leaves is on the medium.
             self.world.power_cut(broker);
             self.died(Death::PowerCut);
         }
-        self.looks_clean = Some(true);
+        self.looks_clean = Some(is_clean);
         Ok(())
     }
 
@@ -537,6 +581,11 @@ impl Scene {
         }
         Ok(content)
     }
+}
+
+/// Where the log directory of this number is, if there are several.
+fn log_dir(number: u32) -> String {
+    format!("/data-{number}")
 }
 
 fn make_tiny(config: &mut BrokerConfig) {

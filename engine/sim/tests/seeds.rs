@@ -92,3 +92,19 @@ fn loss_on_a_disk_that_lies_is_booked_on_the_disk() {
     }
     assert!(lied > 100 && booked > 10, "{lied} flushes lied about, {booked} seeds booked on the disk");
 }
+
+/// One of two log directories fails, at any moment, in each life: the other goes on, and when both are whole again everything
+/// acknowledged is there.
+#[test]
+fn nothing_promised_is_broken_where_a_log_directory_fails() {
+    let mut sum = Figures::default();
+    for seed in seeds(40) {
+        let outcome = run(seed, &Scenario::seeded(seed).with_failing_directory());
+        assert!(outcome.is_kept(), "{}", complain(&outcome));
+        sum.directories_failed += outcome.figures.directories_failed;
+        sum.acked_beside += outcome.figures.acked_beside;
+    }
+    // A single seed may die before anything fails.
+    let is_one = std::env::var("HIGHWATER_SEED").is_ok();
+    assert!(is_one || sum.directories_failed > 20 && sum.acked_beside > 300, "{sum:?}");
+}

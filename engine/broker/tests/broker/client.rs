@@ -35,6 +35,12 @@ pub(crate) struct TestBroker {
 
 impl TestBroker {
     pub(crate) fn start(settings: &[(&str, &str)]) -> Self {
+        let mut broker = TestBroker::prepare(settings);
+        broker.try_restart().expect("starts");
+        broker
+    }
+
+    fn prepare(settings: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let mut config = BrokerConfig::for_data_dir(dir.path());
         let small = [
@@ -49,8 +55,32 @@ impl TestBroker {
         if let Ok(driver) = std::env::var(IO_DRIVER) {
             config.set("io.driver", &driver).expect("a driver");
         }
-        let broker = Broker::start(&config).expect("starts");
-        TestBroker { broker: Some(broker), config, dir }
+        TestBroker { broker: None, config, dir }
+    }
+
+    /// With a log directory for each of `names`, in the broker's own.
+    pub(crate) fn start_in(names: &[&str], settings: &[(&str, &str)]) -> Self {
+        let mut broker = TestBroker::prepare(settings);
+        broker.use_dirs(names);
+        broker.try_restart().expect("starts");
+        broker
+    }
+
+    /// Stops without minding whether that is clean, and starts again.
+    pub(crate) fn restart_unclean(&mut self) {
+        drop(self.broker.take());
+        self.try_restart().expect("starts again");
+    }
+
+    /// The log directories of the next start.
+    pub(crate) fn use_dirs(&mut self, names: &[&str]) {
+        let dirs: Vec<String> =
+            names.iter().map(|name| self.dir.path().join(name).display().to_string()).collect();
+        self.config.set("log.dirs", &dirs.join(",")).expect("valid");
+    }
+
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.config.set(name, value).expect("a valid setting");
     }
 
     pub(crate) fn broker(&self) -> &Broker {

@@ -10,6 +10,7 @@ mod fetch;
 mod hostile;
 mod limits;
 mod list_offsets;
+mod log_dirs;
 mod metadata;
 mod produce;
 mod restart;
