@@ -26,6 +26,8 @@ mod actor;
 mod books;
 pub mod cell;
 mod dice;
+#[cfg(test)]
+mod dirs_tests;
 mod outcome;
 mod promises;
 mod scenario;
