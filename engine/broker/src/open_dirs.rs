@@ -95,7 +95,7 @@ impl OpenDirs {
                     reports.push((path.clone(), report));
                     (Some(dir.directory_id()), Ok(dir))
                 }
-                Some(Err(error)) => (of_metadata(), Err(unless_mistaken(config, path, error)?)),
+                Some(Err(error)) => (of_metadata(), Err(unless_mistaken(config, path, &error)?)),
             };
             let takes_partitions = config.log_dirs.contains(path);
             dirs.push(OpenDir { path: path.clone(), takes_partitions, id, opened });
@@ -165,7 +165,7 @@ impl OpenDirs {
                 Ok(opened) => match split(opened, config).await {
                     Ok(of_shards) => Some(of_shards),
                     Err(error) => {
-                        dir.opened = Err(unless_mistaken(config, &dir.path, error)?);
+                        dir.opened = Err(unless_mistaken(config, &dir.path, &error)?);
                         None
                     }
                 },
@@ -373,13 +373,13 @@ async fn split(dir: &mut DataDir, config: &BrokerConfig) -> Result<Vec<ShardSeed
 }
 
 /// Why a directory is offline, if it is the medium that failed; a mistake is an error of the start.
-fn unless_mistaken(config: &BrokerConfig, path: &Path, error: OpenError) -> Result<String, BrokerError> {
-    match &error {
-        OpenError::File(_) | OpenError::Damaged { .. } => match data_dir_error(config, path, &error) {
+fn unless_mistaken(config: &BrokerConfig, path: &Path, error: &OpenError) -> Result<String, BrokerError> {
+    match error {
+        OpenError::File(_) | OpenError::Damaged { .. } => match data_dir_error(config, path, error) {
             BrokerError::DataDir { reason, .. } => Ok(reason),
             other => Err(other),
         },
-        _ => Err(data_dir_error(config, path, &error)),
+        _ => Err(data_dir_error(config, path, error)),
     }
 }
 
