@@ -1,8 +1,10 @@
 //! Metadata records, and the image that a log of them makes.
 
-use highwater_cluster::image::{Broker, ConfigResource, MetadataImage, PartitionState};
+use highwater_cluster::image::{Broker, ConfigResource, LogDir, MetadataImage, PartitionState};
 use highwater_cluster::record::Record;
-use highwater_model::{BrokerId, LeaderEpoch, PartitionIndex, ProducerId, TopicId, TopicPartition};
+use highwater_model::{
+    BrokerId, DirectoryId, LeaderEpoch, PartitionIndex, ProducerId, TopicId, TopicPartition,
+};
 
 use crate::Reached;
 use crate::source::{Source, put_piece};
@@ -72,7 +74,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         value,
     };
     let changes = [
-        Record::RegisterBroker { broker_id: BrokerId(0), broker },
+        Record::RegisterBroker { broker_id: BrokerId(0), broker: broker.clone() },
         Record::Topic { topic_id, name: "a_b".to_owned() },
         partition(0),
         partition(1),
@@ -90,5 +92,16 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let mut snapshot = vec![Record::BeginSnapshot];
     snapshot.extend_from_slice(&changes[..5]);
     snapshot.push(Record::EndSnapshot);
-    vec![log(&changes), log(&changes[..5]), log(&snapshot)]
+    // Of a broker with several log directories.
+    let directory = DirectoryId(uuid::Uuid::from_u128(9));
+    let log_dirs = vec![LogDir { id: directory, path: "/data".to_owned() }];
+    let assigned = [
+        Record::RegisterBroker { broker_id: BrokerId(0), broker: Broker { log_dirs, ..broker } },
+        Record::Topic { topic_id, name: "a_b".to_owned() },
+        Record::Partition {
+            id: TopicPartition { topic_id, partition: PartitionIndex(0) },
+            state: state.clone().with_directory(BrokerId(0), directory),
+        },
+    ];
+    vec![log(&changes), log(&changes[..5]), log(&snapshot), log(&assigned)]
 }
