@@ -55,6 +55,7 @@ pub(crate) async fn recover(
     }
     let mut replay = Replay::new(io, path, options, found, Access::Recover);
     let damaged = replay_journals(io, generation, &mut replay, report).await?;
+    replay.fence_unfounded().await?;
     let held_back = replay.held_back();
     let seeds = replay.finish(report).await?;
     if damaged || held_back {
@@ -76,6 +77,7 @@ pub(crate) async fn inspect(
     }
     let mut replay = Replay::new(io, path, &OpenOptions::default(), found, Access::Inspect);
     replay_journals(io, generation, &mut replay, report).await?;
+    replay.fence_unfounded().await?;
     replay.inspect(report).await
 }
 

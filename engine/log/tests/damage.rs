@@ -8,13 +8,16 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::scene::{End, Scene};
-use common::{DIR, append_one, create, id, open_with, options, read_values, small_shard};
+use common::{DIR, append_one, batch_of, create, id, open_with, options, read_values, small_shard};
 use highwater_io::Io;
+use highwater_log::salvage::{Selection, salvage};
 use highwater_log::verify::verify;
 use highwater_log::{
-    DataDir, OpenOptions, Partition, ReadError, ReadRequest, RecoveryReport, ShardConfig, ShardLogs,
+    AppendError, DataDir, LogError, OpenOptions, Origin, Partition, ReadError, ReadRequest, RecoveryReport,
+    ShardConfig, ShardLogs,
 };
-use highwater_model::{Offset, batch};
+use highwater_model::batch::ProducerStamp;
+use highwater_model::{LeaderEpoch, Offset, batch};
 
 const RECORDS: u32 = 120;
 
@@ -363,6 +366,128 @@ fn missing_segment_fences_its_partition_and_no_read_passes_over_it() {
                 };
                 assert!(matches!(error, ReadError::Corrupt { .. }), "{error}");
                 assert_eq!(offset, Offset(first_missing));
+            });
+        }
+    }
+}
+
+/// Half of the records are behind a checkpoint, the others only in the journal.
+fn scene_behind_a_checkpoint(records: u32, behind: u32) -> Scene {
+    let mut scene = Scene::new(1);
+    scene.live_and(End::Kill, move |io| async move {
+        let (_dir, logs, _) = open(&io).await;
+        let partition = create(&logs, 0).await;
+        for n in 0..records + behind {
+            let value = [u8::try_from(n).expect("small"); 600];
+            append_one(&partition, &value).await.acknowledged().await.expect("the disk is sound");
+            if n + 1 == records {
+                logs.checkpoint().await.expect("the disk is sound");
+            }
+        }
+    });
+    scene.pass(Duration::from_secs(10));
+    scene
+}
+
+/// The journal went on in the middle of a segment that was gone: a new file was made, with a hole for what had been, and
+/// served without a word.
+#[test]
+fn missing_segment_that_the_journal_goes_on_with_fences_its_partition() {
+    // It rolls at about 34 records: what is behind the checkpoint stays in the segment, fills it just up, or goes on to others.
+    for behind in [1, 4, 8, 60] {
+        let mut scene = scene_behind_a_checkpoint(60, behind);
+        let before = segments(&scene);
+        let path = before[1].clone();
+        let name = Path::new(&path).file_stem().expect("has one").to_string_lossy().into_owned();
+        let first_missing: i64 = name.parse().expect("a base offset");
+        assert!((1..60).contains(&first_missing), "{before:?}");
+        let gone = path.clone();
+        scene.live_and(End::Kill, |io| async move { io.fs().remove_file(gone).await.expect("is there") });
+        let found = scene.live_and(End::Kill, |io| async move { problems(&io).await });
+        assert!(found.contains(&format!("segment {first_missing} is missing")), "{found}");
+        let events = scene.disk().events();
+        for start in 0..3 {
+            // The first is cut short somewhere in its middle: what it left must not look like the segment.
+            if start == 0 {
+                scene.disk().cut_power_at_event(events + 12);
+                scene.live_for(Duration::from_secs(60), End::PowerCut, |io| async move {
+                    open(&io).await;
+                    std::future::pending::<()>().await;
+                });
+                scene.disk().cut_power_at_event(0);
+                continue;
+            }
+            let path = path.clone();
+            scene.live_and(End::Kill, move |io| async move {
+                let (_dir, logs, report) = open(&io).await;
+                assert_eq!(fenced(&report), [id(0)], "{behind} behind, start {start}: {report:?}");
+                assert!(report.fenced[0].1.contains(&path), "{}", report.fenced[0].1);
+                let partition = logs.partition(&id(0)).expect("is there");
+                assert_eq!(partition.watermarks().get().log_end_offset, Offset(i64::from(60 + behind)));
+                let (reached, error) = read_to_damage(&partition, Offset(0), 5_000).await;
+                assert_eq!(reached, Offset(first_missing), "{behind} behind");
+                assert!(matches!(error, Some(ReadError::Corrupt { .. })), "{error:?}");
+                let appended =
+                    partition.append(batch_of(&[b"more"], ProducerStamp::NONE), LeaderEpoch(0), Origin::Client);
+                let refusal = appended.await.expect_err("is fenced");
+                assert!(matches!(refusal, AppendError::Log(LogError::Fenced { .. })), "{refusal}");
+            });
+        }
+        let kept = scene.disk().file_lengths().into_keys().any(|path| path.contains("/damaged-"));
+        assert!(kept, "what the journal had is kept");
+        let plan = scene.live_and(End::Kill, |io| async move {
+            salvage(&io, Path::new(DIR), &Selection::Fenced).await.expect("is salvaged")
+        });
+        assert_eq!(plan.partitions.len(), 1, "{plan}");
+        scene.live_and(End::Kill, move |io| async move {
+            let (_dir, logs, report) = open(&io).await;
+            assert_eq!(fenced(&report), []);
+            let partition = logs.partition(&id(0)).expect("is there");
+            assert_eq!(append_one(&partition, b"more").await.base_offset, Offset(first_missing));
+        });
+    }
+}
+
+/// What an entry further on took is no loss, although the journal goes on with it before.
+#[test]
+fn missing_segment_that_a_later_entry_took_is_no_damage() {
+    for cut in [false, true] {
+        let mut scene = Scene::new(1);
+        scene.live_and(End::Kill, move |io| async move {
+            let (_dir, logs, _) = open(&io).await;
+            let partition = create(&logs, 0).await;
+            for n in 0..60 {
+                append_one(&partition, &[n; 600]).await.acknowledged().await.expect("the disk is sound");
+            }
+            logs.checkpoint().await.expect("the disk is sound");
+            for n in 60..120 {
+                append_one(&partition, &[n; 600]).await.acknowledged().await.expect("the disk is sound");
+            }
+            if cut {
+                partition.truncate_to(Offset(20)).await.expect("is cut");
+            } else {
+                let end = partition.watermarks().get().log_end_offset;
+                partition.delete_records_before(end).await.expect("is deleted");
+            }
+            append_one(&partition, b"last").await.acknowledged().await.expect("the disk is sound");
+        });
+        scene.pass(Duration::from_secs(10));
+        // As after a start that came no further: what the log does not need is removed before the new journal counts.
+        for path in segments(&scene) {
+            let name = Path::new(&path).file_stem().expect("has one").to_string_lossy().into_owned();
+            let base: i64 = name.parse().expect("a base offset");
+            let is_gone = if cut { base > 20 } else { base > 0 && base < 100 };
+            if is_gone {
+                scene.live_and(End::Kill, |io| async move { io.fs().remove_file(path).await.expect("there") });
+            }
+        }
+        for _ in 0..2 {
+            scene.live_and(End::Kill, move |io| async move {
+                let (_dir, logs, report) = open(&io).await;
+                assert_eq!((report.fenced, report.strays), (Vec::new(), Vec::new()), "cut: {cut}");
+                let values = read_values(&logs.partition(&id(0)).expect("is there")).await;
+                assert_eq!(values.last().expect("one").as_slice(), b"last");
+                assert_eq!(values.len(), if cut { 21 } else { 1 });
             });
         }
     }

@@ -19,7 +19,7 @@ use crate::kafka_files::{
 };
 use crate::mutants;
 use crate::partition::state::{MAX_OFFSET, MAX_SEGMENT_BYTES, PartitionState};
-use crate::recovery::{EIO, inspect_segments, settle_segments};
+use crate::recovery::{EIO, inspect_segments, segment_names, settle_segments};
 
 /// Bytes of entries that are gathered before they are written.
 const PENDING_BYTES: usize = 32 << 20;
@@ -53,6 +53,12 @@ struct Target {
     pending: Vec<Piece>,
     /// Where the last piece was written to, and the bytes of the block in which it ended.
     written: Option<(Offset, u64, Vec<u8>)>,
+    /// Segments that the journal has from their first byte on, or whose file was there before it was written to.
+    founded: BTreeSet<Offset>,
+    /// Segments that the journal goes on with behind their first byte, and whose file is not there. No damage where it went
+    /// because of an entry further on: the log's start passed it, or a cut took it. Until then nothing is made in its place, so
+    /// that running all of this again finds the same.
+    unfounded: BTreeSet<Offset>,
 }
 
 /// A partition as a recovery would leave it, and nothing was changed.
@@ -196,6 +202,9 @@ impl Replay {
                     base_offset,
                     next_offset,
                 };
+                let begins_at = (segment_base, position_bytes);
+                self.find_begin(id, begins_at).await?;
+                let target = self.target(id);
                 if let Err(what) = target.append(&expected, &payload[prefix_bytes as usize..], max_producers)
                 {
                     target.fence(what);
@@ -246,6 +255,7 @@ impl Replay {
         size_bytes: u64,
         next_base: Offset,
     ) -> Result<(), OpenError> {
+        self.find_begin(id, (segment_base, size_bytes)).await?;
         let target = self.target(id);
         let state = &target.state;
         let is_at_end = state.segment_base == segment_base && state.position_bytes == size_bytes;
@@ -259,7 +269,8 @@ impl Replay {
             return Ok(());
         }
         let gone = next_base <= self.target(id).state.log_start_offset;
-        if gone && !self.exists(id, segment_base).await? {
+        if gone && !self.exists(id, segment_base).await? || self.target(id).unfounded.contains(&segment_base)
+        {
             return Ok(());
         }
         let file = self.file(id, segment_base).await?;
@@ -296,6 +307,9 @@ impl Replay {
         target.state.truncate(next_offset, segment_base, position_bytes);
         target.note_rewritten(segment_base, position_bytes);
         target.written = None;
+        let is_left = |base: &Offset| *base < segment_base || *base == segment_base && position_bytes > 0;
+        target.founded.retain(is_left);
+        target.unfounded.retain(is_left);
         if access == Access::Inspect {
             return Ok(());
         }
@@ -359,9 +373,63 @@ impl Replay {
         let partial = bytes.len() % IO_ALIGNMENT;
         let block = bytes[bytes.len() - partial..].to_vec();
         buf.pad_to(IO_ALIGNMENT);
-        let file = self.file(id, segment_base).await?;
-        file.write_at(vec![buf.freeze()], start_bytes, fs::Durability::Plain).await?;
+        if !self.target(id).unfounded.contains(&segment_base) {
+            let file = self.file(id, segment_base).await?;
+            file.write_at(vec![buf.freeze()], start_bytes, fs::Durability::Plain).await?;
+        }
         self.target(id).written = Some((segment_base, end_bytes, block));
+        Ok(())
+    }
+
+    /// Notes whether what comes before a byte of a segment is there: the journal has it, or there is a file.
+    ///
+    /// A new segment's name is flushed by the checkpoint that covers its first entries, so that a power cut may take the name
+    /// only while the journal has all that was in the file.
+    async fn find_begin(
+        &mut self,
+        id: TopicPartition,
+        (segment_base, position_bytes): (Offset, u64),
+    ) -> Result<(), OpenError> {
+        let target = self.target(id);
+        if position_bytes == 0 {
+            target.founded.insert(segment_base);
+            target.unfounded.remove(&segment_base);
+            return Ok(());
+        }
+        if target.founded.contains(&segment_base) || target.unfounded.contains(&segment_base) {
+            return Ok(());
+        }
+        let exists = self.exists(id, segment_base).await?;
+        let target = self.target(id);
+        let known = if exists || target.is_stray { &mut target.founded } else { &mut target.unfounded };
+        known.insert(segment_base);
+        Ok(())
+    }
+
+    /// Fences partitions whose journal goes on in a segment that is not there, although the log needs it.
+    pub(super) async fn fence_unfounded(&mut self) -> Result<(), OpenError> {
+        for target in self.targets.values_mut() {
+            if target.unfounded.is_empty() || target.deleted || target.state.fenced.is_some() {
+                continue;
+            }
+            let mut bases = target.unfounded.clone();
+            bases.extend(segment_names(&self.io, &target.dir, self.access).await?.into_keys());
+            let state = &target.state;
+            let is_needed = |base: &Offset| match base.cmp(&state.segment_base) {
+                std::cmp::Ordering::Less => {
+                    let next = bases.range(Offset(base.0 + 1)..).next().unwrap_or(&state.segment_base);
+                    !state.is_passed(*next.min(&state.segment_base))
+                }
+                std::cmp::Ordering::Equal => state.position_bytes > 0,
+                std::cmp::Ordering::Greater => false,
+            };
+            if let Some(base) = target.unfounded.iter().copied().find(is_needed) {
+                let path = segment_path(&target.dir, base, LOG_SUFFIX);
+                target
+                    .fence(format!("{}: missing, and with it records from offset {base} on", path.display()));
+                self.held_back = true;
+            }
+        }
         Ok(())
     }
 
@@ -593,6 +661,8 @@ impl Target {
             rewritten_from: None,
             pending: Vec::new(),
             written: None,
+            founded: BTreeSet::new(),
+            unfounded: BTreeSet::new(),
         }
     }
 
