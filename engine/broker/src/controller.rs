@@ -15,19 +15,18 @@ use std::sync::Arc;
 use highwater_cluster::image::{ApplyError, ConfigResource};
 use highwater_cluster::{MetadataImage, Record, lifecycle};
 use highwater_io::sync::Semaphore;
-use highwater_log::AppendError;
+use highwater_log::{AppendError, NewPartition};
 use highwater_model::{PartitionIndex, Timestamp, TopicId, TopicPartition};
 use highwater_protocol::ErrorCode;
 
-use crate::concurrent;
 use crate::config::log_config;
 use crate::log_dirs::{NoneOnline, Place};
 use crate::metadata_log::{MetadataLog, MetadataLogError};
 use crate::partition::{PartitionConfig, ShardPartition};
 use crate::shard::Shard;
 
-/// Partitions that a shard creates at the same time: each waits for the disk several times.
-const PARTITIONS_AT_ONCE: usize = 32;
+/// Partitions that a shard opens or creates in one go: then others have their turn.
+const PARTITIONS_AT_ONCE: usize = 1024;
 
 /// A change that was decided and could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -177,38 +176,61 @@ impl Shard {
         }
     }
 
-    /// Serves partitions that the metadata says are this broker's; whether all of them are served.
+    /// Serves partitions that the metadata says are this broker's, and creates those that are not there; whether all of them
+    /// are served.
     pub(crate) async fn open_partitions(
         self: &Rc<Self>,
         ids: Vec<TopicPartition>,
         image: &Arc<MetadataImage>,
     ) -> bool {
-        let work = ids.into_iter().map(|id| {
-            let (shard, image) = (Rc::clone(self), Arc::clone(image));
-            async move { shard.open_partition(id, &image).await }
-        });
-        concurrent::all(&self.io, PARTITIONS_AT_ONCE, work).await.into_iter().all(|is_open| is_open)
+        let mut is_complete = true;
+        let mut ids = ids.as_slice();
+        while let Some((portion, rest)) = ids.split_at_checked(ids.len().min(PARTITIONS_AT_ONCE))
+            && !portion.is_empty()
+        {
+            is_complete &= self.open_some(portion, image).await;
+            ids = rest;
+        }
+        is_complete
     }
 
-    /// Serves a partition that the metadata says is this broker's, and creates it if it is not there.
-    async fn open_partition(self: &Rc<Self>, id: TopicPartition, image: &MetadataImage) -> bool {
-        let Some(topic) = image.topic_by_id(&id.topic_id) else { return true };
-        let Some(state) = topic.partition(id.partition) else { return true };
-        // One whose directory is not online is made nowhere else.
-        let Place::Online(index) = self.broker.log_dirs.place_of(state) else { return true };
-        let Some(logs) = &self.logs[index] else { return true };
-        let config = self.partition_config(image, &topic.name);
-        match logs.create_partition(id, &topic.name, config.log.clone()).await {
-            Ok(log) => {
-                let partition = Rc::new(ShardPartition::new(log, state.leader_epoch, &config));
-                self.partitions.borrow_mut().insert(id, partition);
-                true
-            }
-            Err(error) => {
-                tracing::error!(topic = topic.name, partition = id.partition.0, %error, "partition is not served");
-                false
+    async fn open_some(self: &Rc<Self>, ids: &[TopicPartition], image: &MetadataImage) -> bool {
+        // Most follow another of their topic.
+        let mut config_of: Option<(TopicId, Rc<str>, PartitionConfig)> = None;
+        let mut new: Vec<Vec<NewPartition>> = self.logs.iter().map(|_| Vec::new()).collect();
+        let mut leaderships: Vec<Vec<_>> = self.logs.iter().map(|_| Vec::new()).collect();
+        for &id in ids {
+            let Some(topic) = image.topic_by_id(&id.topic_id) else { continue };
+            let Some(state) = topic.partition(id.partition) else { continue };
+            // One whose directory is not online is made nowhere else.
+            let Place::Online(index) = self.broker.log_dirs.place_of(state) else { continue };
+            let known = config_of.take_if(|(of, ..)| *of == id.topic_id);
+            let (topic_id, topic_name, config) = known.unwrap_or_else(|| {
+                (id.topic_id, topic.name.as_str().into(), self.partition_config(image, &topic.name))
+            });
+            let (name, log) = (Rc::clone(&topic_name), config.log.clone());
+            new[index].push(NewPartition { id, topic_name: name, config: log });
+            leaderships[index].push((id, Rc::clone(&topic_name), state.leader_epoch, config.clone()));
+            config_of = Some((topic_id, topic_name, config));
+        }
+        let mut is_complete = true;
+        for ((logs, new), leaderships) in self.logs.iter().zip(new).zip(leaderships) {
+            let Some(logs) = logs.as_ref().filter(|_| !new.is_empty()) else { continue };
+            let opened = logs.create_partitions(new).await;
+            for ((id, topic, leader_epoch, config), opened) in leaderships.into_iter().zip(opened) {
+                match opened {
+                    Ok(log) => {
+                        let partition = Rc::new(ShardPartition::new(log, leader_epoch, &config));
+                        self.partitions.borrow_mut().insert(id, partition);
+                    }
+                    Err(error) => {
+                        tracing::error!(%topic, partition = id.partition.0, %error, "partition is not served");
+                        is_complete = false;
+                    }
+                }
             }
         }
+        is_complete
     }
 
     async fn remove_topic(self: &Rc<Self>, topic_id: &TopicId) -> bool {

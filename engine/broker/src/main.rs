@@ -167,8 +167,8 @@ fn raise_open_files() -> impl FnOnce() {
     }
 }
 
-/// Connections take at most half of the descriptors that the process may have: each segment that is written or read takes
-/// one, too, and whoever may connect must not be able to keep the logs from opening theirs.
+/// Connections take at most half of the descriptors that the process may have, and segments that stay open a quarter: whoever
+/// may connect must not be able to keep the logs from opening theirs.
 fn leave_descriptors_to_logs(config: &mut BrokerConfig) {
     let Some(limit) = getrlimit(Resource::Nofile).current else { return };
     let most = usize::try_from(limit / 2).unwrap_or(usize::MAX).max(1);
@@ -181,6 +181,9 @@ fn leave_descriptors_to_logs(config: &mut BrokerConfig) {
         );
         config.network.max_connections = most;
     }
+    // Segments of which more would be open than there may be are closed in time, so that nobody need be warned.
+    let share = usize::try_from(limit / 4).unwrap_or(usize::MAX) / config.num_shards.max(1);
+    config.shard.max_open_segments = config.shard.max_open_segments.min(share.max(1));
 }
 
 #[cfg(feature = "mutants")]

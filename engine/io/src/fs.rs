@@ -249,6 +249,32 @@ impl Fs {
         Ok(entries)
     }
 
+    /// Lists a directory in the order of names, with the length in bytes of each file.
+    ///
+    /// # Errors
+    /// As opendir(3) and stat(2). Blocks the shard: for start-up only, where thousands of directories are looked at, and a
+    /// request for each file would take many times as long.
+    pub async fn read_dir_with_lengths(
+        &self,
+        path: impl AsRef<Path>,
+    ) -> Result<Vec<(DirEntry, u64)>, FileError> {
+        let path = path.as_ref();
+        if !matches!(self.io.driver(), Driver::Sim(_)) {
+            let mut entries = crate::real::dir::read_dir_with_lengths(path)?;
+            entries.sort_unstable_by(|(a, _), (b, _)| a.name.cmp(&b.name));
+            return Ok(entries);
+        }
+        let mut entries = Vec::new();
+        for entry in self.read_dir(path).await? {
+            let len_bytes = match entry.kind {
+                FileKind::File => self.metadata(path.join(&entry.name)).await?.len_bytes,
+                _ => 0,
+            };
+            entries.push((entry, len_bytes));
+        }
+        Ok(entries)
+    }
+
     /// Makes the names of a directory durable: creations, removals and renames that were done before.
     ///
     /// # Errors
@@ -324,6 +350,36 @@ impl Fs {
         content: Bytes,
     ) -> Result<(), FileError> {
         let path = path.as_ref();
+        self.replace_file(path, content).await?;
+        match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => self.sync_dir(parent).await,
+            _ => self.sync_dir(".").await,
+        }
+    }
+
+    /// Writes several small files of `directory`, each as [`replace_file_durable`](Self::replace_file_durable) does, with one
+    /// flush of the directory in the end.
+    ///
+    /// # Errors
+    /// Of any of these steps.
+    pub async fn replace_files_durable(
+        &self,
+        directory: impl AsRef<Path>,
+        files: impl IntoIterator<Item = (PathBuf, Bytes)>,
+    ) -> Result<(), FileError> {
+        for (path, content) in files {
+            debug_assert_eq!(
+                path.parent(),
+                Some(directory.as_ref()),
+                "its name is flushed with this directory"
+            );
+            self.replace_file(&path, content).await?;
+        }
+        self.sync_dir(directory).await
+    }
+
+    /// The same as [`replace_file_durable`](Self::replace_file_durable), but for the flush of the directory.
+    async fn replace_file(&self, path: &Path, content: Bytes) -> Result<(), FileError> {
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(".tmp");
         let temporary = PathBuf::from(temporary);
@@ -332,11 +388,7 @@ impl Fs {
         file.write_at(vec![content], 0, Durability::Plain).await?;
         file.sync_all().await?;
         drop(file);
-        self.rename(&temporary, path).await?;
-        match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => self.sync_dir(parent).await,
-            _ => self.sync_dir(".").await,
-        }
+        self.rename(&temporary, path).await
     }
 }
 

@@ -150,6 +150,9 @@ pub struct ShardConfig {
     /// `log.cleaner.dedupe.buffer.size`: memory in bytes for the keys of one pass, taken only while one runs. Where they do
     /// not fit, more passes are made.
     pub cleaner_dedupe_buffer_bytes: usize,
+    /// Most descriptors of segments that stay open. More are open only for as long as more are in use at once; with fewer
+    /// than are written to in turn, segments are flushed more often than checkpoints ask for.
+    pub max_open_segments: usize,
     /// Whether direct I/O is used where the file system has it (otherwise the page cache, with `fdatasync`).
     pub direct_io: bool,
 }
@@ -172,6 +175,7 @@ impl Default for ShardConfig {
             cleaner_backoff: Duration::from_secs(15),
             cleaner_io_max_bytes_per_second: None,
             cleaner_dedupe_buffer_bytes: 128 << 20,
+            max_open_segments: 4_096,
             direct_io: true,
         }
     }

@@ -18,7 +18,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use highwater_io::{FileError, Io, fs};
+use highwater_io::{FileError, Io, IoBuf, fs};
 use highwater_model::{BrokerId, DirectoryId, LeaderEpoch, Offset, ProducerId, TopicId, TopicPartition};
 
 use crate::checkpoint;
@@ -45,6 +45,9 @@ const METADATA_DIRECTORY_PROPERTY: &str = "highwater.metadata.directory.id";
 
 /// Most bytes of a small text file that are read.
 const SMALL_FILE_BYTES: usize = 1 << 20;
+
+/// Most bytes of a `partition.metadata` that are read: it has two short lines.
+const METADATA_BYTES: usize = 4096;
 
 /// More shards than any machine has.
 const MAX_JOURNALS: usize = 1 << 16;
@@ -143,6 +146,8 @@ pub(crate) struct PartitionSeed {
     pub(crate) dir: PathBuf,
     pub(crate) state: PartitionState,
     pub(crate) segments: Vec<SegmentFile>,
+    /// Whether its files are as a clean stop left them, so that the next one need not complete them.
+    pub(crate) is_complete: bool,
 }
 
 /// A segment's data on disk.
@@ -720,10 +725,12 @@ pub(crate) async fn discover(
 
 pub(crate) async fn topic_id_of(io: &Io, dir: &Path) -> Result<Option<TopicId>, OpenError> {
     let path = dir.join(PARTITION_METADATA);
-    if !io.fs().exists(&path).await? {
-        return Ok(None);
-    }
-    let bytes = io.fs().read_file(&path, SMALL_FILE_BYTES).await?;
+    let file = match io.fs().open(&path, fs::OpenOptions::read_only()).await {
+        Err(error) if error.is_not_found() => return Ok(None),
+        opened => opened?,
+    };
+    // Nobody asks for its length first: there may be thousands.
+    let bytes = file.read_at(IoBuf::with_capacity(METADATA_BYTES), 0, METADATA_BYTES).await?;
     Ok(std::str::from_utf8(&bytes).ok().and_then(parse_partition_metadata))
 }
 

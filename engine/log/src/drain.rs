@@ -148,14 +148,14 @@ impl ShardCore {
 
     /// Brings everything in groups up to `sequence`, which is durable, into the partition's segments.
     pub(crate) async fn drain_through(
-        &self,
+        self: &Rc<Self>,
         core: &Rc<PartitionCore>,
         sequence: u64,
     ) -> Result<(), LogError> {
         self.drain(core, Until::Sequence(sequence)).await
     }
 
-    async fn drain(&self, core: &Rc<PartitionCore>, until: Until) -> Result<(), LogError> {
+    async fn drain(self: &Rc<Self>, core: &Rc<PartitionCore>, until: Until) -> Result<(), LogError> {
         let _turn = core.drain_turn.acquire(1).await;
         if core.live.borrow().deleted {
             return Ok(());
@@ -233,18 +233,18 @@ impl ShardCore {
         }
     }
 
-    async fn write_chunk(&self, core: &Rc<PartitionCore>, chunk: Chunk) -> Result<(), LogError> {
+    async fn write_chunk(self: &Rc<Self>, core: &Rc<PartitionCore>, chunk: Chunk) -> Result<(), LogError> {
         let Chunk { segment, start_bytes, buf, written_bytes, settled } = chunk;
         let outcome = async {
             self.reserve(core, &segment, start_bytes + buf.len() as u64).await?;
             let file = segment.file(&self.io, self.direct).await.map_err(|error| self.fence(&error))?;
-            self.note_dirty(core, &segment);
+            self.note_dirty(core, &segment, &file);
             file.write_at(vec![buf.freeze()], start_bytes, fs::Durability::Plain)
                 .await
                 .map_err(|error| self.fence(&error))?;
             // Again: a checkpoint that flushed meanwhile did not cover this write, and a truncation may see to it that
             // none comes after it.
-            self.note_dirty(core, &segment);
+            self.note_dirty(core, &segment, &file);
             Ok::<(), LogError>(())
         };
         outcome.await?;
@@ -261,7 +261,7 @@ impl ShardCore {
             queue.drained_batches.set(queue.drained_batches.get() + drained);
         }
         self.evict();
-        Ok(())
+        self.bound_open_files().await
     }
 
     /// Lets drained batches go while more than half of the memory is in use, or there are too many small ones.
@@ -325,11 +325,13 @@ impl ShardCore {
         };
         let epochs = encode_epochs(core.live.borrow().state.epochs.starts());
         let snapshot = segment_path(&core.dir, next_base, SNAPSHOT_SUFFIX);
-        let fs = self.io.fs();
-        fs.replace_file_durable(segment.path(INDEX_SUFFIX), offsets.into()).await?;
-        fs.replace_file_durable(segment.path(TIME_INDEX_SUFFIX), times.into()).await?;
-        fs.replace_file_durable(snapshot, producers.into()).await?;
-        fs.replace_file_durable(core.dir.join(EPOCH_CHECKPOINT), epochs.into()).await
+        let files = [
+            (segment.path(INDEX_SUFFIX), offsets.into()),
+            (segment.path(TIME_INDEX_SUFFIX), times.into()),
+            (snapshot, producers.into()),
+            (core.dir.join(EPOCH_CHECKPOINT), epochs.into()),
+        ];
+        self.io.fs().replace_files_durable(&core.dir, files).await
     }
 
     /// Latches a failure of the log directory; a full disk is none (rule 8), and nor is a lack of descriptors.

@@ -158,4 +158,4 @@ pub use dir::{DataDir, FoundPartition, Identity, MetadataPlace, OpenOptions, Rec
 pub use error::{AppendError, LogError, OpenError, ReadError, StorageFailure};
 pub use journal::JournalCounters;
 pub use partition::{Appended, Origin, Partition, ReadData, ReadRequest, TimestampOffset, Watermarks};
-pub use shard::ShardLogs;
+pub use shard::{NewPartition, ShardLogs};

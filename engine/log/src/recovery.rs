@@ -10,6 +10,7 @@
 //! included, none skipped by offset; since the first append after a settle repeats the settled block, a block is always
 //! written whole, and running it all again gives the same bytes. Nothing here asks cluster metadata.
 
+mod flush;
 mod kafka;
 mod replay;
 
@@ -21,7 +22,7 @@ use highwater_io::{Io, IoBuf, fs};
 use highwater_model::Offset;
 
 use crate::checkpoint;
-use crate::compaction::swap::{Replaced, finish_swaps};
+use crate::compaction::swap::{Replaced, finish_swaps, is_unfinished};
 use crate::dir::{
     DAMAGED_PREFIX, FoundDirs, Generation, OpenOptions, PartitionSeed, RecoveryReport, SegmentFile,
     remove_generation,
@@ -50,14 +51,23 @@ pub(crate) async fn recover(
     if let Some(path) = generation.missing_dir(io).await? {
         return Err(missing(path));
     }
+    let mut listings = BTreeMap::new();
     for dir in found.values() {
-        finish_swaps(io, &dir.path).await?;
+        let mut listing = Listing::of(io, &dir.path).await?;
+        if listing.has_swaps() {
+            finish_swaps(io, &dir.path).await?;
+            listing = Listing::of(io, &dir.path).await?;
+        }
+        listings.insert(dir.path.clone(), listing);
     }
     let mut replay = Replay::new(io, path, options, found, Access::Recover);
+    replay.set_listings(listings);
     let damaged = replay_journals(io, generation, &mut replay, report).await?;
     replay.fence_unfounded().await?;
     let held_back = replay.held_back();
-    let seeds = replay.finish(report).await?;
+    let mut seeds = replay.finish(report).await?;
+    let is_complete = |seed: &PartitionSeed| report.was_clean && seed.state.fenced.is_none();
+    seeds.iter_mut().for_each(|seed| seed.is_complete = is_complete(seed));
     if damaged || held_back {
         keep_damaged(io, generation, report).await?;
     }
@@ -282,6 +292,38 @@ async fn copy_piece(
     }
 }
 
+/// The files of a partition's directory with their lengths, as a start found them: thousands of directories are looked at
+/// once each.
+pub(crate) struct Listing(Vec<(String, u64)>);
+
+impl Listing {
+    pub(crate) async fn of(io: &Io, dir: &Path) -> Result<Self, OpenError> {
+        let entries = io.fs().read_dir_with_lengths(dir).await?;
+        Ok(Listing(entries.into_iter().map(|(entry, len_bytes)| (entry.name, len_bytes)).collect()))
+    }
+
+    /// Whether a compaction may have been interrupted here.
+    fn has_swaps(&self) -> bool {
+        self.0.iter().any(|(name, _)| is_unfinished(name) || Replaced::parse(name).is_some())
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// Length in bytes of a segment's data file.
+    fn len_of(&self, base: Offset) -> Option<u64> {
+        let is_it = |name: &str| base_offset_of(name, LOG_SUFFIX) == Some(base);
+        self.0.iter().find(|(name, _)| is_it(name)).map(|(_, len_bytes)| *len_bytes)
+    }
+}
+
+/// The segments that belong to a partition, and whether files were removed, so that the directory has to be flushed.
+pub(crate) struct Settled {
+    pub(crate) segments: Vec<SegmentFile>,
+    pub(crate) has_removed: bool,
+}
+
 /// Lists a partition's segments as they belong to `state`, and removes those that do not: made ahead for a roll that was
 /// never recorded, or passed by the log's start. One that is not there, although the log needs it, fences the partition;
 /// of a fenced one nothing is removed.
@@ -289,9 +331,10 @@ pub(crate) async fn settle_segments(
     io: &Io,
     dir: &Path,
     state: &mut PartitionState,
-) -> Result<Vec<SegmentFile>, OpenError> {
-    let mut segments = Vec::new();
-    let named = segment_names(io, dir, Access::Recover).await?;
+    listing: &Listing,
+) -> Result<Settled, OpenError> {
+    let mut settled = Settled { segments: Vec::new(), has_removed: false };
+    let named = names_in(io, dir, listing.names(), Access::Recover).await?;
     if state.fenced.is_none()
         && let Some(base) = missing_segment(&named, state)
     {
@@ -303,6 +346,7 @@ pub(crate) async fn settle_segments(
         if base > state.segment_base || passed {
             if state.fenced.is_none() {
                 remove_segment(io, dir, base).await?;
+                settled.has_removed = true;
             }
             continue;
         }
@@ -310,14 +354,14 @@ pub(crate) async fn settle_segments(
             continue;
         }
         let path = segment_path(dir, base, LOG_SUFFIX);
-        let len_bytes = io.fs().metadata(&path).await?.len_bytes;
+        let len_bytes = listing.len_of(base).unwrap_or(0);
         let size_bytes = if base == state.segment_base { state.position_bytes } else { len_bytes };
         if len_bytes < size_bytes {
             fence(state, &format!("{}: {len_bytes} bytes long, {size_bytes} expected", path.display()));
         }
-        segments.push(SegmentFile { base_offset: base, size_bytes: size_bytes.min(len_bytes) });
+        settled.segments.push(SegmentFile { base_offset: base, size_bytes: size_bytes.min(len_bytes) });
     }
-    Ok(segments)
+    Ok(settled)
 }
 
 /// Fences the partition as [`settle_segments`] would after a recovery, which writes what is from `rewritten_from` on. Nothing
@@ -355,21 +399,31 @@ async fn inspect_segments(
 pub(crate) type SegmentNames = BTreeMap<Offset, bool>;
 
 pub(crate) async fn segment_names(io: &Io, dir: &Path, access: Access) -> Result<SegmentNames, OpenError> {
+    let entries = io.fs().read_dir(dir).await?;
+    names_in(io, dir, entries.iter().map(|entry| entry.name.as_str()), access).await
+}
+
+async fn names_in(
+    io: &Io,
+    dir: &Path,
+    names: impl Iterator<Item = &str>,
+    access: Access,
+) -> Result<SegmentNames, OpenError> {
     let mut named = SegmentNames::new();
     let mut swaps = Vec::new();
-    for entry in io.fs().read_dir(dir).await? {
-        if entry.name.ends_with(".tmp") {
+    for name in names {
+        if name.ends_with(".tmp") {
             if access == Access::Recover {
-                io.fs().remove_file(dir.join(&entry.name)).await?;
+                io.fs().remove_file(dir.join(name)).await?;
             }
             continue;
         }
-        swaps.extend(Replaced::parse(&entry.name));
-        if let Some(base) = base_offset_of(&entry.name, LOG_SUFFIX) {
+        swaps.extend(Replaced::parse(name));
+        if let Some(base) = base_offset_of(name, LOG_SUFFIX) {
             named.insert(base, true);
         }
         for suffix in [INDEX_SUFFIX, TIME_INDEX_SUFFIX] {
-            if let Some(base) = base_offset_of(&entry.name, suffix) {
+            if let Some(base) = base_offset_of(name, suffix) {
                 named.entry(base).or_insert(false);
             }
         }

@@ -34,6 +34,7 @@ use crate::kafka_files::{
     encode_partition_metadata, encode_producer_snapshot, partition_dir_name, segment_path,
 };
 use crate::mutants;
+use crate::partition::open_files::{OpenFile, OpenFiles};
 use crate::partition::read_bufs::ReadBufs;
 use crate::partition::segment::Segment;
 use crate::partition::state::PartitionState;
@@ -52,17 +53,14 @@ const MAX_NAME_BYTES: usize = 255;
 const FIRST_RESERVE_BYTES: u64 = 64 << 10;
 const LARGEST_RESERVE_STEP_BYTES: u64 = 16 << 20;
 
-/// Closed segments whose descriptors stay open for readers.
-const OPEN_CLOSED_SEGMENTS: usize = 512;
-
 /// Segments that a checkpoint flushes at once. The file system and the device make one flush of several that are asked for
 /// together, so that the journal's own waits for fewer.
 const FLUSHES_IN_FLIGHT: usize = 64;
 
 type SegmentKey = (TopicPartition, Offset);
 
-/// Segments to be flushed.
-type Dirty = BTreeMap<SegmentKey, Rc<Segment>>;
+/// Segments to be flushed, each with the description that it was written through.
+type Dirty = BTreeMap<SegmentKey, (Rc<Segment>, Rc<OpenFile>)>;
 
 /// Everything of a shard; shared by its tasks and handles.
 pub(crate) struct ShardCore {
@@ -79,14 +77,17 @@ pub(crate) struct ShardCore {
     pub(crate) read_bufs: ReadBufs,
     pub(crate) drain_queue: Rc<DrainQueue>,
     partitions: RefCell<BTreeMap<TopicPartition, Rc<PartitionCore>>>,
+    /// Their directories, of which no two are the same.
+    dirs: RefCell<BTreeSet<Rc<Path>>>,
     /// Producer snapshots as they were at rolls whose segments are not complete yet.
     rolled: RefCell<BTreeMap<SegmentKey, Vec<u8>>>,
     /// Segments written to since their last flush.
     dirty: RefCell<Dirty>,
     /// Directories with new names that no flush covers.
     new_names: RefCell<BTreeSet<TopicPartition>>,
-    /// Closed segments with an open descriptor, oldest first.
-    open_segments: RefCell<VecDeque<Weak<Segment>>>,
+    /// Held while segments are flushed: what is being flushed stands in no list meanwhile.
+    flush_turn: Semaphore,
+    pub(crate) open_files: Rc<OpenFiles>,
     flush_deadlines: RefCell<BTreeMap<MonoTime, Vec<Weak<PartitionCore>>>>,
     flush_deadlines_changed: Watch<u64>,
     checkpoint_number: Cell<u64>,
@@ -99,6 +100,17 @@ pub(crate) struct ShardCore {
     pub(crate) compaction_turn: Semaphore,
     create_turn: Semaphore,
     closing: Watch<bool>,
+}
+
+/// A partition that is to be created.
+#[derive(Debug, Clone)]
+pub struct NewPartition {
+    /// Topic id and partition index.
+    pub id: TopicPartition,
+    /// Name of the topic.
+    pub topic_name: Rc<str>,
+    /// Settings.
+    pub config: LogConfig,
 }
 
 /// The logs of one shard. Cheap to clone, bound to its shard.
@@ -141,10 +153,12 @@ impl ShardLogs {
             read_bufs: ReadBufs::default(),
             drain_queue: DrainQueue::new(chunk_bytes),
             partitions: RefCell::default(),
+            dirs: RefCell::default(),
             rolled: RefCell::default(),
             dirty: RefCell::default(),
             new_names: RefCell::default(),
-            open_segments: RefCell::default(),
+            flush_turn: Semaphore::new(1),
+            open_files: OpenFiles::new(config.max_open_segments),
             flush_deadlines: RefCell::default(),
             flush_deadlines_changed: Watch::new(0),
             checkpoint_number: Cell::new(0),
@@ -200,30 +214,60 @@ impl ShardLogs {
         topic_name: &str,
         config: LogConfig,
     ) -> Result<Partition, LogError> {
+        let new = NewPartition { id, topic_name: topic_name.into(), config };
+        self.create_partitions(vec![new]).await.pop().unwrap_or(Err(LogError::Closed))
+    }
+
+    /// Creates many partitions as [`create_partition`](Self::create_partition) does each, in the order of `new`, with one
+    /// flush of the directory that holds them all. None is there before that: a start may find some or all of them.
+    pub async fn create_partitions(&self, new: Vec<NewPartition>) -> Vec<Result<Partition, LogError>> {
         let core = &self.core;
         let _turn = core.create_turn.acquire(1).await;
-        if let Some(partition) = self.partition(&id) {
-            partition.set_config(config);
-            return Ok(partition);
+        let mut taken = BTreeSet::new();
+        let mut made = Vec::with_capacity(new.len());
+        let (mut begun, mut ids) = (Vec::new(), BTreeSet::new());
+        for NewPartition { id, topic_name, config } in new {
+            if self.partition(&id).is_some() || ids.contains(&id) {
+                made.push((id, config, Ok(None)));
+                continue;
+            }
+            let dir: Rc<Path> = core.data_dir.join(partition_dir_name(&topic_name, id.partition.0)).into();
+            let refused = core.refuses_creation(&dir).or_else(|| {
+                (!taken.insert(Rc::clone(&dir)))
+                    .then(|| LogError::NameInUse { path: dir.display().to_string().into() })
+            });
+            if let Some(refused) = refused {
+                made.push((id, config, Err(refused)));
+                continue;
+            }
+            ids.insert(id);
+            begun.push((made.len(), id, Rc::clone(&dir)));
+            made.push((id, config, Ok(Some((dir, topic_name)))));
         }
-        if core.closing.get() {
-            return Err(LogError::Closed);
+        let mut is_lost: BTreeMap<TopicPartition, Option<String>> = BTreeMap::new();
+        for (place, id, outcome) in core.create_partition_dirs(begun).await {
+            match outcome {
+                Ok(lost) => drop(is_lost.insert(id, lost)),
+                Err(error) => made[place].2 = Err(error),
+            }
         }
-        if let Some(failure) = core.journal.progress().failure() {
-            return Err(failure.into());
-        }
-        let dir = core.data_dir.join(partition_dir_name(topic_name, id.partition.0));
-        if core.partitions.borrow().values().any(|other| *other.dir == *dir) {
-            return Err(LogError::NameInUse { path: dir.display().to_string().into() });
-        }
-        core.create_partition_dir(&dir, id).await.map_err(|error| core.fence(&error))?;
-        let mut state = PartitionState::empty(id, topic_name);
-        // It may not be new: a start found records of it in the journal, and no directory.
-        state.fenced =
-            dir::was_lost(&core.io, &core.data_dir, id).await.map_err(|error| core.fence(&error))?;
-        let seed = PartitionSeed { dir, state, segments: Vec::new() };
-        core.adopt(seed, config);
-        self.partition(&id).ok_or(LogError::Closed)
+        made.into_iter()
+            .map(|(id, config, outcome)| {
+                if let Some((dir, topic_name)) = outcome? {
+                    let mut state = PartitionState::empty(id, &topic_name);
+                    state.fenced = is_lost.remove(&id).flatten();
+                    let dir = dir.to_path_buf();
+                    core.adopt(
+                        PartitionSeed { dir, state, segments: Vec::new(), is_complete: false },
+                        config,
+                    );
+                    return self.partition(&id).ok_or(LogError::Closed);
+                }
+                let partition = self.partition(&id).ok_or(LogError::Closed)?;
+                partition.set_config(config);
+                Ok(partition)
+            })
+            .collect()
     }
 
     /// Deletes a partition. Durable when this returns; a crash before it leaves the partition as it was.
@@ -271,6 +315,7 @@ impl ShardLogs {
         let doomed = shard.retire_dir(&partition).await?;
         // Until now nothing else could take its name.
         shard.partitions.borrow_mut().remove(id);
+        shard.dirs.borrow_mut().remove(&partition.dir);
         dir::remove_partition_dir(&shard.io, &doomed).await.map_err(|error| shard.fence(&error))
     }
 
@@ -303,6 +348,12 @@ impl ShardLogs {
         self.core.journal.fail(failure);
     }
 
+    /// Descriptors of segments that are open at the moment.
+    #[must_use]
+    pub fn open_segments(&self) -> usize {
+        self.core.open_files.count()
+    }
+
     /// What the journal has done so far.
     #[must_use]
     pub fn journal_counters(&self) -> JournalCounters {
@@ -331,20 +382,80 @@ impl ShardLogs {
 
 impl ShardCore {
     fn adopt(&self, seed: PartitionSeed, config: LogConfig) {
-        let PartitionSeed { dir, state, segments } = seed;
+        let PartitionSeed { dir, state, segments, is_complete } = seed;
         let dir: Rc<Path> = dir.into();
         let segments: BTreeMap<Offset, Rc<Segment>> = segments
             .into_iter()
             .map(|found| {
                 let closed = found.base_offset < state.segment_base;
-                let segment = Segment::new(Rc::clone(&dir), found.base_offset, found.size_bytes, closed);
+                let segment = Segment::new(
+                    Rc::clone(&dir),
+                    found.base_offset,
+                    found.size_bytes,
+                    closed,
+                    &self.open_files,
+                );
                 (found.base_offset, segment)
             })
             .collect();
+        self.dirs.borrow_mut().insert(Rc::clone(&dir));
         let core = PartitionCore::new(dir, state, segments, config, Rc::clone(&self.drain_queue));
+        core.is_complete.set(is_complete);
         self.partitions.borrow_mut().insert(core.id, core);
     }
 
+    fn refuses_creation(&self, dir: &Rc<Path>) -> Option<LogError> {
+        if self.closing.get() {
+            return Some(LogError::Closed);
+        }
+        if let Some(failure) = self.journal.progress().failure() {
+            return Some(failure.into());
+        }
+        let is_taken = self.dirs.borrow().contains(dir);
+        is_taken.then(|| LogError::NameInUse { path: dir.display().to_string().into() })
+    }
+
+    /// Makes directories of partitions, several at once, and then all of their names durable. Why each is fenced, if it is
+    /// not new: a start found records of it in the journal, and no directory.
+    async fn create_partition_dirs<P: 'static>(
+        self: &Rc<Self>,
+        new: Vec<(P, TopicPartition, Rc<Path>)>,
+    ) -> Vec<(P, TopicPartition, Result<Option<String>, LogError>)> {
+        let at_once = new.len().min(FLUSHES_IN_FLIGHT);
+        let new = Rc::new(RefCell::new(VecDeque::from(new)));
+        let begin = |_| {
+            let (core, new) = (Rc::clone(self), Rc::clone(&new));
+            self.io.spawn(async move {
+                let mut made = Vec::new();
+                loop {
+                    let Some((place, id, dir)) = new.borrow_mut().pop_front() else { return made };
+                    let outcome = match core.create_partition_dir(&dir, id).await {
+                        Ok(()) => dir::was_lost(&core.io, &core.data_dir, id).await,
+                        Err(error) => Err(error),
+                    };
+                    made.push((place, id, outcome.map_err(|error| core.fence(&error))));
+                }
+            })
+        };
+        let tasks: Vec<_> = (0..at_once).map(begin).collect();
+        let mut made = Vec::new();
+        for task in tasks {
+            made.append(&mut task.await);
+        }
+        let has_new = made.iter().any(|(.., outcome)| outcome.is_ok());
+        if has_new
+            && !mutants::SKIP_CREATE_FLUSH.is_on()
+            && let Err(error) = self.io.fs().sync_dir(&self.data_dir).await
+        {
+            let error = self.fence(&error);
+            for (.., outcome) in made.iter_mut().filter(|(.., outcome)| outcome.is_ok()) {
+                *outcome = Err(error.clone());
+            }
+        }
+        made
+    }
+
+    /// Makes a partition's directory, all but for the flush of its name.
     async fn create_partition_dir(&self, dir: &Path, id: TopicPartition) -> Result<(), FileError> {
         let fs = self.io.fs();
         match fs.create_dir(dir).await {
@@ -355,8 +466,7 @@ impl ShardCore {
         if mutants::SKIP_CREATE_FLUSH.is_on() {
             return Ok(());
         }
-        fs.replace_file_durable(dir.join(PARTITION_METADATA), metadata.into()).await?;
-        fs.sync_dir(&self.data_dir).await
+        fs.replace_file_durable(dir.join(PARTITION_METADATA), metadata.into()).await
     }
 
     /// Takes a deleted partition's directory out of the way, durably, under Kafka's kind of name.
@@ -386,6 +496,7 @@ impl ShardCore {
         segment: &Rc<Segment>,
         end_bytes: u64,
     ) -> Result<(), LogError> {
+        core.is_complete.set(false);
         let end_bytes = end_bytes.next_multiple_of(IO_ALIGNMENT as u64);
         let reserved = segment.reserved_bytes.get();
         if end_bytes <= reserved && (segment.is_open() || reserved > 0) {
@@ -436,8 +547,10 @@ impl ShardCore {
         self.rolled.borrow_mut().retain(|(id, base), _| *id != core.id || *base < segment_base);
     }
 
-    pub(crate) fn note_dirty(&self, core: &PartitionCore, segment: &Rc<Segment>) {
-        self.dirty.borrow_mut().insert((core.id, segment.base_offset), Rc::clone(segment));
+    /// Notes that a segment is written to through `file`, and has to be flushed.
+    pub(crate) fn note_dirty(&self, core: &PartitionCore, segment: &Rc<Segment>, file: &Rc<OpenFile>) {
+        let written = (Rc::clone(segment), Rc::clone(file));
+        self.dirty.borrow_mut().insert((core.id, segment.base_offset), written);
     }
 
     pub(crate) fn note_clean(&self, core: &PartitionCore, segment: &Segment) {
@@ -459,18 +572,12 @@ impl ShardCore {
         self.hot_pool.limit() * self.hot_pool.slab_bytes() / 2
     }
 
-    /// Keeps the number of open descriptors of closed segments bounded.
-    pub(crate) fn note_open(&self, segment: &Rc<Segment>) {
-        if !segment.is_closed() || segment.is_open() {
-            return;
-        }
-        let mut open = self.open_segments.borrow_mut();
-        open.push_back(Rc::downgrade(segment));
-        if open.len() > OPEN_CLOSED_SEGMENTS
-            && let Some(oldest) = open.pop_front().and_then(|oldest| oldest.upgrade())
-            && oldest.is_closed()
-        {
-            oldest.close_file();
+    /// Flushes what was written where that keeps more descriptors open than there may be.
+    pub(crate) async fn bound_open_files(self: &Rc<Self>) -> Result<(), LogError> {
+        if self.open_files.is_over() && !self.dirty.borrow().is_empty() {
+            self.flush_dirty().await
+        } else {
+            Ok(())
         }
     }
 
@@ -663,9 +770,15 @@ impl ShardCore {
         (body, touched)
     }
 
-    /// Flushes every segment written to, and the directories of new ones. What could not even be opened is flushed the next
-    /// time.
+    /// Flushes every segment written to, and the directories of new ones.
     async fn flush_segments(self: &Rc<Self>) -> Result<(), LogError> {
+        self.flush_dirty().await?;
+        self.flush_new_names().await
+    }
+
+    /// Flushes every segment that was written to until now.
+    async fn flush_dirty(self: &Rc<Self>) -> Result<(), LogError> {
+        let _turn = self.flush_turn.acquire(1).await;
         let dirty = Rc::new(RefCell::new(std::mem::take(&mut *self.dirty.borrow_mut())));
         let tasks = dirty.borrow().len().min(FLUSHES_IN_FLIGHT);
         let flushing: Vec<_> =
@@ -675,7 +788,10 @@ impl ShardCore {
             outcome = outcome.and(task.await);
         }
         self.dirty.borrow_mut().append(&mut dirty.borrow_mut());
-        outcome?;
+        outcome
+    }
+
+    async fn flush_new_names(self: &Rc<Self>) -> Result<(), LogError> {
         let new_names: Vec<TopicPartition> = self.new_names.borrow().iter().copied().collect();
         for id in new_names {
             let core = self.partitions.borrow().get(&id).cloned();
@@ -692,17 +808,13 @@ impl ShardCore {
     /// Flushes segments, one after the other, until none is left or one fails.
     async fn flush_from(self: Rc<Self>, dirty: Rc<RefCell<Dirty>>) -> Result<(), LogError> {
         loop {
-            let Some((key, segment)) = dirty.borrow_mut().pop_first() else { return Ok(()) };
-            let flushed = async {
-                let file = segment.file(&self.io, self.direct).await?;
-                file.sync_data().await
-            };
-            match flushed.await {
+            let Some((key, (segment, file))) = dirty.borrow_mut().pop_first() else { return Ok(()) };
+            match file.sync_data().await {
                 // Retention or a truncation was faster; what is gone need not be flushed.
                 Err(_) if segment.is_removed() => {}
                 Ok(()) => {}
                 Err(error) => {
-                    self.dirty.borrow_mut().insert(key, segment);
+                    self.dirty.borrow_mut().insert(key, (segment, file));
                     return Err(self.fence_device(&error));
                 }
             }

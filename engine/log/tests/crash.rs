@@ -18,11 +18,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use common::claims::BY_SEEDS;
-use common::{keyed_batch_of, open, read_from, small_log};
+use common::{keyed_batch_of, open_with, options, read_from, small_log, small_shard};
 use highwater_io::Io;
 use highwater_io::sim::{DiskConfig, NodeId, TornUnit, World, WorldConfig};
 use highwater_log::verify::verify;
-use highwater_log::{LogConfig, Origin, Partition, ShardLogs};
+use highwater_log::{LogConfig, OpenOptions, Origin, Partition, ShardConfig, ShardLogs};
 use highwater_model::batch::ProducerStamp;
 use highwater_model::{LeaderEpoch, Offset, PartitionIndex, TopicId, TopicPartition};
 use model::{Accepted, Crash, DELETE_RETENTION_MS, PartitionModel};
@@ -133,7 +133,10 @@ async fn life(io: Io, truth: Rc<Truth>, dice: Dice) {
     if dice.below(4) == 0 {
         check_directory(&io, &truth).await;
     }
-    let (_dir, logs, report) = open(&io).await;
+    // Few descriptors, so that segments are closed and opened again between any two steps, or as many as anybody wants.
+    let max_open_segments = [1, 2, 4, 4096][dice.below(4) as usize];
+    let shard = ShardConfig { max_open_segments, ..small_shard() };
+    let (_dir, logs, report) = open_with(&io, OpenOptions { shard, ..options() }).await;
     if !report.fenced.is_empty() || !report.strays.is_empty() {
         let history = (0..PARTITIONS).map(|p| format!("{p}:\n  {}", truth.history_of(p))).collect::<String>();
         truth.violate(format!("recovery reports damage: {report:?}\n{history}"));

@@ -427,8 +427,11 @@ fn missing_segment_that_the_journal_goes_on_with_fences_its_partition() {
                 let (reached, error) = read_to_damage(&partition, Offset(0), 5_000).await;
                 assert_eq!(reached, Offset(first_missing), "{behind} behind");
                 assert!(matches!(error, Some(ReadError::Corrupt { .. })), "{error:?}");
-                let appended =
-                    partition.append(batch_of(&[b"more"], ProducerStamp::NONE), LeaderEpoch(0), Origin::Client);
+                let appended = partition.append(
+                    batch_of(&[b"more"], ProducerStamp::NONE),
+                    LeaderEpoch(0),
+                    Origin::Client,
+                );
                 let refusal = appended.await.expect_err("is fenced");
                 assert!(matches!(refusal, AppendError::Log(LogError::Fenced { .. })), "{refusal}");
             });
@@ -478,7 +481,8 @@ fn missing_segment_that_a_later_entry_took_is_no_damage() {
             let base: i64 = name.parse().expect("a base offset");
             let is_gone = if cut { base > 20 } else { base > 0 && base < 100 };
             if is_gone {
-                scene.live_and(End::Kill, |io| async move { io.fs().remove_file(path).await.expect("there") });
+                scene
+                    .live_and(End::Kill, |io| async move { io.fs().remove_file(path).await.expect("there") });
             }
         }
         for _ in 0..2 {

@@ -599,6 +599,8 @@ fn make_tiny(config: &mut BrokerConfig) {
     config.shard.hot_tail_bytes = 2 << 20;
     config.shard.chunk_bytes = 8 << 10;
     config.shard.chunks_in_flight = 2;
+    // Fewer than there are partitions, so that their segments are closed and opened again all the time.
+    config.shard.max_open_segments = 4;
 }
 
 fn world_config(scenario: &Scenario) -> WorldConfig {

@@ -358,6 +358,14 @@ pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
         "The most incremental fetch sessions; without a free slot a client is served without a session.",
     ),
     fixed(
+        "max.open.segments",
+        Int,
+        Some("4096"),
+        AtLeast(1),
+        "Files of segments, of all shards together, that stay open; those used longest ago are closed first, and what \
+         was written to them is flushed before. At most a quarter of the limit of open files is taken. Not in Kafka.",
+    ),
+    fixed(
         "max.partitions",
         Int,
         Some("100000"),

@@ -43,6 +43,19 @@ pub(crate) fn kind(mode: u32) -> FileKind {
 
 /// Lists a directory, in no order.
 pub(crate) fn read_dir(path: &Path) -> Result<Vec<DirEntry>, FileError> {
+    let entries = list(path, |_, _| Ok(0))?;
+    Ok(entries.into_iter().map(|(entry, _)| entry).collect())
+}
+
+/// The same, with the length in bytes of each file.
+pub(crate) fn read_dir_with_lengths(path: &Path) -> Result<Vec<(DirEntry, u64)>, FileError> {
+    list(path, |entry, kind| if kind == FileKind::File { Ok(entry.metadata()?.len()) } else { Ok(0) })
+}
+
+fn list(
+    path: &Path,
+    len_of: impl Fn(&std::fs::DirEntry, FileKind) -> std::io::Result<u64>,
+) -> Result<Vec<(DirEntry, u64)>, FileError> {
     let failed = |error| FileError::new(FileOp::List, path, error);
     let mut entries = Vec::new();
     for entry in std::fs::read_dir(path).map_err(failed)? {
@@ -54,7 +67,8 @@ pub(crate) fn read_dir(path: &Path) -> Result<Vec<DirEntry>, FileError> {
             () if file_type.is_dir() => FileKind::Directory,
             () => FileKind::Other,
         };
-        entries.push(DirEntry { name, kind });
+        let len_bytes = len_of(&entry, kind).map_err(failed)?;
+        entries.push((DirEntry { name, kind }, len_bytes));
     }
     Ok(entries)
 }

@@ -323,7 +323,6 @@ impl ShardCore {
         if !segment.is_closed() {
             return Some(newest_of_appended(segment).is_none_or(|newest| newest.0 > limit));
         }
-        self.note_open(segment);
         let (size_bytes, bound) = (segment.size_bytes(), core.offsets_of(segment).bound);
         let interval = config.index_interval_bytes;
         segment.extend_index(&self.io, self.direct, size_bytes, bound, interval).await.ok()?;
@@ -341,7 +340,6 @@ impl ShardCore {
         if segment.size_bytes() < BATCH_HEADER_BYTES as u64 {
             return Some(false);
         }
-        self.note_open(segment);
         let head = segment.read(&self.io, self.direct, 0, BATCH_HEADER_BYTES as u64).await.ok()?;
         let first = BatchHeader::parse(&head).ok()?.max_timestamp;
         Some(first.0 > 0 && first.0 < limit)
@@ -408,7 +406,6 @@ impl ShardCore {
     }
 
     fn batches(&self, core: &PartitionCore, segment: &Rc<Segment>, bound: Offset) -> Batches {
-        self.note_open(segment);
         Batches {
             segment: Rc::clone(segment),
             offsets: OffsetRange { floor: segment.base_offset, bound },

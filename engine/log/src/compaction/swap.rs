@@ -29,6 +29,7 @@ use crate::kafka_files::{
 use crate::mutants;
 use crate::partition::PartitionCore;
 use crate::partition::index::SparseIndex;
+use crate::partition::open_files::OpenFiles;
 use crate::partition::segment::Segment;
 use crate::shard::ShardCore;
 
@@ -254,7 +255,7 @@ impl ShardCore {
         let swap_path = replaced.swap_path(&core.dir);
         fs.rename(&cleaned.path, &swap_path).await.map_err(|error| self.fence(&error))?;
         self.finally(|| fs.sync_dir(&core.dir)).await?;
-        let segment = core.replace_segments(group, replaced, cleaned);
+        let segment = core.replace_segments(group, replaced, cleaned, &self.open_files);
         for old in group {
             self.note_clean(core, old);
             let is_first = old.base_offset == replaced.base_offset;
@@ -317,9 +318,16 @@ impl PartitionCore {
     }
 
     /// From here on readers find the new segment. The tail forgets what lies at other places now.
-    fn replace_segments(&self, group: &[Rc<Segment>], replaced: Replaced, cleaned: Cleaned) -> Rc<Segment> {
+    fn replace_segments(
+        &self,
+        group: &[Rc<Segment>],
+        replaced: Replaced,
+        cleaned: Cleaned,
+        files: &Rc<OpenFiles>,
+    ) -> Rc<Segment> {
         let Cleaned { file, size_bytes, index, .. } = cleaned;
-        let segment = Segment::compacted(Rc::clone(&self.dir), replaced.base_offset, size_bytes, file, index);
+        let dir = Rc::clone(&self.dir);
+        let segment = Segment::compacted(dir, replaced.base_offset, size_bytes, file, index, files);
         let mut live = self.live.borrow_mut();
         for old in group {
             live.segments.remove(&old.base_offset);

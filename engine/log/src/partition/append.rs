@@ -358,7 +358,7 @@ impl Partition {
         if let Some(next_base) = next_base {
             let segment = {
                 let mut live = self.core.live.borrow_mut();
-                let segment = live.next_segment.get_or_insert_with(|| self.core.next_segment(next_base));
+                let segment = live.next_segment.get_or_insert_with(|| self.next_segment(next_base));
                 Rc::clone(segment)
             };
             return Ok(self.shard.reserve(&self.core, &segment, add_bytes).await?);
@@ -366,7 +366,7 @@ impl Partition {
         let (segment, end_bytes) = {
             let mut live = self.core.live.borrow_mut();
             let (base, position_bytes) = (live.state.segment_base, live.state.position_bytes);
-            let segment = live.segments.entry(base).or_insert_with(|| self.core.next_segment(base));
+            let segment = live.segments.entry(base).or_insert_with(|| self.next_segment(base));
             (Rc::clone(segment), position_bytes + add_bytes)
         };
         Ok(self.shard.reserve(&self.core, &segment, end_bytes).await?)
@@ -385,6 +385,11 @@ impl Partition {
             self.core.live.borrow_mut().next_segment = None;
         }
         Ok(())
+    }
+
+    /// The segment that begins at `base_offset`, not on disk yet.
+    fn next_segment(&self, base_offset: Offset) -> Rc<Segment> {
+        Segment::new(Rc::clone(&self.core.dir), base_offset, 0, false, &self.shard.open_files)
     }
 
     #[expect(clippy::too_many_arguments, reason = "the steps before it each made one of them")]
@@ -758,11 +763,4 @@ fn segment_jitter(state: &super::state::PartitionState) -> u64 {
     crate::journal::format::put_topic_partition(&mut seed, &state.id);
     seed.extend_from_slice(&state.segment_base.0.to_be_bytes());
     twox_hash::XxHash3_64::oneshot(&seed)
-}
-
-impl super::PartitionCore {
-    /// The segment that begins at `base_offset`, not on disk yet.
-    fn next_segment(&self, base_offset: Offset) -> Rc<Segment> {
-        Segment::new(Rc::clone(&self.dir), base_offset, 0, false)
-    }
 }

@@ -21,6 +21,7 @@
 pub(crate) mod append;
 pub(crate) mod epochs;
 pub(crate) mod index;
+pub(crate) mod open_files;
 pub(crate) mod producers;
 pub(crate) mod read;
 pub(crate) mod read_bufs;
@@ -149,6 +150,8 @@ pub(crate) struct PartitionCore {
     /// Compacted segments so far that took the place of others.
     pub(crate) replacements: Cell<u64>,
     pub(crate) cleaning: Cleaning,
+    /// Whether its files are as a clean stop leaves them: nothing was changed since the last one.
+    pub(crate) is_complete: Cell<bool>,
     drain_queue: Rc<DrainQueue>,
     /// Whether it stands in that queue.
     pub(crate) drain_queued: Cell<bool>,
@@ -217,6 +220,7 @@ impl PartitionCore {
             cuts: Cell::new(0),
             replacements: Cell::new(0),
             cleaning: Cleaning::default(),
+            is_complete: Cell::new(false),
             drain_queue,
             drain_queued: Cell::new(false),
             drainable_bytes: Cell::new(0),

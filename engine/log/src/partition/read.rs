@@ -285,7 +285,6 @@ impl Partition {
     async fn start_for(&self, stretch: &Stretch, offset: Offset) -> Result<Start, ReadError> {
         let Stretch { segment, end_bytes, bound } = stretch;
         let shard = &self.shard;
-        shard.note_open(segment);
         segment.load_index(&shard.io).await;
         let (covered_offset, entry) = {
             let index = segment.index.borrow();
@@ -329,7 +328,6 @@ impl Partition {
     ) -> Result<Option<(u64, BatchHeader)>, ReadError> {
         let Stretch { segment, end_bytes, bound } = stretch;
         let shard = &self.shard;
-        shard.note_open(segment);
         let interval = self.core.config.borrow().index_interval_bytes;
         segment.load_index(&shard.io).await;
         if segment.index.borrow().covered_bytes() < *end_bytes {

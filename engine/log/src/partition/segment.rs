@@ -2,11 +2,11 @@
 //!
 //! Written only by the write-behind ([`crate::drain`]) and by recovery, in aligned direct chunks. While it is the active
 //! one its file is longer than its data (space is reserved ahead); at a roll it is trimmed. Descriptors are opened when
-//! needed and given back under a bound.
+//! needed and given back under a bound ([`super::open_files`]).
 
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -19,6 +19,7 @@ use crate::error::{LogError, ReadError};
 use crate::journal::files::lock_for_writing;
 use crate::kafka_files::{INDEX_SUFFIX, LOG_SUFFIX, TIME_INDEX_SUFFIX, segment_path};
 use crate::partition::index::SparseIndex;
+use crate::partition::open_files::{OpenFile, OpenFiles};
 
 /// Bytes read at a time when batch headers are walked.
 const WALK_BYTES: usize = 64 << 10;
@@ -41,7 +42,8 @@ pub(crate) struct Segment {
     removed: Cell<bool>,
     /// Whether compaction has put another one in its place: what cannot be read here is there.
     replaced: Cell<bool>,
-    file: RefCell<Option<Rc<fs::File>>>,
+    file: RefCell<Weak<OpenFile>>,
+    files: Rc<OpenFiles>,
     /// Held while the file is opened: a second description would wait for the first one's lock.
     opening: Semaphore,
     pub(crate) index: RefCell<SparseIndex>,
@@ -50,7 +52,13 @@ pub(crate) struct Segment {
 
 impl Segment {
     /// A segment that exists on disk with `size_bytes` of data, or is to be created with none.
-    pub(crate) fn new(dir: Rc<Path>, base_offset: Offset, size_bytes: u64, closed: bool) -> Rc<Self> {
+    pub(crate) fn new(
+        dir: Rc<Path>,
+        base_offset: Offset,
+        size_bytes: u64,
+        closed: bool,
+        files: &Rc<OpenFiles>,
+    ) -> Rc<Self> {
         Rc::new(Segment {
             base_offset,
             dir,
@@ -60,7 +68,8 @@ impl Segment {
             closed: Cell::new(closed),
             removed: Cell::new(false),
             replaced: Cell::new(false),
-            file: RefCell::new(None),
+            file: RefCell::new(Weak::new()),
+            files: Rc::clone(files),
             opening: Semaphore::new(1),
             index: RefCell::default(),
             // A new segment's index is complete from the start.
@@ -75,10 +84,12 @@ impl Segment {
         size_bytes: u64,
         file: fs::File,
         index: SparseIndex,
+        files: &Rc<OpenFiles>,
     ) -> Rc<Self> {
-        let segment = Segment::new(dir, base_offset, size_bytes, true);
+        let segment = Segment::new(dir, base_offset, size_bytes, true, files);
         segment.reserved_bytes.set(size_bytes);
-        segment.file.replace(Some(Rc::new(file)));
+        let file = files.keep(file);
+        segment.file.replace(Rc::downgrade(&file));
         segment.index.replace(index);
         segment.index_loaded.set(true);
         segment
@@ -126,22 +137,29 @@ impl Segment {
 
     /// Whether a descriptor is open.
     pub(crate) fn is_open(&self) -> bool {
-        self.file.borrow().is_some()
+        self.file.borrow().strong_count() > 0
     }
 
     /// Gives the descriptor back; it is opened again when needed.
     pub(crate) fn close_file(&self) {
-        self.file.borrow_mut().take();
+        if let Some(file) = self.file.take().upgrade() {
+            self.files.forget(&file);
+        }
+    }
+
+    fn open_file(&self) -> Option<Rc<OpenFile>> {
+        let file = self.file.borrow().upgrade()?;
+        self.files.note_use(&file);
+        Some(file)
     }
 
     /// The file, for reading and writing. The first opening for writing waits for a dead process's requests.
-    pub(crate) async fn file(&self, io: &Io, direct: bool) -> Result<Rc<fs::File>, FileError> {
-        let open = || self.file.borrow().clone();
-        if let Some(file) = open() {
+    pub(crate) async fn file(&self, io: &Io, direct: bool) -> Result<Rc<OpenFile>, FileError> {
+        if let Some(file) = self.open_file() {
             return Ok(file);
         }
         let _turn = self.opening.acquire(1).await;
-        if let Some(file) = open() {
+        if let Some(file) = self.open_file() {
             return Ok(file);
         }
         let closed = self.closed.get();
@@ -154,8 +172,8 @@ impl Segment {
             lock_for_writing(io, &file).await?;
             self.reserved_bytes.set(self.reserved_bytes.get().max(file.len().await?));
         }
-        let file = Rc::new(file);
-        self.file.replace(Some(Rc::clone(&file)));
+        let file = self.files.keep(file);
+        self.file.replace(Rc::downgrade(&file));
         Ok(file)
     }
 

@@ -76,6 +76,7 @@ impl Partition {
         note: impl FnOnce(&mut PartitionState),
     ) -> Result<(), LogError> {
         let journal = &self.shard.journal;
+        self.core.is_complete.set(false);
         journal.admit(0, 1).await?;
         let entry = Entry { id: self.core.id, change };
         let effect = Effect::none(Rc::clone(&self.core));
@@ -205,9 +206,11 @@ impl Partition {
             if let Some(segment) = live.segments.get(&cut.segment_base) {
                 segment.set_size(cut.position_bytes);
                 segment.index.borrow_mut().truncate(cut.position_bytes, cut.next_offset);
-                // It is appended to again.
-                segment.set_closed(false);
-                segment.close_file();
+                if segment.is_closed() {
+                    // It is appended to again.
+                    segment.set_closed(false);
+                    segment.close_file();
+                }
             }
             let behind = live.drain.segment_base < cut.segment_base
                 || live.drain.segment_base == cut.segment_base

@@ -19,7 +19,7 @@ use crate::kafka_files::{
     segment_path,
 };
 use crate::partition::state::{MAX_OFFSET, MAX_SEGMENT_BYTES, PartitionState};
-use crate::recovery::settle_segments;
+use crate::recovery::{Listing, Settled, settle_segments};
 
 const CLEAN_SHUTDOWN: &str = ".kafka_cleanshutdown";
 const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
@@ -54,12 +54,13 @@ pub(crate) async fn import_kafka(
         let log_start = log_starts.get(&key).copied().unwrap_or(0);
         let mut state = PartitionState::empty(id, &dir.topic_name);
         load(io, &dir, &mut state, check_from, log_start, options.shard.max_producers_per_partition).await?;
-        let segments = settle_segments(io, &dir.path, &mut state).await?;
+        let listing = Listing::of(io, &dir.path).await?;
+        let Settled { segments, .. } = settle_segments(io, &dir.path, &mut state, &listing).await?;
         flush_whole(io, &dir.path).await?;
         if let Some(reason) = &state.fenced {
             report.fenced.push((id, reason.clone()));
         }
-        seeds.push(PartitionSeed { dir: dir.path, state, segments });
+        seeds.push(PartitionSeed { dir: dir.path, state, segments, is_complete: false });
     }
     if was_clean {
         io.fs().remove_file(path.join(CLEAN_SHUTDOWN)).await?;

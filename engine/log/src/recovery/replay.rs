@@ -19,7 +19,7 @@ use crate::kafka_files::{
 };
 use crate::mutants;
 use crate::partition::state::{MAX_OFFSET, MAX_SEGMENT_BYTES, PartitionState};
-use crate::recovery::{EIO, inspect_segments, segment_names, settle_segments};
+use crate::recovery::{EIO, Listing, Settled, flush, inspect_segments, segment_names, settle_segments};
 
 /// Bytes of entries that are gathered before they are written.
 const PENDING_BYTES: usize = 32 << 20;
@@ -43,7 +43,7 @@ struct Target {
     dir: PathBuf,
     /// Whether it has no directory of its own: then either its deletion shows up further on, or it is lost.
     is_stray: bool,
-    /// Whether the checkpoint has it, so that its topic's name is known.
+    /// Whether the checkpoint has it, so that its topic's name is known, and its creation was durable.
     is_in_checkpoint: bool,
     /// Whether a directory was made for its bytes.
     has_stray_dir: bool,
@@ -79,7 +79,11 @@ pub(super) struct Replay {
     max_producers: usize,
     found: FoundDirs,
     targets: BTreeMap<TopicPartition, Target>,
+    /// Segments that were written to, and are to be flushed through this description: no more than the bound.
     open: BTreeMap<(TopicPartition, Offset), fs::File>,
+    max_open: usize,
+    /// What the start found in the partitions' directories.
+    listings: BTreeMap<PathBuf, Listing>,
     pending_bytes: usize,
     changed_dirs: BTreeSet<PathBuf>,
     /// Damage that concerns whoever a journal knew.
@@ -101,10 +105,16 @@ impl Replay {
             found,
             targets: BTreeMap::new(),
             open: BTreeMap::new(),
+            max_open: options.shard.max_open_segments.max(1),
+            listings: BTreeMap::new(),
             pending_bytes: 0,
             changed_dirs: BTreeSet::new(),
             nameless_damage: None,
         }
+    }
+
+    pub(super) fn set_listings(&mut self, listings: BTreeMap<PathBuf, Listing>) {
+        self.listings = listings;
     }
 
     pub(super) fn access(&self) -> Access {
@@ -122,7 +132,8 @@ impl Replay {
         for state in states {
             match self.found.remove(&state.id) {
                 Some(found) => {
-                    let mut target = Target::new(state, found.path, false);
+                    let target = Target::new(state, found.path, false);
+                    let mut target = Target { is_in_checkpoint: true, ..target };
                     if found.topic_name != target.state.topic_name {
                         let name = partition_dir_name(&target.state.topic_name, target.state.id.partition.0);
                         target.fence(format!(
@@ -441,6 +452,9 @@ impl Replay {
     /// The segment's file, opened once a dead process's writes have landed.
     async fn file(&mut self, id: TopicPartition, segment_base: Offset) -> Result<&fs::File, OpenError> {
         if !self.open.contains_key(&(id, segment_base)) {
+            if self.open.len() >= self.max_open {
+                self.flush_open().await?;
+            }
             if self.target(id).is_stray && !self.target(id).has_stray_dir {
                 self.make_stray_dir(id).await?;
             }
@@ -484,6 +498,15 @@ impl Replay {
         Ok(Target::new(state, dir, false))
     }
 
+    /// Flushes what was written, and closes it.
+    async fn flush_open(&mut self) -> Result<(), OpenError> {
+        let open = std::mem::take(&mut self.open);
+        if !mutants::SERVE_BEFORE_RECOVERY_FLUSH.is_on() {
+            flush::files(&self.io, open.into_values().collect()).await?;
+        }
+        Ok(())
+    }
+
     async fn make_stray_dir(&mut self, id: TopicPartition) -> Result<(), OpenError> {
         let target = self.target(id);
         target.has_stray_dir = true;
@@ -501,17 +524,12 @@ impl Replay {
         report: &mut RecoveryReport,
     ) -> Result<Vec<PartitionSeed>, OpenError> {
         self.write_all_pending().await?;
-        if !mutants::SERVE_BEFORE_RECOVERY_FLUSH.is_on() {
-            for file in self.open.values() {
-                file.sync_all().await?;
-            }
-        }
-        self.open.clear();
+        self.flush_open().await?;
         self.take_unknown().await?;
         let mut seeds = Vec::new();
         for target in std::mem::take(&mut self.targets).into_values() {
             let target = if target.is_lost() { self.make_dir_again(target, report).await? } else { target };
-            let Target { mut state, dir, is_stray, has_stray_dir, deleted, .. } = target;
+            let Target { mut state, dir, is_stray, is_in_checkpoint, has_stray_dir, deleted, .. } = target;
             if deleted {
                 // A directory of its name may by now be that of a newer topic; this one was found by its id.
                 if !is_stray || has_stray_dir {
@@ -526,18 +544,23 @@ impl Replay {
             if mutants::END_FROM_SCAN.is_on() {
                 extend_by_scan(&self.io, &dir, &mut state).await?;
             }
-            let segments = settle_segments(&self.io, &dir, &mut state).await?;
-            self.changed_dirs.insert(dir.clone());
+            let known = self.listings.remove(&dir).filter(|_| !self.changed_dirs.contains(&dir));
+            let listing = match known {
+                Some(listing) => listing,
+                None => Listing::of(&self.io, &dir).await?,
+            };
+            let Settled { segments, has_removed } =
+                settle_segments(&self.io, &dir, &mut state, &listing).await?;
+            // Of one that no checkpoint had the dead process may not have come to flush the creation.
+            if has_removed || !is_in_checkpoint {
+                self.changed_dirs.insert(dir.clone());
+            }
             if let Some(reason) = &state.fenced {
                 report.fenced.push((state.id, reason.clone()));
             }
-            seeds.push(PartitionSeed { dir, state, segments });
+            seeds.push(PartitionSeed { dir, state, segments, is_complete: false });
         }
-        for dir in &self.changed_dirs {
-            if self.io.fs().exists(dir).await? {
-                self.io.fs().sync_dir(dir).await?;
-            }
-        }
+        flush::dirs(&self.io, std::mem::take(&mut self.changed_dirs).into_iter().collect()).await?;
         self.io.fs().sync_dir(&self.path).await?;
         Ok(seeds)
     }

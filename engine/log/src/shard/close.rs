@@ -1,5 +1,6 @@
 //! The clean stop: every partition in its segments, trimmed and flushed, and a checkpoint over a journal that nobody needs.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::ShardCore;
@@ -7,6 +8,9 @@ use crate::checkpoint;
 use crate::error::LogError;
 use crate::journal::progress::Mark;
 use crate::partition::{Partition, PartitionCore};
+
+/// Partitions that are completed at a time.
+const COMPLETED_AT_ONCE: usize = 64;
 
 impl ShardCore {
     pub(super) async fn close(self: &Rc<Self>) -> Result<(), LogError> {
@@ -35,6 +39,7 @@ impl ShardCore {
             let live = core.live.borrow();
             live.segments.values().chain(&live.next_segment).for_each(|segment| segment.close_file());
         }
+        self.dirty.take();
     }
 
     /// The clean stop: as a roll for every partition, then a checkpoint over an empty journal.
@@ -53,6 +58,9 @@ impl ShardCore {
         let cores: Vec<Rc<PartitionCore>> = self.partitions.borrow().values().cloned().collect();
         let mut portion = Vec::new();
         for core in &cores {
+            if core.is_complete.get() {
+                continue;
+            }
             let partition = Partition { core: Rc::clone(core), shard: Rc::clone(self) };
             partition.drop_unused_segment(None).await?;
             if core.has_settled_end() && !partition.repeat_end_block_if_room().await? {
@@ -79,22 +87,42 @@ impl ShardCore {
 }
 
 impl ShardCore {
-    /// Brings partitions that take no appends any more into their segments, and completes those. A fenced one is left
-    /// as it is: its last block is not in the journal, and what it holds is all there is.
-    async fn complete_all(&self, portion: &mut Vec<Rc<PartitionCore>>) -> Result<(), LogError> {
+    /// Brings partitions that take no appends any more into their segments, and completes those: several at once, as each
+    /// waits for a dozen flushes.
+    async fn complete_all(self: &Rc<Self>, portion: &mut Vec<Rc<PartitionCore>>) -> Result<(), LogError> {
         let sequence = self.flush_journal().await?;
-        for core in portion.drain(..) {
-            self.drain_through(&core, sequence).await?;
-            let (segment, next_offset) = {
-                let live = core.live.borrow();
-                (live.segments.get(&live.state.segment_base).cloned(), live.state.next_offset)
-            };
-            let is_fenced = core.fenced.borrow().is_some();
-            if let Some(segment) = segment.filter(|segment| !segment.is_closed() && !is_fenced) {
-                self.close_segment(&core, &segment, next_offset).await?;
-            }
+        let at_once = portion.len().min(COMPLETED_AT_ONCE);
+        let portion = Rc::new(RefCell::new(std::mem::take(portion)));
+        let begin = |_| {
+            let (shard, portion) = (Rc::clone(self), Rc::clone(&portion));
+            self.io.spawn(async move {
+                loop {
+                    let Some(core) = portion.borrow_mut().pop() else { return Ok(()) };
+                    shard.complete(&core, sequence).await?;
+                }
+            })
+        };
+        let tasks: Vec<_> = (0..at_once).map(begin).collect();
+        let mut outcome = Ok(());
+        for task in tasks {
+            outcome = outcome.and(task.await);
         }
-        Ok(())
+        outcome
+    }
+
+    /// Completes a partition's last segment. A fenced one is left as it is: its last block is not in the journal, and what
+    /// it holds is all there is.
+    async fn complete(self: &Rc<Self>, core: &Rc<PartitionCore>, sequence: u64) -> Result<(), LogError> {
+        self.drain_through(core, sequence).await?;
+        let (segment, next_offset) = {
+            let live = core.live.borrow();
+            (live.segments.get(&live.state.segment_base).cloned(), live.state.next_offset)
+        };
+        let is_fenced = core.fenced.borrow().is_some();
+        match segment.filter(|segment| !segment.is_closed() && !is_fenced) {
+            Some(segment) => self.close_segment(core, &segment, next_offset).await,
+            None => Ok(()),
+        }
     }
 }
 

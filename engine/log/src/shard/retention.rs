@@ -85,7 +85,6 @@ impl Partition {
     }
 
     async fn newest_timestamp(&self, segment: &Rc<Segment>) -> Option<Timestamp> {
-        self.shard.note_open(segment);
         let interval = self.core.config.borrow().index_interval_bytes;
         let (size_bytes, bound) = (segment.size_bytes(), self.core.offsets_of(segment).bound);
         let (io, direct) = (&self.shard.io, self.shard.direct);
