@@ -312,7 +312,7 @@ impl Listing {
     }
 
     /// Length in bytes of a segment's data file.
-    fn len_of(&self, base: Offset) -> Option<u64> {
+    pub(crate) fn len_of(&self, base: Offset) -> Option<u64> {
         let is_it = |name: &str| base_offset_of(name, LOG_SUFFIX) == Some(base);
         self.0.iter().find(|(name, _)| is_it(name)).map(|(_, len_bytes)| *len_bytes)
     }

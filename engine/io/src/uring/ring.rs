@@ -15,11 +15,6 @@ const COMPLETIONS_PER_ENTRY: u32 = 4;
 
 const LEAST_ENTRIES: u32 = 8;
 
-/// Requests about files that wait for the device or the file system at a time (flushes above all), each on a thread of the
-/// kernel's that goes when it has nothing to do. The kernel's own bound is four a processor; many flushes that are asked for
-/// together become one.
-const FILE_WORKERS: u32 = 64;
-
 /// Creates a ring as the driver needs it.
 ///
 /// `DEFER_TASKRUN` runs the kernel's part of completions in this thread's own turn and not whenever it returns from a
@@ -67,8 +62,6 @@ pub(super) struct Ring {
 impl Ring {
     pub(super) fn new(entries: u32) -> io::Result<Self> {
         let uring = create(entries)?;
-        // Without it, flushes go on a few at a time; a kernel that refuses it loses no more than that.
-        let _ = uring.submitter().register_iowq_max_workers(&mut [FILE_WORKERS, 0]);
         let mut flags = EnterFlags::GETEVENTS | EnterFlags::EXT_ARG;
         // The ring always waits for something, so that an idle shard would look like one that waits for a disk.
         if uring.params().is_feature_no_iowait() {

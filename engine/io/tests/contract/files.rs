@@ -260,6 +260,12 @@ pub(crate) fn directory_is_listed_in_order_with_kinds<H: Host>() {
         .map(|(name, kind)| DirEntry { name: name.to_owned(), kind })
         .to_vec();
         assert_eq!(entries, expected);
+        let a = file_with(&io, &dir.join("a"), pattern(1, 5_000)).await;
+        a.set_len(6_000).await.expect("extended");
+        let with_lengths = io.fs().read_dir_with_lengths(&dir).await.expect("listed");
+        let lengths: Vec<u64> = with_lengths.iter().map(|(_, len_bytes)| *len_bytes).collect();
+        assert_eq!(lengths, [0, 0, 6_000, 0, 0]);
+        assert_eq!(with_lengths.into_iter().map(|(entry, _)| entry).collect::<Vec<_>>(), expected);
     });
 }
 

@@ -295,7 +295,7 @@ impl Partition {
     }
 
     /// Reads the end block from the segment, where recovery settled it, if it is not in memory.
-    async fn know_end_block(&self) -> Result<(), LogError> {
+    pub(crate) async fn know_end_block(&self) -> Result<(), LogError> {
         if matches!(self.core.live.borrow().end_block, EndBlock::Known(_)) {
             return Ok(());
         }

@@ -410,7 +410,12 @@ impl Replay {
         if target.founded.contains(&segment_base) || target.unfounded.contains(&segment_base) {
             return Ok(());
         }
-        let exists = self.exists(id, segment_base).await?;
+        let dir = &self.targets[&id].dir;
+        let listing = self.listings.get(dir).filter(|_| !self.changed_dirs.contains(dir));
+        let exists = match listing {
+            Some(listing) => listing.len_of(segment_base).is_some(),
+            None => self.exists(id, segment_base).await?,
+        };
         let target = self.target(id);
         let known = if exists || target.is_stray { &mut target.founded } else { &mut target.unfounded };
         known.insert(segment_base);

@@ -1,6 +1,7 @@
 //! The clean stop: every partition in its segments, trimmed and flushed, and a checkpoint over a journal that nobody needs.
 
 use std::cell::RefCell;
+use std::future::Future;
 use std::rc::Rc;
 
 use super::ShardCore;
@@ -9,8 +10,8 @@ use crate::error::LogError;
 use crate::journal::progress::Mark;
 use crate::partition::{Partition, PartitionCore};
 
-/// Partitions that are completed at a time.
-const COMPLETED_AT_ONCE: usize = 64;
+/// Partitions that are read or completed at a time.
+const PARTITIONS_AT_ONCE: usize = 64;
 
 impl ShardCore {
     pub(super) async fn close(self: &Rc<Self>) -> Result<(), LogError> {
@@ -56,11 +57,11 @@ impl ShardCore {
         }
         let _turn = self.checkpoint_turn.acquire(1).await;
         let cores: Vec<Rc<PartitionCore>> = self.partitions.borrow().values().cloned().collect();
+        let changed: Vec<Rc<PartitionCore>> =
+            cores.iter().filter(|core| !core.is_complete.get()).cloned().collect();
+        self.know_end_blocks(&changed).await?;
         let mut portion = Vec::new();
-        for core in &cores {
-            if core.is_complete.get() {
-                continue;
-            }
+        for core in &changed {
             let partition = Partition { core: Rc::clone(core), shard: Rc::clone(self) };
             partition.drop_unused_segment(None).await?;
             if core.has_settled_end() && !partition.repeat_end_block_if_room().await? {
@@ -87,18 +88,27 @@ impl ShardCore {
 }
 
 impl ShardCore {
-    /// Brings partitions that take no appends any more into their segments, and completes those: several at once, as each
-    /// waits for a dozen flushes.
-    async fn complete_all(self: &Rc<Self>, portion: &mut Vec<Rc<PartitionCore>>) -> Result<(), LogError> {
-        let sequence = self.flush_journal().await?;
-        let at_once = portion.len().min(COMPLETED_AT_ONCE);
-        let portion = Rc::new(RefCell::new(std::mem::take(portion)));
+    /// Reads the last blocks of those that go through the journal once more.
+    async fn know_end_blocks(self: &Rc<Self>, cores: &[Rc<PartitionCore>]) -> Result<(), LogError> {
+        let settled = cores.iter().filter(|core| core.has_settled_end()).cloned().collect();
+        self.for_each(settled, |shard, core| async move { Partition { core, shard }.know_end_block().await })
+            .await
+    }
+
+    /// Does `work` for many partitions, several at once, and gives the first failure.
+    async fn for_each<F, Fut>(self: &Rc<Self>, cores: Vec<Rc<PartitionCore>>, work: F) -> Result<(), LogError>
+    where
+        F: Fn(Rc<Self>, Rc<PartitionCore>) -> Fut + Clone + 'static,
+        Fut: Future<Output = Result<(), LogError>> + 'static,
+    {
+        let at_once = cores.len().min(PARTITIONS_AT_ONCE);
+        let cores = Rc::new(RefCell::new(cores));
         let begin = |_| {
-            let (shard, portion) = (Rc::clone(self), Rc::clone(&portion));
+            let (shard, cores, work) = (Rc::clone(self), Rc::clone(&cores), work.clone());
             self.io.spawn(async move {
                 loop {
-                    let Some(core) = portion.borrow_mut().pop() else { return Ok(()) };
-                    shard.complete(&core, sequence).await?;
+                    let Some(core) = cores.borrow_mut().pop() else { return Ok(()) };
+                    work(Rc::clone(&shard), core).await?;
                 }
             })
         };
@@ -108,6 +118,15 @@ impl ShardCore {
             outcome = outcome.and(task.await);
         }
         outcome
+    }
+
+    /// Brings partitions that take no appends any more into their segments, and completes those: several at once, as each
+    /// waits for a dozen flushes.
+    async fn complete_all(self: &Rc<Self>, portion: &mut Vec<Rc<PartitionCore>>) -> Result<(), LogError> {
+        let sequence = self.flush_journal().await?;
+        let portion = std::mem::take(portion);
+        let complete = move |shard: Rc<Self>, core| async move { shard.complete(&core, sequence).await };
+        self.for_each(portion, complete).await
     }
 
     /// Completes a partition's last segment. A fenced one is left as it is: its last block is not in the journal, and what
