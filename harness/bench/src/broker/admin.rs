@@ -1,14 +1,20 @@
 //! What the harness asks of a broker besides records: is it ready, make a topic, what is in effect, where do logs end.
 
 use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use highwater_model::Timestamp;
+use highwater_model::batch::{BatchBuilder, NewRecord, ProducerStamp};
+use highwater_model::compression::Compression;
 use highwater_protocol::codec::StrBytes;
 use highwater_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use highwater_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use highwater_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use highwater_protocol::messages::metadata_request::MetadataRequestTopic;
+use highwater_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use highwater_protocol::messages::{
-    BrokerId, CreateTopicsRequest, DescribeConfigsRequest, ListOffsetsRequest, MetadataRequest, TopicName,
+    BrokerId, CreateTopicsRequest, DescribeConfigsRequest, ListOffsetsRequest, MetadataRequest,
+    ProduceRequest, TopicName,
 };
 
 use super::wire::{Connection, WireError};
@@ -16,6 +22,8 @@ use super::wire::{Connection, WireError};
 const RESOURCE_TOPIC: i8 = 2;
 const RESOURCE_BROKER: i8 = 4;
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+/// Bytes of records in one request of [`fill`].
+const FILL_BYTES: usize = 4 << 20;
 const CREATE_TIMEOUT_MS: i32 = 30_000;
 
 /// ListOffsets' name for the log start.
@@ -99,6 +107,48 @@ pub fn create_topic(
             message: refused.error_message.as_ref().map(|message| message.to_string()),
         }),
     }
+}
+
+/// Appends one batch of records to each partition of a topic.
+pub fn fill(
+    connection: &mut Connection,
+    topic: &str,
+    partitions: i32,
+    records: usize,
+    record_size_bytes: usize,
+) -> Result<(), AdminError> {
+    let value = vec![0x5a; record_size_bytes];
+    let mut builder = BatchBuilder::new(Compression::None);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let timestamp = Timestamp(i64::try_from(now.as_millis()).unwrap_or(i64::MAX));
+    for _ in 0..records {
+        builder.push(&NewRecord { timestamp, value: Some(&value), ..NewRecord::default() });
+    }
+    let batch = builder.build(ProducerStamp::NONE).expect("a few records make a batch");
+    let at_once = (FILL_BYTES / batch.len()).max(1);
+    let all: Vec<i32> = (0..partitions).collect();
+    for some in all.chunks(at_once) {
+        let data = some.iter().map(|&index| {
+            PartitionProduceData::default().with_index(index).with_records(Some(batch.clone()))
+        });
+        let topic_data =
+            TopicProduceData::default().with_name(topic_name(topic)).with_partition_data(data.collect());
+        let request = ProduceRequest::default()
+            .with_acks(-1)
+            .with_timeout_ms(CREATE_TIMEOUT_MS)
+            .with_topic_data(vec![topic_data]);
+        let response = connection.call(&request, 9)?;
+        let answers = response.responses.iter().flat_map(|topic| &topic.partition_responses);
+        if let Some(refused) = answers.into_iter().find(|answer| answer.error_code != 0) {
+            return Err(AdminError::Refused {
+                request: "filling",
+                subject: format!("{topic}-{}", refused.index),
+                code: refused.error_code,
+                message: refused.error_message.as_ref().map(|message| message.to_string()),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// The settings in effect of a topic.

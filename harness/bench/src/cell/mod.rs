@@ -55,6 +55,10 @@ const TOPIC: &str = "bench";
 const DISK_BYTES: u64 = 4 << 30;
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// A broker that has just started may refuse a topic until it counts itself in.
+/// Partitions that nobody uses are made a topic at a time, and each has so many records.
+const IDLE_PARTITIONS_OF_A_TOPIC: u32 = 500;
+const IDLE_RECORDS: usize = 10;
+const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 const CREATE_WITHIN: Duration = Duration::from_secs(20);
 const CREATE_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// Between two looks at a running load.
@@ -453,6 +457,25 @@ impl<'a> Trial<'a> {
             self.bench.cancel.wait(CREATE_AGAIN_AFTER)?;
         }
         broker.wait_ready(Some((TOPIC, self.partitions())), self.bench.cancel)?;
+        self.create_idle()
+    }
+
+    /// Makes the partitions that nobody will use, with a few records in each.
+    fn create_idle(&self) -> Result<(), CellError> {
+        let mut left = self.cell.settings.idle_partitions;
+        let mut connection = Connection::open(self.installed.address(), IDLE_TIMEOUT)?;
+        for number in 0.. {
+            if left == 0 {
+                break;
+            }
+            self.bench.cancel.check()?;
+            let partitions = left.min(IDLE_PARTITIONS_OF_A_TOPIC);
+            let name = format!("idle-{number}");
+            let count = i32::try_from(partitions).unwrap_or(i32::MAX);
+            admin::create_topic(&mut connection, &name, count, &self.topic_settings)?;
+            admin::fill(&mut connection, &name, count, IDLE_RECORDS, self.cell.settings.record_size_bytes)?;
+            left -= partitions;
+        }
         Ok(())
     }
 

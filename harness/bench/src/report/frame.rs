@@ -157,11 +157,15 @@ pub(super) fn at_rate(cell: &CellSummary<'_>) -> String {
 
 /// What a workload sends, in one line.
 pub(crate) fn workload_words(workload: &Workload) -> String {
-    let Workload { record_size_bytes, partitions, producers, .. } = workload;
+    let Workload { record_size_bytes, partitions, idle_partitions, producers, .. } = workload;
     format!(
-        "{} B records, {}, {}, batch.size={}, linger.ms={}, compression.type={}{}{}{}",
+        "{} B records, {}{}, {}, batch.size={}, linger.ms={}, compression.type={}{}{}{}",
         text::exact(u64::from(*record_size_bytes)),
         text::counted(u64::from(*partitions), "partition", "partitions"),
+        match idle_partitions {
+            0 => String::new(),
+            idle => format!(" and {} idle ones", text::exact(u64::from(*idle))),
+        },
         text::counted(u64::from(*producers), "producer", "producers"),
         workload.batch_size_bytes,
         workload.linger_ms,

@@ -240,6 +240,11 @@ pub struct Broker {
     pub count: u32,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
 /// What is sent. Only equal workloads are compared.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Workload {
@@ -247,6 +252,9 @@ pub struct Workload {
     pub record_size_bytes: u32,
     /// Partitions in all.
     pub partitions: u32,
+    /// Partitions beside those, with a few records each, that nobody uses.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub idle_partitions: u32,
     /// Producers at work.
     pub producers: u32,
     /// Consumers that read along.

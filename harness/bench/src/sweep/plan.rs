@@ -82,6 +82,7 @@ fn describe(id: &str, workload: &Workload, cell: &Cell, contender: &Contender) -
         workload: results::Workload {
             record_size_bytes: saturate(settings.record_size_bytes),
             partitions: settings.partitions.unsigned_abs(),
+            idle_partitions: settings.idle_partitions,
             producers: settings.producers,
             consumers: 0,
             keyed: settings.key == Key::Unique,
@@ -281,7 +282,7 @@ impl Naming {
 }
 
 /// The axes beside acks, flush, rate and fault, in the order in which they stand in a name.
-fn axes(settings: &CellSettings) -> [(&'static str, String); 13] {
+fn axes(settings: &CellSettings) -> [(&'static str, String); 14] {
     [
         ("linger.ms", settings.linger_ms.to_string()),
         ("batch.size", settings.batch_size_bytes.to_string()),
@@ -293,6 +294,7 @@ fn axes(settings: &CellSettings) -> [(&'static str, String); 13] {
         ("keyed", (settings.key == Key::Unique).to_string()),
         ("compression", settings.compression.to_string()),
         ("partitions", settings.partitions.to_string()),
+        ("idle", settings.idle_partitions.to_string()),
         ("producers", settings.producers.to_string()),
         ("idempotence", unusual_idempotence(settings)),
         ("in-flight", settings.max_in_flight.to_string()),

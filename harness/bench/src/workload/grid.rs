@@ -60,6 +60,8 @@ pub struct CellSettings {
     pub compression: CompressionType,
     /// Partitions of the one topic.
     pub partitions: i32,
+    /// Partitions of other topics, with a few records each, that nobody uses while the clock runs.
+    pub idle_partitions: u32,
     /// Producers at work.
     pub producers: u32,
     /// Offered load.
@@ -118,6 +120,9 @@ impl fmt::Display for CellSettings {
         }
         if self.start != Start::Warm {
             write!(f, " start={}", self.start)?;
+        }
+        if self.idle_partitions != 0 {
+            write!(f, " idle.partitions={}", self.idle_partitions)?;
         }
         if let Some(bytes) = self.memory_limit_bytes {
             write!(f, " memory.limit={bytes}")?;
@@ -314,13 +319,14 @@ fn factors(grid: &Grid, repeats: Repeats, brokers: u64) -> String {
 
 impl Grid {
     /// Every axis by its field's name, with how many values it has.
-    fn axes(&self) -> [(&'static str, u64); 19] {
+    fn axes(&self) -> [(&'static str, u64); 20] {
         [
             ("record.size", self.record_size_bytes.len()),
             ("record.payload", self.payload.len()),
             ("record.key", self.key.len()),
             ("compression.type", self.compression.len()),
             ("partitions", self.partitions.len()),
+            ("idle.partitions", self.idle_partitions.len()),
             ("producers", self.producers.len()),
             ("linger.ms", self.linger_ms.len()),
             ("batch.size", self.batch_size_bytes.len()),
@@ -352,6 +358,7 @@ pub(super) fn product(grid: &Grid) -> Vec<CellSettings> {
         key: grid.key[0],
         compression: grid.compression[0],
         partitions: grid.partitions[0],
+        idle_partitions: grid.idle_partitions[0],
         producers: grid.producers[0],
         rate: grid.rate[0],
         idempotence: false,
@@ -369,6 +376,7 @@ pub(super) fn product(grid: &Grid) -> Vec<CellSettings> {
     vary(&mut cells, &grid.key, |cell, &key| cell.key = key);
     vary(&mut cells, &grid.compression, |cell, &compression| cell.compression = compression);
     vary(&mut cells, &grid.partitions, |cell, &partitions| cell.partitions = partitions);
+    vary(&mut cells, &grid.idle_partitions, |cell, &partitions| cell.idle_partitions = partitions);
     vary(&mut cells, &grid.producers, |cell, &producers| cell.producers = producers);
     vary(&mut cells, &grid.linger_ms, |cell, &ms| cell.linger_ms = ms);
     vary(&mut cells, &grid.batch_size_bytes, |cell, &bytes| cell.batch_size_bytes = bytes);

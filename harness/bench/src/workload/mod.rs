@@ -68,6 +68,8 @@ pub struct Grid {
     pub compression: Vec<CompressionType>,
     /// `partitions` of the one topic.
     pub partitions: Vec<i32>,
+    /// `idle.partitions`: of other topics, with a few records each, that nobody uses.
+    pub idle_partitions: Vec<u32>,
     /// `producers`.
     pub producers: Vec<u32>,
     /// `rate`.

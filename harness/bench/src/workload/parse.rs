@@ -117,6 +117,7 @@ impl Default for Grid {
             key: vec![Key::None],
             compression: vec![CompressionType::None],
             partitions: vec![16],
+            idle_partitions: vec![0],
             producers: vec![1],
             rate: vec![Rate::Saturating],
             idempotence: vec![None],
@@ -169,6 +170,7 @@ fn axes(reader: &mut Reader<'_>, section: &mut Section<'_>, grid: &mut Grid) {
         word(field, CompressionType::ALL, CompressionType::parse)
     });
     axes.read("partitions", &mut grid.partitions, |field| count(field, 1..=10_000));
+    axes.read("idle.partitions", &mut grid.idle_partitions, |field| count(field, 0..=100_000));
     axes.read("producers", &mut grid.producers, |field| count(field, 1..=256));
     axes.read("rate", &mut grid.rate, units::rate);
     axes.read("enable.idempotence", &mut grid.idempotence, |field| field.boolean().map(Some));

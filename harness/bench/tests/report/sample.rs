@@ -111,6 +111,7 @@ fn configuration(sort: &Sort) -> Configuration {
         workload: Workload {
             record_size_bytes: 1024,
             partitions: 16,
+            idle_partitions: 0,
             producers: 4,
             consumers: 2,
             keyed: false,
