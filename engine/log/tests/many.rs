@@ -150,13 +150,14 @@ fn partitions_made_together_are_durable_together_when_the_call_returns() {
                 told.borrow_mut().insert(number, ());
             }
         });
-        let is_last = acknowledged.borrow().len() == 6;
+        let acknowledged: Vec<i32> = acknowledged.take().into_keys().collect();
+        let is_last = acknowledged.len() == 6;
         scene.disk().cut_power_at_event(0);
         scene.live_and(End::Kill, move |io| async move {
             let (_dir, logs, report) = open(&io).await;
             assert_eq!((report.fenced, report.strays), (Vec::new(), Vec::new()), "event {event}");
-            for number in acknowledged.borrow().keys() {
-                let partition = logs.partition(&id(*number)).expect("records were acknowledged in it");
+            for number in acknowledged {
+                let partition = logs.partition(&id(number)).expect("records were acknowledged in it");
                 assert_eq!(read_values(&partition).await, [b"kept".to_vec()], "event {event}");
             }
         });
