@@ -349,7 +349,7 @@ fn shard_config(read: &Reader<'_>, num_shards: usize, num_dirs: usize) -> ShardC
         cleaner_io_max_bytes_per_second: cleaner_rate(read, shares),
         cleaner_dedupe_buffer_bytes: read.size("log.cleaner.dedupe.buffer.size") / shares,
         direct_io: read.flag("log.direct.io.enable"),
-        max_open_segments: read.size("max.open.segments").div_ceil(num_shards),
+        max_open_segments: read.size("max.open.segments").div_ceil(shares),
         ..ShardConfig::default()
     }
 }

@@ -182,7 +182,8 @@ fn leave_descriptors_to_logs(config: &mut BrokerConfig) {
         config.network.max_connections = most;
     }
     // Segments of which more would be open than there may be are closed in time, so that nobody need be warned.
-    let share = usize::try_from(limit / 4).unwrap_or(usize::MAX) / config.num_shards.max(1);
+    let shares = config.num_shards.max(1) * (config.log_dirs.len() + 1);
+    let share = usize::try_from(limit / 4).unwrap_or(usize::MAX) / shares;
     config.shard.max_open_segments = config.shard.max_open_segments.min(share.max(1));
 }
 
