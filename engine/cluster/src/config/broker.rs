@@ -214,6 +214,7 @@ pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
         OneOf(&["compact", "delete"]),
         "See the topic's cleanup.policy.",
     ),
+    fixed("log.dir", String, None, Any, "The data directory, where log.dirs is not set."),
     fixed(
         "log.direct.io.enable",
         Boolean,
@@ -221,7 +222,6 @@ pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
         Any,
         "Whether journal and segments bypass the page cache where the file system allows it. Not in Kafka.",
     ),
-    fixed("log.dir", String, None, Any, "The data directory, where log.dirs is not set."),
     fixed(
         "log.dirs",
         List,
