@@ -54,6 +54,9 @@ struct RunArgs {
     /// Lets the disk acknowledge one flush in N without doing it.
     #[arg(long, value_name = "N")]
     lying_disk: Option<u64>,
+    /// Gives the broker two log directories, of which one fails in each life.
+    #[arg(long)]
+    failing_directory: bool,
     /// Lets the broker lie in this way (builds with the feature `mutants` only).
     #[cfg(feature = "mutants")]
     #[arg(long, value_name = "NAME")]
@@ -137,7 +140,7 @@ fn scenario(args: &RunArgs, seed: u64) -> Scenario {
     if let Some(n) = args.lying_disk {
         scenario.disk = DiskHonesty::LiesOnceIn(n.max(1));
     }
-    scenario
+    if args.failing_directory { scenario.with_failing_directory() } else { scenario }
 }
 
 fn tell(scenario: &Scenario, outcome: &Outcome) {

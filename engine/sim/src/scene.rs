@@ -513,6 +513,9 @@ impl Scene {
         self.figures.power_losses += u32::from(death.takes_memory());
         self.tell(format_args!("{death:?}"));
         let at = self.now();
+        // A flush that failed may have dropped what nobody had asked to be flushed, as if the power had gone.
+        let may_forget = has_failed && !self.hand.scenario.flush.is_every_message();
+        let death = if may_forget { Death::PowerCut } else { death };
         self.deaths.push(Struck { death, at, restored_at: at, recovered_ends: Vec::new() });
         self.unrecovered += 1;
         self.looks_clean = Some(false);

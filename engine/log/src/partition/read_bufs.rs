@@ -8,7 +8,7 @@ const CLASSES: usize = 7;
 /// Room beside the size that is asked for.
 const SLACK_BYTES: usize = 4 * IO_ALIGNMENT;
 /// Memory in bytes that each size keeps while nobody reads.
-const SPARE_BYTES: usize = 8 << 20;
+const SPARE_BYTES: usize = 4 << 20;
 
 /// Buffers of a shard, by size. A reader takes what it needs; how much that may be is bounded elsewhere.
 pub(crate) struct ReadBufs {
@@ -19,7 +19,7 @@ impl Default for ReadBufs {
     fn default() -> Self {
         let class = |at: usize| {
             let size_bytes = SMALLEST_BYTES << at;
-            BufPool::new(size_bytes + SLACK_BYTES, usize::MAX, (SPARE_BYTES / size_bytes).max(2))
+            BufPool::new(size_bytes + SLACK_BYTES, usize::MAX, (SPARE_BYTES / size_bytes).max(1))
         };
         ReadBufs { classes: (0..CLASSES).map(class).collect() }
     }
