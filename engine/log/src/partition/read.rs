@@ -114,6 +114,12 @@ fn first_reaching(
     Ok(Reached::End(at))
 }
 
+/// `wanted`, which lies in memory of `read_bytes`; by itself where it is less than half of that. Whoever holds it is charged
+/// for its length: of a small batch before a large one, in each of many partitions, that would be next to nothing.
+fn without_waste(wanted: Bytes, read_bytes: usize) -> Bytes {
+    if wanted.len() < read_bytes / 2 { Bytes::copy_from_slice(&wanted) } else { wanted }
+}
+
 impl Partition {
     /// Reads batches from `request.offset` on. Empty at the upper bound.
     ///
@@ -274,7 +280,11 @@ impl Partition {
             offsets.floor = first.base_offset;
             // Mostly one read brings what the index makes us pass, and the wanted batch.
             if at + first.size_bytes <= bytes.len() {
-                return self.whole_batches(segment, position, &bytes.slice(at..), offsets, request);
+                let read_bytes = bytes.len();
+                let mut data = self.whole_batches(segment, position, &bytes.slice(at..), offsets, request)?;
+                drop(bytes);
+                data.chunks = data.chunks.into_iter().map(|chunk| without_waste(chunk, read_bytes)).collect();
+                return Ok(data);
             }
             len = budget.max(first.size_bytes) as u64;
         }
@@ -528,5 +538,22 @@ impl Partition {
             Some(timestamp) if timestamp.0 >= 0 => self.look_up_timestamp(timestamp).await,
             _ => Ok(None),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn little_of_what_was_read_does_not_hold_the_rest() {
+        let read = Bytes::from(vec![7; 1 << 20]);
+        let is_in_place = |len| {
+            let kept = without_waste(read.slice(..len), read.len());
+            assert_eq!(kept, read.slice(..len));
+            kept.as_ptr() == read.as_ptr()
+        };
+        assert!(!is_in_place(100));
+        assert!(is_in_place(1 << 19));
     }
 }
