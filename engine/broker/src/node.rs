@@ -307,6 +307,7 @@ async fn start_first(
         counters: Arc::clone(counters),
         config: config.clone(),
         log_dirs,
+        pinned_slabs: peers.iter().map(|_| AtomicUsize::new(0)).collect(),
     });
     let mut waiting = Vec::with_capacity(others.len());
     for (other, seeds) in others.iter().zip(seeds.of_others) {

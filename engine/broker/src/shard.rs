@@ -32,7 +32,7 @@ use crate::log_dirs::{LogDirs, Place};
 use crate::memory::{RequestBudget, ResponseBudget};
 use crate::partition::ShardPartition;
 use crate::producer_ids::ProducerIds;
-use crate::reply::Pins;
+use crate::reply::{Pins, SlabCounts};
 
 /// Work for a shard.
 pub(crate) type Message = Box<dyn FnOnce(&Rc<Shard>) + Send>;
@@ -47,6 +47,7 @@ pub(crate) struct BrokerContext {
     pub(crate) limits: Arc<ConnectionLimits>,
     pub(crate) counters: Arc<[ShardCounters]>,
     pub(crate) log_dirs: LogDirs,
+    pub(crate) pinned_slabs: SlabCounts,
 }
 
 /// A shard's state. One reference a task.
@@ -65,7 +66,7 @@ pub(crate) struct Shard {
     pub(crate) admin_lane: Semaphore,
     pub(crate) fetch_sessions: RefCell<FetchSessions>,
     pub(crate) producer_ids: ProducerIds,
-    /// What of the log's own memory is being sent.
+    /// What of the logs' own memory, its own or other shards', is being sent.
     pub(crate) pins: Rc<Pins>,
     /// Set when every shard is ready: connections are accepted.
     pub(crate) accepting: Watch<bool>,
@@ -123,7 +124,7 @@ impl Shard {
             admin_lane: Semaphore::new(ADMIN_AT_ONCE),
             fetch_sessions: RefCell::new(sessions),
             producer_ids: ProducerIds::new(),
-            pins: Rc::default(),
+            pins: Rc::new(Pins::new(&broker.pinned_slabs)),
             accepting: Watch::new(false),
             stopping: Watch::new(false),
             ended: Watch::new(false),

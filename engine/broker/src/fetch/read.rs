@@ -236,13 +236,18 @@ fn failed(shard: &Shard, partition: &ShardPartition, index: i32, error: ErrorCod
 /// Pieces smaller than this go together into one: to list each for the kernel would cost as much as to copy it.
 const JOIN_BELOW_BYTES: usize = 1 << 10;
 
-/// Takes `records`, which lie in the log's memory, out of it where they cannot stay there until they are sent: where they
-/// would hold more of it than `most_slabs`. Small ones are copied anyway.
-pub(crate) fn detach(records: Vec<Bytes>, pinned: &mut Pinned, most_slabs: usize) -> Vec<Bytes> {
+/// Takes `records`, which lie in the memory of the shard `owner`'s log, out of it where they cannot stay there until they are
+/// sent: where more of it would be held than `most_slabs`. Small ones are copied anyway.
+pub(crate) fn detach(
+    records: Vec<Bytes>,
+    pinned: &mut Pinned,
+    owner: usize,
+    most_slabs: usize,
+) -> Vec<Bytes> {
     let mut pieces = Vec::with_capacity(records.len());
     let mut joined = BytesMut::new();
     for piece in records {
-        let stays = piece.len() >= JOIN_BELOW_BYTES && pinned.hold(&piece, most_slabs);
+        let stays = piece.len() >= JOIN_BELOW_BYTES && pinned.hold(&piece, owner, most_slabs);
         if !stays {
             joined.extend_from_slice(&piece);
             continue;
@@ -260,21 +265,31 @@ pub(crate) fn detach(records: Vec<Bytes>, pinned: &mut Pinned, most_slabs: usize
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
-    use crate::reply::{Pins, SLAB_BYTES};
+    use crate::reply::{Pins, SLAB_BYTES, SlabCounts};
+
+    /// Three slabs, and a part of their neighbours; `at` of the second one's bytes.
+    fn slabs() -> impl Fn(usize, usize) -> Bytes {
+        let memory = Bytes::from(vec![7; 3 * SLAB_BYTES]);
+        let start = SLAB_BYTES - memory.as_ptr().addr() % SLAB_BYTES;
+        move |from, len| memory.slice(start + from..start + from + len)
+    }
+
+    fn counts(shards: usize) -> SlabCounts {
+        (0..shards).map(|_| AtomicUsize::new(0)).collect()
+    }
 
     #[test]
     fn small_pieces_and_those_above_the_limit_are_copied() {
-        let pins = Rc::new(Pins::default());
-        // At least one whole slab, and a part of its neighbours.
-        let memory = Bytes::from(vec![7; 3 * SLAB_BYTES]);
-        let start = SLAB_BYTES - memory.as_ptr().addr() % SLAB_BYTES;
-        let at = |from: usize, len: usize| memory.slice(start + from..start + from + len);
+        let pins = Rc::new(Pins::new(&counts(1)));
+        let at = slabs();
         let records =
             vec![at(0, 4096), at(8192, 10), at(9000, 20), at(10_000, 4096), at(SLAB_BYTES, 4096), at(0, 5)];
 
         let mut pinned = Pinned::new(&pins);
-        let pieces = detach(records.clone(), &mut pinned, 1);
+        let pieces = detach(records.clone(), &mut pinned, 0, 1);
         assert_eq!(pieces.concat(), records.concat());
         let lens: Vec<usize> = pieces.iter().map(Bytes::len).collect();
         assert_eq!(lens, [4096, 30, 4096, 4101], "the second slab is one too many");
@@ -282,9 +297,26 @@ mod tests {
         assert_eq!(pieces[2].as_ptr(), records[3].as_ptr());
 
         let mut another = Pinned::new(&pins);
-        assert!(another.hold(&records[0], 1), "what is held already costs nothing");
-        assert!(!another.hold(&records[4], 1));
+        assert!(another.hold(&records[0], 0, 1), "what is held already costs nothing");
+        assert!(!another.hold(&records[4], 0, 1));
         drop((pinned, another));
-        assert!(Pinned::new(&pins).hold(&records[4], 1), "what was let go is free");
+        assert!(Pinned::new(&pins).hold(&records[4], 0, 1), "what was let go is free");
+    }
+
+    /// Connections of eight shards that took nothing could once hold an eighth each of one shard's memory: all of it.
+    #[test]
+    fn limit_is_for_the_shard_that_has_the_memory_whoever_holds_it() {
+        let counts = counts(2);
+        let [here, there] = [0, 1].map(|_| Rc::new(Pins::new(&counts)));
+        let at = slabs();
+        let mut pinned = Pinned::new(&here);
+        assert!(pinned.hold(&at(0, 4096), 1, 1));
+        let mut another = Pinned::new(&there);
+        assert!(!another.hold(&at(SLAB_BYTES, 4096), 1, 1), "the other shard has it");
+        assert!(another.hold(&at(SLAB_BYTES, 4096), 0, 1), "of another owner");
+        drop(pinned);
+        assert!(Pinned::new(&there).hold(&at(0, 4096), 1, 1));
+        drop(another);
+        assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 0));
     }
 }

@@ -39,7 +39,8 @@ const PARTITION_BYTES: usize = 512;
 /// So many partitions are covered by the memory that the smallest request holds.
 const FREE_PARTITIONS: usize = 32;
 
-/// Of the memory for recent appends, this fraction may be kept from being used again by replies that are being sent.
+/// Of a shard's memory for recent appends, this fraction may be kept from being used again by replies that are being sent, of all
+/// shards.
 const PINNED_FRACTION: usize = 8;
 
 /// A partition of a fetch: what is asked, and where it is or why it is not.
@@ -285,12 +286,14 @@ fn respond(
     answers: Answers,
 ) -> Outcome {
     shard.counters().fetched_bytes.add(answers.size_bytes as u64);
-    let mut hot = Vec::with_capacity(asked.len());
+    // Whose memory it lies in, where it lies in the log's.
+    let mut hot_of = Vec::with_capacity(asked.len());
     let read: Vec<(PartitionKey, PartitionFetch, FetchedPartition)> = asked
         .into_iter()
         .zip(answers.partitions)
         .map(|(asked, answer)| {
-            hot.push(answer.is_hot);
+            let owner = asked.target.as_ref().ok().map(|target| shard.owner(&target.id));
+            hot_of.push(owner.filter(|_| answer.is_hot));
             (asked.key, asked.fetch, answer.data)
         })
         .collect();
@@ -307,12 +310,12 @@ fn respond(
     let mut pinned = Pinned::new(&shard.pins);
     let mut topics: Vec<FetchedTopic> = Vec::new();
     let mut last_topic = None;
-    for (((key, _, mut data), told), is_hot) in read.into_iter().zip(told).zip(hot) {
+    for (((key, _, mut data), told), hot_of) in read.into_iter().zip(told).zip(hot_of) {
         if !told {
             continue;
         }
-        if is_hot {
-            data.records = detach(data.records, &mut pinned, most_slabs);
+        if let Some(owner) = hot_of {
+            data.records = detach(data.records, &mut pinned, owner, most_slabs);
         }
         if last_topic.as_ref() != Some(&key.topic) {
             topics.push(named(&key.topic));
