@@ -110,7 +110,7 @@ impl LogDirs {
         }
         let metadata_dir = self.dirs[self.metadata].id.unwrap_or(DirectoryId::UNASSIGNED);
         let counts = directories::partition_counts(image, self.broker_id, metadata_dir);
-        directories::place(records, self.broker_id, &candidates, counts);
+        directories::place(image, records, self.broker_id, &candidates, counts);
         Ok(())
     }
 

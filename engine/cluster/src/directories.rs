@@ -25,17 +25,18 @@ pub fn partition_counts(
     counts
 }
 
-/// Assigns each new partition of `broker_id` in `records` to the directory of `candidates` with the fewest partitions, the
-/// first of several: Kafka's rule. `counts` has those that exist, of every directory.
+/// Assigns each partition of `broker_id` in `records` that is not in `image` to the directory of `candidates` with the fewest
+/// partitions, the first of several: Kafka's rule. `counts` has those that exist, of every directory.
 pub fn place(
+    image: &MetadataImage,
     records: &mut [Record],
     broker_id: BrokerId,
     candidates: &[DirectoryId],
     mut counts: BTreeMap<DirectoryId, usize>,
 ) {
     for record in records {
-        let Record::Partition { state, .. } = record else { continue };
-        if !state.replicas.contains(&broker_id) {
+        let Record::Partition { id, state } = record else { continue };
+        if !state.replicas.contains(&broker_id) || image.partition(id).is_some() {
             continue;
         }
         let count = |id: &DirectoryId| counts.get(id).copied().unwrap_or(0);
@@ -79,7 +80,7 @@ mod tests {
     #[test]
     fn partitions_of_one_request_are_spread_evenly() {
         let mut records = topic(1, 5);
-        place(&mut records, BROKER, &[dir(1), dir(2)], BTreeMap::new());
+        place(&MetadataImage::default(), &mut records, BROKER, &[dir(1), dir(2)], BTreeMap::new());
         let expected = [1, 2, 1, 2, 1].map(|number| Some(dir(number)));
         assert_eq!(directories(&records), expected);
     }
@@ -92,17 +93,26 @@ mod tests {
         let counts = partition_counts(&image, BROKER, dir(1));
         assert_eq!(counts, BTreeMap::from([(dir(1), 3)]));
         let mut records = topic(2, 4);
-        place(&mut records, BROKER, &[dir(1), dir(2)], counts.clone());
+        place(&MetadataImage::default(), &mut records, BROKER, &[dir(1), dir(2)], counts.clone());
         assert_eq!(directories(&records), [2, 2, 2, 1].map(|number| Some(dir(number))));
         let mut records = topic(2, 2);
-        place(&mut records, BROKER, &[dir(1)], counts);
+        place(&MetadataImage::default(), &mut records, BROKER, &[dir(1)], counts);
         assert_eq!(directories(&records), [Some(dir(1)); 2]);
+    }
+
+    #[test]
+    fn partition_that_exists_stays_where_it_is() {
+        let mut image = MetadataImage::default();
+        topic(1, 1).iter().for_each(|record| image.apply(record).expect("fits"));
+        let mut records = topic(1, 2);
+        place(&image, &mut records, BROKER, &[dir(2)], BTreeMap::new());
+        assert_eq!(directories(&records), [None, Some(dir(2))]);
     }
 
     #[test]
     fn partitions_of_other_brokers_are_left_alone() {
         let mut records = topic(1, 2);
-        place(&mut records, BrokerId(2), &[dir(1)], BTreeMap::new());
+        place(&MetadataImage::default(), &mut records, BrokerId(2), &[dir(1)], BTreeMap::new());
         assert_eq!(directories(&records), [None; 2]);
     }
 }
