@@ -480,7 +480,7 @@ async fn load_metadata(
     };
     let log = MetadataLog::open(logs).await.map_err(failed)?;
     let mut image = log.replay().await.map_err(failed)?;
-    dirs.compare(config, &image, found)?;
+    dirs.compare(config, &image);
     if log.record_count() == 0
         && let Some(error) = dirs.first_offline()
     {

@@ -100,7 +100,9 @@ impl OpenDirs {
             let takes_partitions = config.log_dirs.contains(path);
             dirs.push(OpenDir { path: path.clone(), takes_partitions, id, opened });
         }
-        Ok(OpenDirs { dirs, metadata, reports })
+        let dirs = OpenDirs { dirs, metadata, reports };
+        dirs.refuse_copies()?;
+        Ok(dirs)
     }
 
     fn main(&mut self) -> Option<&mut DataDir> {
@@ -176,25 +178,17 @@ impl OpenDirs {
         Ok(seeds)
     }
 
-    /// Holds what was opened against what the metadata say: an empty directory where one with partitions was is offline, and
-    /// a partition is in one directory.
-    ///
-    /// # Errors
-    /// [`BrokerError::DataDir`].
-    pub(crate) fn compare(
-        &mut self,
-        config: &BrokerConfig,
-        image: &MetadataImage,
-        found: &Leftovers,
-    ) -> Result<(), BrokerError> {
+    /// Holds what was opened against what the metadata say: an empty directory where one with partitions was is offline. One
+    /// that is open at another path now was not there: disks may change places.
+    pub(crate) fn compare(&mut self, config: &BrokerConfig, image: &MetadataImage) {
         if self.dirs.len() == 1 {
-            return Ok(());
+            return;
         }
-        self.refuse_copies(image, found)?;
         let counts = self.partition_counts(config, image);
-        let registered = registered(config, image);
+        let mut registered = registered(config, image);
+        registered.retain(|known| self.open_dirs().all(|dir| dir.directory_id() != known.id));
         for dir in &mut self.dirs {
-            let here = |known: &&RegisteredDir| dir.path.to_str() == Some(known.path.as_str());
+            let here = |known: &&RegisteredDir| dir.path == Path::new(&known.path);
             let has_partitions = |known: &&RegisteredDir| counts.contains_key(&known.id);
             let before = registered.iter().filter(here).find(has_partitions);
             match &dir.opened {
@@ -214,7 +208,6 @@ impl OpenDirs {
                 }
             }
         }
-        Ok(())
     }
 
     fn partition_counts(&self, config: &BrokerConfig, image: &MetadataImage) -> BTreeMap<DirectoryId, usize> {
@@ -222,17 +215,15 @@ impl OpenDirs {
         directories::partition_counts(image, config.node_id, metadata_dir)
     }
 
-    fn refuse_copies(&self, image: &MetadataImage, found: &Leftovers) -> Result<(), BrokerError> {
-        let path_of =
-            |id: Option<DirectoryId>| self.dirs.iter().find(|dir| dir.id == id).map(|dir| &dir.path);
-        let mut seen: BTreeMap<TopicPartition, Option<DirectoryId>> = BTreeMap::new();
-        for partition in &found.partitions {
-            let Some(other) = seen.insert(partition.id, partition.directory) else { continue };
-            let is_known = image.partition(&partition.id).is_some() || image.topic_count() == 0;
-            if let (true, Some(path), Some(other)) = (is_known, path_of(partition.directory), path_of(other))
-            {
+    /// A partition is in one directory. Before the first of them begins a new generation of journals: what that names is
+    /// made again where it is missing, so that a copy could not be moved out any more.
+    fn refuse_copies(&self) -> Result<(), BrokerError> {
+        let mut seen: BTreeMap<TopicPartition, &Path> = BTreeMap::new();
+        for dir in self.open_dirs() {
+            for partition in dir.partitions() {
+                let Some(other) = seen.insert(partition.id, dir.path()) else { continue };
                 return Err(BrokerError::DataDir {
-                    path: path.clone(),
+                    path: dir.path().to_owned(),
                     reason: format!(
                         "partition {}-{} is there and in {}: one of them is a copy; move that out of the log directories",
                         partition.topic_name,
@@ -245,7 +236,8 @@ impl OpenDirs {
         Ok(())
     }
 
-    /// What the metadata must say about where partitions are and do not.
+    /// What the metadata must say about where partitions are and do not. What is in a directory that is not open is not
+    /// known: a partition of it that is in another one, too, may be an old copy.
     pub(crate) fn moved(
         &self,
         config: &BrokerConfig,
@@ -257,7 +249,9 @@ impl OpenDirs {
             let state = image.partition(&partition.id)?;
             let directory = partition.directory?;
             let known = state.directory_of(config.node_id).or(metadata_dir);
-            (known != Some(directory)).then(|| Record::Partition {
+            let is_moved =
+                known != Some(directory) && self.open_dirs().any(|dir| known == Some(dir.directory_id()));
+            is_moved.then(|| Record::Partition {
                 id: partition.id,
                 state: state.clone().with_directory(config.node_id, directory),
             })

@@ -170,11 +170,14 @@ fn directory_that_is_empty_now_is_not_taken_for_a_new_one() {
         if is_there {
             fs::create_dir(&b).expect("is made");
         }
-        for _ in 0..2 {
+        // However its name is written.
+        for name in ["b", "b/", "./b"] {
+            broker.use_dirs(&["a", name]);
             broker.try_restart().expect("starts with the other");
             b_is_offline(&broker);
             broker.stop();
         }
+        broker.use_dirs(&["a", "b"]);
         assert!(!b.join("meta.properties").exists() && !b.join("t-1").exists(), "nothing is put there");
         fs::remove_dir_all(&b).expect("is there");
         fs::rename(&aside, &b).expect("can be moved");
@@ -367,6 +370,77 @@ fn partition_that_is_in_two_directories_is_refused() {
     fs::remove_dir_all(broker.data_dir().join("a/t-1")).expect("is there");
     broker.try_restart().expect("starts");
     all_is_there(&broker);
+}
+
+/// The start that refused it once made it part of the directory, which then brought it back whenever it was moved out.
+#[test]
+fn copy_of_a_partition_without_records_can_be_moved_out() {
+    let mut broker = TestBroker::start_in(&["a", "b"], &[]);
+    broker.create_topic("t", 2, &[]);
+    broker.stop();
+    let (a, b) = (broker.data_dir().join("a/t-1"), broker.data_dir().join("b/t-1"));
+    copy_dir(&b, &a);
+    for _ in 0..2 {
+        let refused = broker.try_restart().expect_err("refused");
+        assert!(refused.contains("one of them is a copy"), "{refused}");
+    }
+    fs::remove_dir_all(&a).expect("is there");
+    broker.try_restart().expect("starts");
+    assert_eq!(produce(&broker, "t", 1, "p1"), ErrorCode::NONE);
+    assert!(!a.exists());
+}
+
+#[test]
+fn copy_of_a_partition_does_not_stand_in_for_one_that_is_away() {
+    let mut broker = TestBroker::start_in(&["a", "b"], &[]);
+    broker.create_topic("t", 2, &[]);
+    let (b, aside) = (broker.data_dir().join("b"), broker.data_dir().join("aside"));
+    let copy = broker.data_dir().join("a/t-1");
+    copy_dir(&b.join("t-1"), &copy);
+    assert_eq!(produce(&broker, "t", 1, "p1"), ErrorCode::NONE);
+    broker.stop();
+    fs::rename(&b, &aside).expect("can be moved");
+    broker.try_restart().expect("starts with the other");
+    assert_eq!(produce(&broker, "t", 1, "x"), STORAGE_ERROR);
+    assert_eq!(fetch_error(&broker, "t", 1), STORAGE_ERROR);
+    broker.stop();
+    fs::remove_dir_all(&b).expect("is there");
+    fs::rename(&aside, &b).expect("can be moved");
+    let refused = broker.try_restart().expect_err("refused");
+    assert!(refused.contains("one of them is a copy"), "{refused}");
+}
+
+/// Disks that are mounted by their order change places when one is missing.
+#[test]
+fn directory_at_the_place_of_another_is_served_there() {
+    let names = ["a", "b", "c"];
+    let mut broker = TestBroker::start_in(&names, &[]);
+    broker.create_topic("t", 3, &[]);
+    for partition in 0..3 {
+        assert_eq!(produce(&broker, "t", partition, &format!("p{partition}")), ErrorCode::NONE);
+    }
+    let at = |broker: &TestBroker, name: &str| broker.data_dir().join(name);
+    for (lost, moved, there) in [("c", "b", 1), ("b", "c", 2)] {
+        broker.stop();
+        fs::rename(at(&broker, lost), at(&broker, "aside")).expect("can be moved");
+        fs::rename(at(&broker, moved), at(&broker, lost)).expect("can be moved");
+        for _ in 0..2 {
+            broker.try_restart().expect("starts without the one that is lost");
+            assert_eq!(partitions_in(&broker, lost, "t"), [there]);
+            assert_eq!(produce(&broker, "t", there, "more"), ErrorCode::NONE);
+            assert_eq!(broker.connect().fetch_values("t", there, 0)[0], format!("p{there}"));
+            assert_eq!(produce(&broker, "t", 3 - there, "x"), STORAGE_ERROR);
+            broker.stop();
+        }
+        fs::remove_dir_all(at(&broker, moved)).expect("is there");
+        fs::rename(at(&broker, lost), at(&broker, moved)).expect("can be moved");
+        fs::rename(at(&broker, "aside"), at(&broker, lost)).expect("can be moved");
+        broker.try_restart().expect("starts with all");
+        for partition in 0..3 {
+            let values = broker.connect().fetch_values("t", partition, 0);
+            assert_eq!(values[0], format!("p{partition}"));
+        }
+    }
 }
 
 #[test]
