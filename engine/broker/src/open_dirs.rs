@@ -18,7 +18,7 @@ use highwater_cluster::{
 use highwater_io::Io;
 use highwater_io::fs::FileId;
 use highwater_log::{
-    DataDir, FoundPartition, MetadataPlace, OpenError, OpenOptions, RecoveryReport, ShardSeed,
+    DataDir, FoundPartition, LogConfig, MetadataPlace, OpenError, OpenOptions, RecoveryReport, ShardSeed,
 };
 use highwater_model::{DirectoryId, NO_PARTITION_LEADER_EPOCH, ProducerId, TopicPartition};
 
@@ -356,7 +356,13 @@ fn options(config: &BrokerConfig, cluster_id: Option<String>, metadata: Metadata
         shard: config.shard.clone(),
         cluster_id,
         node_id: config.node_id,
-        default_log: log_config(&view, None),
+        // Nothing is deleted of a partition before the metadata say what is to be kept of it, and never if they do not know it.
+        default_log: LogConfig {
+            retention_ms: None,
+            retention_bytes: None,
+            compact_enabled: false,
+            ..log_config(&view, None)
+        },
         metadata,
     }
 }
@@ -476,4 +482,20 @@ async fn ancestors(io: &Io, path: &Path) -> Vec<FileId> {
         above.push(found.id);
     }
     above
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Topics of Kafka's that were left alone once lost what was a week old.
+    #[test]
+    fn partition_that_no_metadata_know_keeps_everything() {
+        let mut config = BrokerConfig::for_data_dir("/data");
+        config.set("log.retention.bytes", "1").expect("valid");
+        config.set("log.cleanup.policy", "compact,delete").expect("valid");
+        let LogConfig { retention_ms, retention_bytes, compact_enabled, .. } =
+            options(&config, None, MetadataPlace::Here).default_log;
+        assert_eq!((retention_ms, retention_bytes, compact_enabled), (None, None, false));
+    }
 }
