@@ -1,13 +1,12 @@
 //! A log directory fails while the broker runs: what producers, consumers and administrators see of it, and that the other
 //! one goes on.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use highwater_broker::{BrokerConfig, BrokerError, Started, prepare, run_shard};
+use highwater_broker::BrokerConfig;
 use highwater_io::sim::{Disk, DiskOp, Fault, NodeId, World, WorldConfig};
 use highwater_model::Timestamp;
 use highwater_model::batch::{BATCH_HEADER_BYTES, BatchBuilder, NewRecord, ProducerStamp, headers};
@@ -23,6 +22,7 @@ use highwater_protocol::messages::{
     ProduceRequest,
 };
 
+use crate::boot::{Report, boot};
 use crate::wire::{Connection, topic_name};
 
 const OK: ErrorCode = ErrorCode::NONE;
@@ -33,7 +33,7 @@ struct Stage {
     world: World,
     broker: NodeId,
     client: NodeId,
-    report: Rc<RefCell<Option<Result<Started, BrokerError>>>>,
+    report: Report,
 }
 
 impl Stage {
@@ -62,26 +62,7 @@ impl Stage {
         ] {
             config.set(name, value).expect("valid");
         }
-        let (states, handle) = prepare(&config);
-        self.report = Rc::default();
-        let mut started = Some(handle.started);
-        let states: Vec<_> = states.into_iter().map(|state| (state, started.take())).collect();
-        let report = Rc::clone(&self.report);
-        self.world.start(self.broker, states, move |io, (state, started)| {
-            let report = Rc::clone(&report);
-            async move {
-                let waiting = started.map(|started| {
-                    io.spawn(async move {
-                        let outcome = started.await;
-                        *report.borrow_mut() = outcome;
-                    })
-                });
-                run_shard(io.clone(), state).await;
-                if let Some(waiting) = waiting {
-                    waiting.await;
-                }
-            }
-        });
+        self.report = boot(&mut self.world, self.broker, &config);
     }
 
     fn is_refused(&mut self) -> String {

@@ -24,6 +24,7 @@
 
 mod actor;
 mod books;
+mod boot;
 pub mod cell;
 mod dice;
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use highwater_broker::{BrokerConfig, BrokerError, Started, prepare, run_shard};
+use highwater_broker::BrokerConfig;
 use highwater_checker::{Nanos, RunId};
 use highwater_io::sim::{
     DiskConfig, DiskOp, Exit, Fault, FaultId, Latency, NetConfig, NodeId, NodeStatus, RunError, World,
@@ -22,6 +22,7 @@ use highwater_io::sync::Watch;
 use crate::actor::reader::{Content, Found, ReadError, read_ends, read_everything};
 use crate::actor::{Stage, Stagehand, admin, poller, producer, steady_topic};
 use crate::books::Books;
+use crate::boot::{Report, boot};
 use crate::dice::Dice;
 use crate::outcome::{Breach, Figures};
 use crate::promises::{Promises, Topic};
@@ -58,8 +59,6 @@ impl From<RunError> for Stopped {
         Stopped { breach: Breach::Ended(error.failure), trace: Some(error.trace) }
     }
 }
-
-type Report = Rc<RefCell<Option<Result<Started, BrokerError>>>>;
 
 pub(crate) struct Scene {
     pub(crate) world: World,
@@ -212,26 +211,8 @@ impl Scene {
 
     fn start_broker(&mut self) {
         self.figures.starts += 1;
-        let (states, handle) = prepare(&self.broker_config());
-        self.report = Rc::default();
-        let mut started = Some(handle.started);
-        let states: Vec<_> = states.into_iter().map(|state| (state, started.take())).collect();
-        let report = Rc::clone(&self.report);
-        self.world.start(self.broker, states, move |io, (state, started)| {
-            let report = Rc::clone(&report);
-            async move {
-                let waiting = started.map(|started| {
-                    io.spawn(async move {
-                        let outcome = started.await;
-                        *report.borrow_mut() = outcome;
-                    })
-                });
-                run_shard(io.clone(), state).await;
-                if let Some(waiting) = waiting {
-                    waiting.await;
-                }
-            }
-        });
+        let config = self.broker_config();
+        self.report = boot(&mut self.world, self.broker, &config);
     }
 
     fn broker_config(&self) -> BrokerConfig {
