@@ -403,12 +403,15 @@ impl Scene {
         self.failing = Some((fault, self.hand.books.acked.get()));
     }
 
+    fn has_a_directory_failed(&self) -> bool {
+        self.failing.is_some_and(|(fault, _)| self.world.disk_of(self.broker).fired(fault) > 0)
+    }
+
     /// The directory is whole again; whether anything failed in it.
     fn mend_the_directory(&mut self) -> bool {
+        let has_failed = self.has_a_directory_failed();
         let Some((fault, acked_before)) = self.failing.take() else { return false };
-        let disk = self.world.disk_of(self.broker);
-        let has_failed = disk.fired(fault) > 0;
-        disk.lift(fault);
+        self.world.disk_of(self.broker).lift(fault);
         if has_failed {
             self.figures.directories_failed += 1;
             self.figures.acked_beside += self.hand.books.acked.get() - acked_before;
@@ -506,6 +509,7 @@ impl Scene {
     fn stop(&mut self) -> Result<(), Stopped> {
         let broker = self.broker;
         self.tell("is asked to stop");
+        let had_failed = self.has_a_directory_failed();
         self.world.stop(broker);
         // Not every stop is let finish.
         if self.hand.scenario.deaths == Deaths::Any && self.dice.one_in(3) {
@@ -525,13 +529,14 @@ impl Scene {
             return Err(self.stopped(Breach::NotStopping));
         }
         self.died(Death::Stop);
-        let is_clean = self.may_be_clean;
+        // What failed only now may be a file that nobody needed any more.
+        let is_clean = (self.may_be_clean || had_failed).then_some(self.may_be_clean);
         if self.hand.scenario.deaths == Deaths::Any && self.dice.one_in(3) {
             // What a clean stop leaves is on the medium.
             self.world.power_cut(broker);
             self.died(Death::PowerCut);
         }
-        self.looks_clean = Some(is_clean);
+        self.looks_clean = is_clean;
         Ok(())
     }
 

@@ -94,11 +94,12 @@ fn loss_on_a_disk_that_lies_is_booked_on_the_disk() {
 }
 
 /// One of two log directories fails, at any moment, in each life: the other goes on, and when both are whole again everything
-/// acknowledged is there.
+/// acknowledged is there. In seed 1678470519 the directory fails after everything was drained, at a journal file that nobody
+/// needs any more: that stop is a clean one.
 #[test]
 fn nothing_promised_is_broken_where_a_log_directory_fails() {
     let mut sum = Figures::default();
-    for seed in seeds(40) {
+    for seed in seeds(40).chain([1_678_470_519]) {
         let outcome = run(seed, &Scenario::seeded(seed).with_failing_directory());
         assert!(outcome.is_kept(), "{}", complain(&outcome));
         sum.directories_failed += outcome.figures.directories_failed;
