@@ -135,7 +135,7 @@ pub(crate) fn put_id(out: &mut Vec<u8>, kind: u8, topic_id: [u8; 16], partition:
 }
 
 impl Append {
-    /// What follows the entry's kind and partition.
+    /// What follows the entry's kind and partition, but for the gap.
     pub(crate) fn put(&self, out: &mut Vec<u8>, payload: &[u8]) {
         out.extend(self.leader_epoch.to_be_bytes());
         for field in [self.segment_base, self.position_bytes, self.base_offset, self.next_offset] {

@@ -126,6 +126,9 @@ pub struct ShardConfig {
     pub checkpoint_interval_bytes: u64,
     /// A journal group takes no further append beyond this size in bytes.
     pub group_max_bytes: usize,
+    /// Appends of so many bytes are placed in their group as they will lie in the segment, behind a gap of half a block on
+    /// average, and written to the segment from there, without a copy.
+    pub aligned_append_bytes: usize,
     /// Where no setting asks for a flush, the journal is flushed after this many bytes: only durable groups can be
     /// written behind.
     pub unflushed_max_bytes: u64,
@@ -164,6 +167,7 @@ impl Default for ShardConfig {
             journal_max_files: 8,
             checkpoint_interval_bytes: 128 << 20,
             group_max_bytes: 2 << 20,
+            aligned_append_bytes: 24 << 10,
             unflushed_max_bytes: 16 << 20,
             hot_tail_bytes: 192 << 20,
             chunk_bytes: 256 << 10,

@@ -1,4 +1,5 @@
-//! The write-behind: from the hot tail into segments, in large aligned chunks, off the path of any ack.
+//! The write-behind: from the hot tail into segments, in large aligned chunks, off the path of any ack. Large batches are
+//! written from where they lie in memory, small ones and what is left of a block copied together, see [`chunk`].
 //!
 //! ```text
 //!   segment   ┌───────────── in the file ─────────────┬─ hot tail ──────────────────┐
@@ -17,15 +18,17 @@
 //! * A segment is complete (trimmed, flushed, with its index files) before the next one is written to.
 //! * A failed write or flush of a segment fences the log directory.
 
+mod chunk;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 
-use bytes::Bytes;
 use highwater_io::sync::Watch;
 use highwater_io::{FileError, IO_ALIGNMENT, IoBuf, fs};
 use highwater_model::Offset;
 
+use crate::drain::chunk::{Chunk, Planned};
 use crate::error::{LogError, StorageFailure};
 use crate::journal::progress::Mark;
 use crate::kafka_files::{
@@ -99,23 +102,6 @@ enum Until {
     Sequence(u64),
 }
 
-/// A chunk ready to be written.
-struct Chunk {
-    segment: Rc<Segment>,
-    start_bytes: u64,
-    buf: IoBuf,
-    /// What is in the file when it completes.
-    written_bytes: u64,
-    settled: Bytes,
-}
-
-/// A chunk that is worth its write.
-struct Planned {
-    segment: Rc<Segment>,
-    start_bytes: u64,
-    end_bytes: u64,
-}
-
 /// What there is to do next for a partition, before any byte is touched.
 enum Plan {
     Write(Planned),
@@ -187,7 +173,7 @@ impl ShardCore {
                     Plan::Close { segment, next_base } => return Step::Close { segment, next_base },
                     Plan::Write(planned) => {
                         if let Some(buf) = taken.take().or_else(|| self.chunk_pool.try_take()) {
-                            return Step::Write(planned.copy(&live, buf));
+                            return Step::Write(planned.gather(&live, buf));
                         }
                     }
                 }
@@ -234,12 +220,12 @@ impl ShardCore {
     }
 
     async fn write_chunk(self: &Rc<Self>, core: &Rc<PartitionCore>, chunk: Chunk) -> Result<(), LogError> {
-        let Chunk { segment, start_bytes, buf, written_bytes, settled } = chunk;
+        let Chunk { segment, start_bytes, pieces, len_bytes, written_bytes, settled } = chunk;
         let outcome = async {
-            self.reserve(core, &segment, start_bytes + buf.len() as u64).await?;
+            self.reserve(core, &segment, start_bytes + len_bytes as u64).await?;
             let file = segment.file(&self.io, self.direct).await.map_err(|error| self.fence(&error))?;
             self.note_dirty(core, &segment, &file);
-            file.write_at(vec![buf.freeze()], start_bytes, fs::Durability::Plain)
+            file.write_at(pieces, start_bytes, fs::Durability::Plain)
                 .await
                 .map_err(|error| self.fence(&error))?;
             // Again: a checkpoint that flushed meanwhile did not cover this write, and a truncation may see to it that
@@ -414,35 +400,5 @@ impl Extent {
 
     fn end_of_whole_blocks(&self) -> u64 {
         self.end_bytes / IO_ALIGNMENT as u64 * IO_ALIGNMENT as u64
-    }
-}
-
-impl Planned {
-    /// Copies the chunk together, the last block padded with zeros.
-    fn copy(self, live: &Live, mut buf: IoBuf) -> Chunk {
-        let Planned { segment, start_bytes, end_bytes } = self;
-        let drain = &live.drain;
-        buf.extend_from_slice(&drain.settled);
-        let mut at = drain.written_bytes;
-        for hot in live.tail.undrained() {
-            let mut skip = usize::try_from(at.saturating_sub(hot.position_bytes)).expect("in a batch");
-            for piece in &hot.chunks {
-                let skipped = skip.min(piece.len());
-                skip -= skipped;
-                let piece = &piece[skipped..];
-                let left = usize::try_from(end_bytes - at).expect("bounded by a buffer");
-                let piece = &piece[..piece.len().min(left)];
-                buf.extend_from_slice(piece);
-                at += piece.len() as u64;
-            }
-            if at == end_bytes {
-                break;
-            }
-        }
-        assert_eq!(at, end_bytes, "the tail has what was planned");
-        let partial = buf.len() % IO_ALIGNMENT;
-        let settled = Bytes::copy_from_slice(&buf[buf.len() - partial..]);
-        buf.pad_to(IO_ALIGNMENT);
-        Chunk { segment, start_bytes, buf, written_bytes: end_bytes, settled }
     }
 }

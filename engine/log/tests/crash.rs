@@ -352,7 +352,7 @@ async fn append(io: &Io, log: &Partition, truth: &Rc<Truth>, dice: &Dice, partit
     let records: Vec<Accepted> = (0..1 + dice.below(3))
         .map(|_| {
             let number = truth.next_value.replace(truth.next_value.get() + 1);
-            let size = [20, 200, 1500, 4096][dice.below(4) as usize] + dice.below(100) as usize;
+            let size = [20, 200, 1500, 4096, 9000][dice.below(5) as usize] + dice.below(100) as usize;
             let mut value = format!("{number}:").into_bytes();
             value.resize(size.max(value.len()), (number % 251) as u8);
             // A tombstone now and then.

@@ -584,6 +584,7 @@ fn make_tiny(config: &mut BrokerConfig) {
     config.shard.checkpoint_interval_bytes = 96 << 10;
     config.shard.journal_max_files = 3;
     config.shard.group_max_bytes = 32 << 10;
+    config.shard.aligned_append_bytes = 3000;
     config.shard.unflushed_max_bytes = 32 << 10;
     config.shard.hot_tail_bytes = 2 << 20;
     config.shard.chunk_bytes = 8 << 10;

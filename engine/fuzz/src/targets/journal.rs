@@ -190,8 +190,16 @@ impl Maker {
             payload.extend(source.piece());
         }
         let batches = payload.len() as u64 - u64::from(append.prefix_bytes);
-        put_id(&mut group.entries, 1, TOPIC_ID, partition);
-        append.put(&mut group.entries, &payload);
+        if how & 0x40 == 0 {
+            put_id(&mut group.entries, 1, TOPIC_ID, partition);
+            append.put(&mut group.entries, &payload);
+        } else {
+            let gap = source.piece();
+            put_id(&mut group.entries, 6, TOPIC_ID, partition);
+            append.put(&mut group.entries, &payload);
+            group.entries.extend(u16::try_from(gap.len()).expect("short").to_be_bytes());
+            group.payload.extend(gap);
+        }
         group.payload.extend(payload);
         self.ends[partition as usize] = End {
             next_offset: append.next_offset & 0x7fff_ffff_ffff,

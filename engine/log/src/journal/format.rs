@@ -269,6 +269,8 @@ pub(crate) struct Entry {
 pub(crate) enum Change {
     /// Bytes of whole batches, after the first `prefix_bytes`, which repeat the settled start of a block.
     Append {
+        /// Before the prefix in the payload, and of no meaning: what follows lies within a block as it will in the segment.
+        gap_bytes: u16,
         leader_epoch: LeaderEpoch,
         segment_base: Offset,
         /// Of the first byte (of the prefix, if there is one) in the segment.
@@ -296,11 +298,14 @@ const KIND_TRUNCATE: u8 = 2;
 const KIND_ROLL: u8 = 3;
 const KIND_MOVE_START: u8 = 4;
 const KIND_DELETE: u8 = 5;
+/// An append whose gap is told, behind all else.
+const KIND_APPEND_AFTER_GAP: u8 = 6;
 
 impl Entry {
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         let kind = match self.change {
-            Change::Append { .. } => KIND_APPEND,
+            Change::Append { gap_bytes: 0, .. } => KIND_APPEND,
+            Change::Append { .. } => KIND_APPEND_AFTER_GAP,
             Change::Truncate { .. } => KIND_TRUNCATE,
             Change::Roll { .. } => KIND_ROLL,
             Change::MoveStart { .. } => KIND_MOVE_START,
@@ -310,6 +315,7 @@ impl Entry {
         put_topic_partition(out, &self.id);
         match self.change {
             Change::Append {
+                gap_bytes,
                 leader_epoch,
                 segment_base,
                 position_bytes,
@@ -327,6 +333,9 @@ impl Entry {
                 out.extend_from_slice(&prefix_bytes.to_be_bytes());
                 out.extend_from_slice(&len_bytes.to_be_bytes());
                 out.extend_from_slice(&crc.to_be_bytes());
+                if gap_bytes > 0 {
+                    out.extend_from_slice(&gap_bytes.to_be_bytes());
+                }
             }
             Change::Truncate { segment_base, position_bytes, next_offset } => {
                 out.extend_from_slice(&segment_base.0.to_be_bytes());
@@ -349,7 +358,7 @@ impl Entry {
         let kind = fields.u8()?;
         let id = fields.topic_partition()?;
         let change = match kind {
-            KIND_APPEND => Change::Append {
+            KIND_APPEND | KIND_APPEND_AFTER_GAP => Change::Append {
                 leader_epoch: LeaderEpoch(fields.i32()?),
                 segment_base: Offset(fields.i64()?),
                 position_bytes: fields.u64()?,
@@ -358,6 +367,7 @@ impl Entry {
                 prefix_bytes: fields.u32()?,
                 len_bytes: fields.u32()?,
                 crc: fields.u32()?,
+                gap_bytes: if kind == KIND_APPEND { 0 } else { fields.u16()? },
             },
             KIND_TRUNCATE => Change::Truncate {
                 segment_base: Offset(fields.i64()?),
@@ -386,12 +396,13 @@ impl Entry {
         fields.0.is_empty().then_some(entries)
     }
 
-    /// Bytes of the payload that belong to this entry.
-    pub(crate) fn payload_bytes(&self) -> usize {
-        match self.change {
-            Change::Append { len_bytes, .. } => len_bytes as usize,
-            _ => 0,
-        }
+    /// Where this entry's part of the payload lies, if the part before it ends at `at`.
+    pub(crate) fn payload(&self, at: usize) -> std::ops::Range<usize> {
+        let (gap_bytes, len_bytes) = match self.change {
+            Change::Append { gap_bytes, len_bytes, .. } => (usize::from(gap_bytes), len_bytes as usize),
+            _ => (0, 0),
+        };
+        at + gap_bytes..at + gap_bytes + len_bytes
     }
 }
 
@@ -405,6 +416,7 @@ mod tests {
 
     fn entries() -> Vec<Entry> {
         let append = Change::Append {
+            gap_bytes: 0,
             leader_epoch: LeaderEpoch(3),
             segment_base: Offset(100),
             position_bytes: 8192,
@@ -432,6 +444,19 @@ mod tests {
         assert_eq!(Entry::decode_list(&list, 5), Some(entries()));
         assert_eq!(Entry::decode_list(&list, 4), None, "bytes are left");
         assert_eq!(Entry::decode_list(&list[..list.len() - 1], 5), None, "cut");
+    }
+
+    #[test]
+    fn append_after_a_gap_survives_the_round_trip() {
+        let mut entry = entries()[0];
+        let Change::Append { gap_bytes, .. } = &mut entry.change else { unreachable!("it is an append") };
+        *gap_bytes = 4095;
+        let mut list = Vec::new();
+        entry.encode(&mut list);
+        crate::golden::check("entry-after-gap.bin", &list);
+        assert_eq!(Entry::decode_list(&list, 1), Some(vec![entry]));
+        assert_eq!(Entry::decode_list(&list[..list.len() - 1], 1), None, "cut");
+        assert_eq!(entry.payload(100), 4195..5212);
     }
 
     #[test]

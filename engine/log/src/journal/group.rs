@@ -6,10 +6,11 @@
 //! ```
 //!
 //! The payload is copied here once, from where the network put it; sealing turns the slabs into shared bytes, of which
-//! the journal write, the hot tail and the readers all hold slices.
+//! the journal write, the hot tail and the readers all hold slices, and the write-behind where they lie in memory as they
+//! will in the segment, which is what the gap before a large append is for.
 
 use bytes::Bytes;
-use highwater_io::IoBuf;
+use highwater_io::{IO_ALIGNMENT, IoBuf};
 
 use crate::journal::format::{Entry, GROUP_HEADER_BYTES, GroupHeader, Incarnation, entries_checksum};
 use crate::partition::Effect;
@@ -114,6 +115,17 @@ impl Group {
         }
     }
 
+    /// Leaves a gap, so that what is put next lies within a block of memory as at `position_bytes` within a block of a file.
+    /// Returns its size in bytes, below a block.
+    pub(crate) fn align(&mut self, position_bytes: u64) -> u16 {
+        self.begin();
+        let block = IO_ALIGNMENT as u64;
+        // Slabs begin at a block, are whole blocks, and so is what earlier groups took of the first.
+        let gap_bytes = (position_bytes % block + block - self.len_bytes as u64 % block) % block;
+        self.copy_in(&[0; IO_ALIGNMENT][..gap_bytes as usize]);
+        u16::try_from(gap_bytes).expect("below a block")
+    }
+
     /// Copies `bytes` to the end of the payload. The caller made room.
     pub(crate) fn put(&mut self, bytes: &[u8]) -> Span {
         self.begin();
@@ -185,7 +197,7 @@ impl Group {
 const ENTRY_BYTES_BOUND: usize = 80;
 
 /// Upper bound of padding in bytes.
-const ALIGNMENT_BOUND: usize = highwater_io::IO_ALIGNMENT;
+const ALIGNMENT_BOUND: usize = IO_ALIGNMENT;
 
 /// Bytes of slab that an append of `payload_bytes` in one entry needs at most in a fresh group.
 pub(crate) fn bytes_needed(payload_bytes: usize, entries: usize) -> usize {

@@ -661,10 +661,8 @@ impl Journal {
                 return;
             }
             match self.files.prepare_next().await {
-                // Nobody takes it any more, and its lock would keep the next start waiting.
-                Ok(Some(_)) if self.stopped.get() => return,
-                // Nothing that was accepted needs it.
-                Err(_) if self.stopped.get() => return,
+                // Nothing that was accepted needs it any more, and its lock would keep the next start waiting.
+                Ok(Some(_)) | Err(_) if self.stopped.get() => return,
                 Ok(Some(next)) => {
                     self.prepared.set(Some(next));
                     self.changed();

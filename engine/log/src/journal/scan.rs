@@ -477,16 +477,16 @@ fn split_payload(entries: &[Entry], payload: &Bytes) -> Option<Vec<(Entry, Bytes
     let mut at = 0;
     let mut split = Vec::with_capacity(entries.len());
     for entry in entries {
-        let end = at + entry.payload_bytes();
-        if end > payload.len() {
+        let range = entry.payload(at);
+        at = range.end;
+        if at > payload.len() {
             return None;
         }
-        let part = payload.slice(at..end);
+        let part = payload.slice(range);
         if !is_intact(entry, &part) {
             return None;
         }
         split.push((*entry, part));
-        at = end;
     }
     (at == payload.len()).then_some(split)
 }

@@ -25,6 +25,9 @@ use crate::partition::tail::HotBatch;
 use crate::partition::{Batches, Effect, EndBlock, Partition};
 use crate::shard::ShardCore;
 
+/// Most bytes of a group that an append takes beside its batches: the end block again, and a gap of nearly as much.
+const MOST_BESIDE_BATCHES: usize = 2 * IO_ALIGNMENT;
+
 /// Who appends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
@@ -144,7 +147,7 @@ impl Partition {
         self.know_end_block().await?;
         let roll = self.needs_roll(batches.len() as u64, &config);
         self.reserve_space(roll, batches.len() as u64).await?;
-        self.shard.journal.admit(batches.len() + IO_ALIGNMENT, 3).await?;
+        self.shard.journal.admit(batches.len() + MOST_BESIDE_BATCHES, 3).await?;
         self.core.check_writable()?;
         // Only now: a checkpoint may have drawn its line while we waited.
         let prefix = self.end_block_to_repeat();
@@ -160,8 +163,8 @@ impl Partition {
             }
         }
         let size_bytes = batches.len();
-        // An entry carries the repeated block as well.
-        let limit_bytes = self.shard.journal.max_append_bytes() - IO_ALIGNMENT;
+        // An entry carries the repeated block as well, or a gap.
+        let limit_bytes = self.shard.journal.max_append_bytes() - MOST_BESIDE_BATCHES;
         let limit_bytes = limit_bytes.min(usize::try_from(config.segment_bytes).unwrap_or(usize::MAX));
         // What does not fit into the memory of the hot tail would wait for it for ever.
         let limit_bytes = limit_bytes.min(self.shard.max_hot_append_bytes());
@@ -278,7 +281,12 @@ impl Partition {
         }
         let (leader_epoch, next_offset) = (live.leader_epoch, live.state.next_offset);
         live.last_sequence = self.shard.journal.append(|group| {
-            EntryBuilder::begin(&live.state, &prefix, group).finish(self, leader_epoch, next_offset, group);
+            EntryBuilder::begin(&live.state, &prefix, false, group).finish(
+                self,
+                leader_epoch,
+                next_offset,
+                group,
+            );
         });
         live.touched = true;
     }
@@ -421,13 +429,14 @@ impl Partition {
             if roll {
                 if !prefix.is_empty() {
                     // Trimming the segment writes its last block again, with nothing new in it.
-                    let repeated = EntryBuilder::begin(&live.state, &prefix, group);
+                    let repeated = EntryBuilder::begin(&live.state, &prefix, false, group);
                     repeated.finish(self, leader_epoch, live.state.next_offset, group);
                 }
                 self.roll(&mut live, group);
                 prefix.clear();
             }
-            let mut entry = EntryBuilder::begin(&live.state, &prefix, group);
+            let is_aligned = batches.len() >= self.shard.config.aligned_append_bytes;
+            let mut entry = EntryBuilder::begin(&live.state, &prefix, is_aligned, group);
             for batch in incoming {
                 let bytes = &batches[batch.start..batch.start + batch.header.size_bytes];
                 let placed = match origin {
@@ -617,6 +626,7 @@ fn altered(bytes: &[u8]) -> Vec<u8> {
 /// The entry's checksum covers the repeated block and the first 21 bytes of each batch; the rest of a batch is covered
 /// by the batch's own checksum, which is among those 21 bytes. So each byte is summed once, when the batch came.
 struct EntryBuilder {
+    gap_bytes: u16,
     segment_base: Offset,
     position_bytes: u64,
     base_offset: Offset,
@@ -627,11 +637,19 @@ struct EntryBuilder {
 }
 
 impl EntryBuilder {
-    fn begin(state: &super::state::PartitionState, prefix: &Bytes, group: &mut Group) -> Self {
+    fn begin(
+        state: &super::state::PartitionState,
+        prefix: &Bytes,
+        is_aligned: bool,
+        group: &mut Group,
+    ) -> Self {
+        let position_bytes = state.position_bytes - prefix.len() as u64;
+        let gap_bytes = if is_aligned { group.align(position_bytes) } else { 0 };
         group.put(prefix);
         EntryBuilder {
+            gap_bytes,
             segment_base: state.segment_base,
-            position_bytes: state.position_bytes - prefix.len() as u64,
+            position_bytes,
             base_offset: state.next_offset,
             prefix_bytes: prefix.len(),
             len_bytes: prefix.len(),
@@ -656,6 +674,7 @@ impl EntryBuilder {
         group: &mut Group,
     ) {
         let change = Change::Append {
+            gap_bytes: self.gap_bytes,
             leader_epoch,
             segment_base: self.segment_base,
             position_bytes: self.position_bytes,

@@ -26,6 +26,7 @@ pub(crate) fn small_shard() -> ShardConfig {
         journal_max_files: 3,
         checkpoint_interval_bytes: 96 << 10,
         group_max_bytes: 32 << 10,
+        aligned_append_bytes: 3000,
         unflushed_max_bytes: 32 << 10,
         hot_tail_bytes: 2 << 20,
         chunk_bytes: 8 << 10,
