@@ -126,8 +126,8 @@ pub struct ShardConfig {
     pub checkpoint_interval_bytes: u64,
     /// A journal group takes no further append beyond this size in bytes.
     pub group_max_bytes: usize,
-    /// Appends of so many bytes are placed in their group as they will lie in the segment, behind a gap of half a block on
-    /// average, and written to the segment from there, without a copy.
+    /// Appends of so many bytes are placed in their group as they will lie in the segment, behind a gap below a block, and
+    /// written there without a copy, unless gaps would be more than a sixteenth of the group.
     pub aligned_append_bytes: usize,
     /// Where no setting asks for a flush, the journal is flushed after this many bytes: only durable groups can be
     /// written behind.
@@ -167,7 +167,7 @@ impl Default for ShardConfig {
             journal_max_files: 8,
             checkpoint_interval_bytes: 128 << 20,
             group_max_bytes: 2 << 20,
-            aligned_append_bytes: 24 << 10,
+            aligned_append_bytes: 8 << 10,
             unflushed_max_bytes: 16 << 20,
             hot_tail_bytes: 192 << 20,
             chunk_bytes: 256 << 10,

@@ -71,6 +71,9 @@ struct Options {
     /// Bytes of the chunks that are written behind.
     #[arg(long, default_value_t = ShardConfig::default().chunk_bytes)]
     chunk_bytes: usize,
+    /// Appends of so many bytes are written to segments without a copy.
+    #[arg(long, default_value_t = ShardConfig::default().aligned_append_bytes)]
+    aligned_append_bytes: usize,
     /// Runs the engine with nothing else, to be looked at with a profiler.
     #[arg(long)]
     engine_only: bool,
@@ -189,6 +192,7 @@ fn run(side: Side, options: &Options, shape: Shape, bytes: u64) -> report::Run {
         settings: ShardConfig {
             hot_tail_bytes: options.hot_tail_bytes,
             chunk_bytes: options.chunk_bytes,
+            aligned_append_bytes: options.aligned_append_bytes,
             ..ShardConfig::default()
         },
         shards: options.shards.min(shape.partitions).max(1),

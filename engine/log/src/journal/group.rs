@@ -54,6 +54,8 @@ pub(crate) struct Group {
     filling: usize,
     /// Header and payload so far.
     len_bytes: usize,
+    /// Of these, those of gaps.
+    gaps_bytes: usize,
     lists: Lists,
     /// Whether somebody in it waits for durability.
     pub(crate) wants_flush: bool,
@@ -70,7 +72,7 @@ pub(crate) struct Lists {
 impl Group {
     /// An empty group, with the lists of earlier ones.
     pub(crate) fn new(lists: Lists) -> Self {
-        Group { slabs: Vec::new(), filling: 0, len_bytes: 0, lists, wants_flush: false }
+        Group { slabs: Vec::new(), filling: 0, len_bytes: 0, gaps_bytes: 0, lists, wants_flush: false }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -115,13 +117,18 @@ impl Group {
         }
     }
 
-    /// Leaves a gap, so that what is put next lies within a block of memory as at `position_bytes` within a block of a file.
-    /// Returns its size in bytes, below a block.
-    pub(crate) fn align(&mut self, position_bytes: u64) -> u16 {
+    /// Leaves a gap, so that the `len_bytes` which are put next lie within a block of memory as at `position_bytes` within a
+    /// block of a file. Returns its size in bytes, below a block. It is 0, whatever comes of that, where gaps would be more
+    /// than a [part](GAP_FRACTION) of the group.
+    pub(crate) fn align(&mut self, position_bytes: u64, len_bytes: usize) -> u16 {
         self.begin();
         let block = IO_ALIGNMENT as u64;
         // Slabs begin at a block, are whole blocks, and so is what earlier groups took of the first.
         let gap_bytes = (position_bytes % block + block - self.len_bytes as u64 % block) % block;
+        if self.gaps_bytes + gap_bytes as usize > (self.len_bytes + len_bytes) / GAP_FRACTION {
+            return 0;
+        }
+        self.gaps_bytes += gap_bytes as usize;
         self.copy_in(&[0; IO_ALIGNMENT][..gap_bytes as usize]);
         u16::try_from(gap_bytes).expect("below a block")
     }
@@ -192,6 +199,9 @@ impl Group {
         }
     }
 }
+
+/// What gaps may cost: this part of a group.
+const GAP_FRACTION: usize = 16;
 
 /// Upper bound of an encoded entry in bytes.
 const ENTRY_BYTES_BOUND: usize = 80;

@@ -281,7 +281,7 @@ impl Partition {
         }
         let (leader_epoch, next_offset) = (live.leader_epoch, live.state.next_offset);
         live.last_sequence = self.shard.journal.append(|group| {
-            EntryBuilder::begin(&live.state, &prefix, false, group).finish(
+            EntryBuilder::begin(&live.state, &prefix, None, group).finish(
                 self,
                 leader_epoch,
                 next_offset,
@@ -429,14 +429,15 @@ impl Partition {
             if roll {
                 if !prefix.is_empty() {
                     // Trimming the segment writes its last block again, with nothing new in it.
-                    let repeated = EntryBuilder::begin(&live.state, &prefix, false, group);
+                    let repeated = EntryBuilder::begin(&live.state, &prefix, None, group);
                     repeated.finish(self, leader_epoch, live.state.next_offset, group);
                 }
                 self.roll(&mut live, group);
                 prefix.clear();
             }
-            let is_aligned = batches.len() >= self.shard.config.aligned_append_bytes;
-            let mut entry = EntryBuilder::begin(&live.state, &prefix, is_aligned, group);
+            let is_large = batches.len() >= self.shard.config.aligned_append_bytes;
+            let aligned_bytes = is_large.then_some(batches.len());
+            let mut entry = EntryBuilder::begin(&live.state, &prefix, aligned_bytes, group);
             for batch in incoming {
                 let bytes = &batches[batch.start..batch.start + batch.header.size_bytes];
                 let placed = match origin {
@@ -640,11 +641,11 @@ impl EntryBuilder {
     fn begin(
         state: &super::state::PartitionState,
         prefix: &Bytes,
-        is_aligned: bool,
+        aligned_bytes: Option<usize>,
         group: &mut Group,
     ) -> Self {
         let position_bytes = state.position_bytes - prefix.len() as u64;
-        let gap_bytes = if is_aligned { group.align(position_bytes) } else { 0 };
+        let gap_bytes = aligned_bytes.map_or(0, |len| group.align(position_bytes, prefix.len() + len));
         group.put(prefix);
         EntryBuilder {
             gap_bytes,
