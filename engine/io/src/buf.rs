@@ -42,6 +42,15 @@ pub(crate) struct Memory {
 struct Allocation {
     ptr: NonNull<u8>,
     layout: Layout,
+    source: Source,
+}
+
+/// Where memory is from, and goes back to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Allocator,
+    /// Mapped by itself. The allocator would write the zeros at once, into small pages.
+    Kernel,
 }
 
 // SAFETY: `Memory` owns its allocation; access is arbitrated by `IoBuf` (exclusive, disjoint ranges) and `Bytes`
@@ -57,42 +66,70 @@ unsafe impl Sync for Allocation {}
 
 impl Allocation {
     /// At least `size_bytes` zeros.
-    fn zeroed(size_bytes: usize, alignment: usize) -> Self {
-        let layout = Layout::from_size_align(size_bytes.next_multiple_of(alignment), alignment)
+    fn zeroed(size_bytes: usize) -> Self {
+        let layout = Layout::from_size_align(size_bytes.next_multiple_of(IO_ALIGNMENT), IO_ALIGNMENT)
             .expect("the size of an I/O buffer fits the address space");
         assert!(layout.size() > 0, "an I/O buffer has at least one byte");
         // SAFETY: the layout's size is not zero, asserted above.
         let ptr = unsafe { alloc_zeroed(layout) };
         let Some(ptr) = NonNull::new(ptr) else { handle_alloc_error(layout) };
-        Allocation { ptr, layout }
+        Allocation { ptr, layout, source: Source::Allocator }
     }
 
-    /// Asks for huge pages: direct I/O then pins and describes five hundred times fewer. A kernel without them is as
-    /// good, only slower.
-    fn prefer_huge_pages(&self) {
-        // SAFETY: the range is this allocation's own, and the advice changes no byte of it.
-        unsafe { libc::madvise(self.ptr.as_ptr().cast(), self.layout.size(), libc::MADV_HUGEPAGE) };
+    /// At least `size_bytes` zeros, in huge pages as soon as they are touched: direct I/O then pins and describes five
+    /// hundred times fewer. A kernel without them is as good, only slower.
+    fn in_huge_pages(size_bytes: usize) -> Self {
+        let layout = Layout::from_size_align(size_bytes.next_multiple_of(HUGE_PAGE_BYTES), HUGE_PAGE_BYTES)
+            .expect("the size of an I/O buffer fits the address space");
+        let wide = layout.size() + HUGE_PAGE_BYTES;
+        let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: a new private mapping, at an address of the kernel's choice, touches no memory that anybody has.
+        let mapped = unsafe { libc::mmap(std::ptr::null_mut(), wide, access, kind, -1, 0) };
+        let Some(mapped) = NonNull::new(mapped.cast::<u8>()).filter(|_| mapped != libc::MAP_FAILED) else {
+            handle_alloc_error(layout)
+        };
+        let before = mapped.as_ptr().align_offset(HUGE_PAGE_BYTES);
+        let after = HUGE_PAGE_BYTES - before;
+        // SAFETY: all three lie in the mapping, which is wider than the layout by a huge page; the parts that are given back,
+        // in whole pages, are touched by nobody. The advice changes no byte.
+        unsafe {
+            let ptr = mapped.add(before);
+            if before > 0 {
+                libc::munmap(mapped.as_ptr().cast(), before);
+            }
+            if after > 0 {
+                libc::munmap(ptr.add(layout.size()).as_ptr().cast(), after);
+            }
+            libc::madvise(ptr.as_ptr().cast(), layout.size(), libc::MADV_HUGEPAGE);
+            Allocation { ptr, layout, source: Source::Kernel }
+        }
     }
 }
 
 impl Drop for Allocation {
     fn drop(&mut self) {
-        // SAFETY: the pointer came from `alloc_zeroed` with this layout and is freed once, here.
-        unsafe { dealloc(self.ptr.as_ptr(), self.layout) }
+        // SAFETY: the pointer came from `alloc_zeroed` with this layout, or is a mapping of this size, and is freed once, here.
+        unsafe {
+            match self.source {
+                Source::Allocator => dealloc(self.ptr.as_ptr(), self.layout),
+                Source::Kernel => {
+                    libc::munmap(self.ptr.as_ptr().cast(), self.layout.size());
+                }
+            }
+        }
     }
 }
 
 impl Memory {
     /// At least `size_bytes` zeros, aligned to [`IO_ALIGNMENT`].
     pub(crate) fn zeroed(size_bytes: usize) -> Self {
-        let owner = Arc::new(Allocation::zeroed(size_bytes, IO_ALIGNMENT));
+        let owner = Arc::new(Allocation::zeroed(size_bytes));
         Memory { ptr: owner.ptr, size_bytes: owner.layout.size(), _owner: owner }
     }
 
     /// As many of `size_bytes`, a multiple of [`IO_ALIGNMENT`], as huge pages hold without a large rest.
     fn in_huge_pages(size_bytes: usize) -> impl Iterator<Item = Memory> {
-        let owner = Arc::new(Allocation::zeroed(size_bytes, HUGE_PAGE_BYTES));
-        owner.prefer_huge_pages();
+        let owner = Arc::new(Allocation::in_huge_pages(size_bytes));
         let parts = owner.layout.size() / size_bytes;
         (0..parts).map(move |part| {
             // SAFETY: the part lies inside the allocation.
@@ -406,6 +443,31 @@ mod tests {
         assert_eq!(&second[..], b"group two");
         assert_eq!(first.as_ptr() as usize % IO_ALIGNMENT, 0);
         assert_eq!(second.as_ptr() as usize % IO_ALIGNMENT, 0);
+    }
+
+    /// Memory that is touched first is in small pages, and stays there.
+    #[test]
+    fn large_pool_asks_for_huge_pages_before_anything_is_touched() {
+        let slab_bytes = 64 * IO_ALIGNMENT;
+        let buf = BufPool::new(slab_bytes, 16, 16).try_take().expect("one slab");
+        let address = buf.as_ptr().addr();
+        let mut resident = [0_u8; 64];
+        // SAFETY: the range is the slab's own, in whole pages, and there is a byte for each.
+        let told = unsafe { libc::mincore(address as *mut libc::c_void, slab_bytes, resident.as_mut_ptr()) };
+        assert_eq!((told, resident), (0, [0; 64]), "touched already");
+        let maps = std::fs::read_to_string("/proc/self/smaps").expect("readable");
+        let is_ours = |line: &str| {
+            let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+            range.is_some_and(|(start, end)| {
+                let number = |text| usize::from_str_radix(text, 16).ok();
+                number(start).zip(number(end)).is_some_and(|(start, end)| (start..end).contains(&address))
+            })
+        };
+        let ours = maps.lines().skip_while(|line| !is_ours(line));
+        let flags = ours.into_iter().find(|line| line.starts_with("VmFlags:")).expect("it is mapped");
+        assert!(flags.split(' ').any(|flag| flag == "hg"), "{flags}");
+        assert_eq!(address % IO_ALIGNMENT, 0);
+        assert!(buf.iter().all(|&byte| byte == 0));
     }
 
     #[test]
