@@ -10,11 +10,12 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use highwater_io::fs::{Durability, File, OpenOptions};
+use highwater_io::fs::{Durability, File};
 use highwater_io::sync::Watch;
-use highwater_io::{BufPool, IO_ALIGNMENT, Io, IoBuf};
+use highwater_io::{IO_ALIGNMENT, Io, IoBuf};
 use highwater_log::ShardConfig;
 
+use crate::files::{create, filled, journal, warm_pool};
 use crate::report::thread_cpu;
 use crate::{Measured, Work};
 
@@ -38,9 +39,11 @@ impl Behind {
 
 pub(crate) async fn run(io: Io, work: Work, shard: usize, (): ()) -> Measured {
     let config = work.settings.clone();
-    let (partitions, append_bytes) = (work.partitions_of(shard).count(), work.shape.append_bytes);
-    let group_bytes = (partitions * append_bytes).next_multiple_of(IO_ALIGNMENT) + IO_ALIGNMENT;
-    let journal = journal(&io, &work, &config, shard).await;
+    let partitions = work.partitions_of(shard).count();
+    let (appends, payload_bytes) =
+        (work.group_appends(shard), work.group_appends(shard) * work.shape.append_bytes);
+    let group_bytes = payload_bytes.next_multiple_of(IO_ALIGNMENT) + IO_ALIGNMENT;
+    let journal = journal(&io, &work.dir, &config, shard).await;
     let segments = segments(&io, &work, &config, shard).await;
     let (groups, chunks) = if work.one_buffer {
         (
@@ -57,7 +60,7 @@ pub(crate) async fn run(io: Io, work: Work, shard: usize, (): ()) -> Measured {
     };
     let mut groups = groups.iter().cycle();
     let last_chunk = chunks.last().expect("at least one").clone();
-    let rounds = work.rounds(1, append_bytes);
+    let rounds = work.groups();
     let behind = Rc::new(Behind {
         chunks: RefCell::default(),
         changes: Watch::new(0),
@@ -88,9 +91,9 @@ pub(crate) async fn run(io: Io, work: Work, shard: usize, (): ()) -> Measured {
             .await
             .expect("a group");
         position += group_bytes as u64;
-        filled_bytes += append_bytes;
-        while filled_bytes >= config.chunk_bytes {
-            filled_bytes -= config.chunk_bytes;
+        filled_bytes += payload_bytes;
+        while filled_bytes >= partitions * config.chunk_bytes {
+            filled_bytes -= partitions * config.chunk_bytes;
             let at = written;
             behind.chunks.borrow_mut().extend((0..partitions).map(|segment| (segment, at)));
             behind.waiting_bytes.set(behind.waiting_bytes.get() + partitions * config.chunk_bytes);
@@ -114,8 +117,8 @@ pub(crate) async fn run(io: Io, work: Work, shard: usize, (): ()) -> Measured {
         segment.sync_data().await.expect("a flush");
     }
     Measured {
-        appends: rounds * partitions as u64,
-        bytes: rounds * (partitions * append_bytes) as u64,
+        appends: rounds * appends as u64,
+        bytes: rounds * payload_bytes as u64,
         acknowledged,
         drained: begin.elapsed(),
         groups: rounds,
@@ -137,47 +140,20 @@ async fn write_behind(behind: Rc<Behind>, segments: Vec<Rc<File>>, chunks: Vec<B
     }
 }
 
-/// Memory of `total_bytes` in slabs, as the engine has it.
-fn memory(slab_bytes: usize, total_bytes: usize) -> Vec<Bytes> {
-    let slabs = total_bytes / slab_bytes;
-    let pool = BufPool::new(slab_bytes, slabs, slabs);
-    std::iter::from_fn(|| pool.try_take()).map(|slab| filled(slab, slab_bytes)).collect()
-}
-
-fn filled(mut buf: IoBuf, size_bytes: usize) -> Bytes {
-    buf.set_len(size_bytes);
-    buf.iter_mut().enumerate().for_each(|(at, byte)| *byte = (at % 251) as u8);
-    buf.freeze()
-}
-
-/// Journal files as the engine has them after a lap: allocated, and written to once.
-async fn journal(io: &Io, work: &Work, config: &ShardConfig, shard: usize) -> Vec<Rc<File>> {
-    let zeros = filled(IoBuf::with_capacity(1 << 20), 1 << 20);
-    let mut files = Vec::with_capacity(config.journal_max_files);
-    for number in 0..config.journal_max_files {
-        let file = create(io, work, format!("journal-{shard}-{number}"), config.journal_file_bytes).await;
-        for position in (0..config.journal_file_bytes).step_by(1 << 20) {
-            file.write_at(vec![zeros.clone()], position, Durability::Plain).await.expect("written");
-        }
-        file.sync_all().await.expect("flushed");
-        files.push(file);
-    }
-    files
-}
-
 async fn segments(io: &Io, work: &Work, config: &ShardConfig, shard: usize) -> Vec<Rc<File>> {
-    let rounds = work.rounds(1, work.shape.append_bytes);
-    let size_bytes = (rounds * work.shape.append_bytes as u64).next_multiple_of(config.chunk_bytes as u64);
+    let appends = work.groups() * work.group_appends(shard) as u64;
+    let size_bytes = (appends * work.shape.append_bytes as u64)
+        .div_ceil(work.partitions_of(shard).count() as u64)
+        .next_multiple_of(config.chunk_bytes as u64);
     let mut files = Vec::new();
     for number in work.partitions_of(shard) {
-        files.push(create(io, work, format!("segment-{number}"), size_bytes).await);
+        files.push(create(io, &work.dir.join(format!("segment-{number}")), size_bytes).await);
     }
     files
 }
 
-async fn create(io: &Io, work: &Work, name: String, size_bytes: u64) -> Rc<File> {
-    let options = OpenOptions::read_write().create().direct();
-    let file = io.fs().open(work.dir.join(name), options).await.expect("opened");
-    file.allocate(0, size_bytes).await.expect("space");
-    Rc::new(file)
+/// Memory of `total_bytes` in slabs, as the engine has it.
+fn memory(slab_bytes: usize, total_bytes: usize) -> Vec<Bytes> {
+    let pool = warm_pool(slab_bytes, total_bytes);
+    std::iter::from_fn(|| pool.try_take()).map(|slab| filled(slab, slab_bytes)).collect()
 }

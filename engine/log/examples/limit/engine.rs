@@ -6,15 +6,13 @@ use std::time::Instant;
 use bytes::Bytes;
 use highwater_io::{Io, Runtime, RuntimeConfig};
 use highwater_log::{DataDir, LogConfig, OpenOptions, Origin, Partition, ShardLogs, ShardSeed};
-use highwater_model::batch::{BatchBuilder, NewRecord, ProducerStamp};
-use highwater_model::compression::Compression;
-use highwater_model::{LeaderEpoch, PartitionIndex, Timestamp, TopicId, TopicPartition};
+use highwater_model::{LeaderEpoch, PartitionIndex, TopicId, TopicPartition};
 
+use crate::batch::batch;
 use crate::report::thread_cpu;
 use crate::{Measured, Work};
 
 const EPOCH: LeaderEpoch = LeaderEpoch(0);
-const RECORD_BYTES: usize = 1000;
 
 /// Opens the directory and gives each shard its part.
 pub(crate) fn seeds(work: &Work) -> Vec<ShardSeed> {
@@ -45,17 +43,20 @@ pub(crate) async fn run(io: Io, work: Work, shard: usize, seed: ShardSeed) -> Me
         partition.begin_epoch(EPOCH);
         partitions.push(partition);
     }
+    let partitions: Rc<[Partition]> = partitions.into();
     let batch = batch(work.shape.append_bytes);
-    let writers = partitions.len() * work.depth;
-    let rounds = work.rounds(work.depth, batch.len());
+    let writers = work.in_flight_of(shard);
+    let rounds = usize::try_from(work.rounds()).expect("rounds");
     work.start.wait();
     let (enters, groups) = (io.counters().enters, logs.journal_counters().groups);
 
     let (begin, cpu) = (Instant::now(), thread_cpu());
     let tasks: Vec<_> = (0..writers)
         .map(|writer| {
-            let partition = partitions[writer % partitions.len()].clone();
-            io.spawn(write(partition, batch.clone(), rounds))
+            // With fewer writers than partitions, each goes on to the next that nobody wrote to.
+            let (partitions, count) = (Rc::clone(&partitions), partitions.len());
+            let places = (writer..).step_by(writers).map(move |place| place % count);
+            io.spawn(write(partitions, places.take(rounds), batch.clone()))
         })
         .collect();
     for task in tasks {
@@ -65,7 +66,7 @@ pub(crate) async fn run(io: Io, work: Work, shard: usize, seed: ShardSeed) -> Me
     logs.checkpoint().await.expect("a checkpoint");
     let drained = begin.elapsed();
 
-    let appends = rounds * writers as u64;
+    let appends = (rounds * writers) as u64;
     let measured = Measured {
         appends,
         bytes: appends * batch.len() as u64,
@@ -79,42 +80,10 @@ pub(crate) async fn run(io: Io, work: Work, shard: usize, seed: ShardSeed) -> Me
     measured
 }
 
-async fn write(partition: Partition, batch: Bytes, rounds: u64) {
-    for _ in 0..rounds {
-        let appended = partition.append(batch.clone(), EPOCH, Origin::Client).await.expect("accepted");
+async fn write(partitions: Rc<[Partition]>, places: impl Iterator<Item = usize>, batch: Bytes) {
+    for place in places {
+        let appended =
+            partitions[place].append(batch.clone(), EPOCH, Origin::Client).await.expect("accepted");
         appended.acknowledged().await.expect("acknowledged");
     }
-}
-
-/// One batch of exactly `size_bytes`.
-fn batch(size_bytes: usize) -> Bytes {
-    let build = |values: &[usize]| {
-        let mut builder = BatchBuilder::new(Compression::None);
-        let noise: Rc<[u8]> = noise(size_bytes);
-        for &len in values {
-            let value = Some(&noise[..len]);
-            builder.push(&NewRecord { timestamp: Timestamp(1_000), value, ..NewRecord::default() });
-        }
-        builder.build(ProducerStamp::NONE).expect("a batch")
-    };
-    let mut values = vec![RECORD_BYTES; (size_bytes / (RECORD_BYTES + 16)).saturating_sub(1)];
-    let short = build(&values);
-    // The rest goes into one record more; its own lengths take a few bytes.
-    values.push(size_bytes.saturating_sub(short.len()));
-    while build(&values).len() > size_bytes {
-        *values.last_mut().expect("one was pushed") -= 1;
-    }
-    build(&values)
-}
-
-fn noise(size_bytes: usize) -> Rc<[u8]> {
-    let mut state = 88_172_645_463_325_252_u64;
-    std::iter::repeat_with(|| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()[3]
-    })
-    .take(size_bytes)
-    .collect()
 }

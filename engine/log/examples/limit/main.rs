@@ -2,6 +2,7 @@
 //!
 //!     cargo run --release -p highwater-log --example limit -- --pairs 8
 //!     cargo run --release -p highwater-log --example limit -- --shapes 16x65536,1000x4096 --json runs.json
+//!     cargo run --release -p highwater-log --example limit -- --shapes 16x4096,256x4096,1000x4096 --in-flight 512
 //!
 //! Each shape is a number of partitions and the size in bytes of an append. The *engine* appends validated batches to
 //! each partition, as many in flight as `--depth` says, each of them acknowledged when it is durable, until the total is
@@ -9,11 +10,17 @@
 //! same writes with nothing around them: one flushing write a group to a journal of the same size, chunks into segment
 //! files behind it, and a flush of each at the end. It checks, copies and keeps nothing.
 //!
-//! Runs are interleaved (A B B A). The ratio is the engine's over the bare loop's, pair by pair: the median and a 95 %
+//! Runs are interleaved (A B B A), those of the shapes as well. The ratio is the engine's over the bare loop's, pair by pair: the median and a 95 %
 //! bootstrap interval. Runs pass three laps of the journal; memory and files are warmed by a run that is not counted.
 
 mod bare;
+#[path = "../shared/batch.rs"]
+mod batch;
+#[path = "../shared/cpu.rs"]
+mod cpu;
 mod engine;
+#[path = "../shared/files.rs"]
+mod files;
 mod report;
 
 use std::path::{Path, PathBuf};
@@ -56,6 +63,10 @@ struct Options {
     /// Appends of each partition in flight.
     #[arg(long, default_value_t = 2)]
     depth: usize,
+    /// Appends in flight of all partitions together, instead of `--depth` for each: shapes of one append size then write groups
+    /// of one size, whatever their number of partitions.
+    #[arg(long, conflicts_with = "depth")]
+    in_flight: Option<usize>,
     /// Pairs of each shape.
     #[arg(long, default_value_t = 4)]
     pairs: usize,
@@ -100,6 +111,7 @@ struct Work {
     dir: PathBuf,
     shape: Shape,
     depth: usize,
+    in_flight: Option<usize>,
     bytes: u64,
     unflushed: bool,
     one_buffer: bool,
@@ -116,9 +128,29 @@ impl Work {
         (shard..self.shape.partitions).step_by(self.shards)
     }
 
-    /// Rounds in which each partition gets `in_flight` appends of `append_bytes`, until the total is reached.
-    fn rounds(&self, in_flight: usize, append_bytes: usize) -> u64 {
-        self.bytes.div_ceil((self.shape.partitions * in_flight * append_bytes) as u64)
+    /// Appends that `shard` has in flight.
+    fn in_flight_of(&self, shard: usize) -> usize {
+        match self.in_flight {
+            Some(all) => (shard..all).step_by(self.shards).count(),
+            None => self.partitions_of(shard).count() * self.depth,
+        }
+    }
+
+    /// Appends of each of those in flight, one after the other, until the total is reached.
+    fn rounds(&self) -> u64 {
+        let in_flight = self.in_flight.unwrap_or(self.shape.partitions * self.depth);
+        self.bytes.div_ceil((in_flight * self.shape.append_bytes) as u64)
+    }
+
+    /// Appends of one group of the bare loop: what gathers while the other half of those in flight is written.
+    fn group_appends(&self, shard: usize) -> usize {
+        self.in_flight.map_or(self.partitions_of(shard).count(), |_| self.in_flight_of(shard).div_ceil(2))
+    }
+
+    /// Groups of each bare loop until the total is reached.
+    fn groups(&self) -> u64 {
+        let all: usize = (0..self.shards).map(|shard| self.group_appends(shard)).sum();
+        self.bytes.div_ceil((all * self.shape.append_bytes) as u64)
     }
 }
 
@@ -182,10 +214,12 @@ enum Side {
 
 fn run(side: Side, options: &Options, shape: Shape, bytes: u64) -> report::Run {
     let scratch = tempfile::tempdir_in(&options.dir).expect("a folder on the disk to be measured");
+    let shards = options.shards.min(shape.partitions).min(options.in_flight.unwrap_or(usize::MAX)).max(1);
     let work = Work {
         dir: scratch.path().to_owned(),
         shape,
         depth: options.depth,
+        in_flight: options.in_flight,
         bytes,
         unflushed: options.unflushed,
         one_buffer: options.one_buffer,
@@ -195,15 +229,15 @@ fn run(side: Side, options: &Options, shape: Shape, bytes: u64) -> report::Run {
             aligned_append_bytes: options.aligned_append_bytes,
             ..ShardConfig::default()
         },
-        shards: options.shards.min(shape.partitions).max(1),
-        start: Arc::new(Barrier::new(options.shards.min(shape.partitions).max(1))),
+        shards,
+        start: Arc::new(Barrier::new(shards)),
     };
-    let cpu = report::Cpu::now();
+    let cpu = cpu::Cpu::now();
     let measured = match side {
         Side::Engine => on_shards(&work, engine::seeds(&work), engine::run),
         Side::Bare => on_shards(&work, vec![(); work.shards], bare::run),
     };
-    report::Run { side, shape, measured, cpu: report::Cpu::now().since(&cpu) }
+    report::Run { side, shape, measured, cpu: cpu::Cpu::now().since(&cpu) }
 }
 
 fn check(dir: &Path) {
@@ -214,28 +248,29 @@ fn main() {
     let options = Options::parse();
     check(&options.dir);
     let mut runs = Vec::new();
+    if options.bare_only || options.engine_only {
+        let side = if options.bare_only { Side::Bare } else { Side::Engine };
+        for &shape in options.shapes.iter().cycle().take(options.shapes.len() * options.pairs) {
+            println!("{}", run(side, &options, shape, options.bytes));
+        }
+        return;
+    }
     for &shape in &options.shapes {
-        if options.bare_only {
-            println!("{}", run(Side::Bare, &options, shape, options.bytes));
-            continue;
-        }
-        if options.engine_only {
-            for _ in 0..options.pairs {
-                println!("{}", run(Side::Engine, &options, shape, options.bytes));
-            }
-            continue;
-        }
         for side in [Side::Bare, Side::Engine] {
             run(side, &options, shape, options.bytes.min(1 << 30));
         }
-        for pair in 0..options.pairs {
-            let order = if pair % 2 == 0 { [Side::Engine, Side::Bare] } else { [Side::Bare, Side::Engine] };
+    }
+    for pair in 0..options.pairs {
+        let order = if pair % 2 == 0 { [Side::Engine, Side::Bare] } else { [Side::Bare, Side::Engine] };
+        for &shape in &options.shapes {
             for side in order {
                 let run = run(side, &options, shape, options.bytes);
                 println!("{run}");
                 runs.push(run);
             }
         }
+    }
+    for &shape in &options.shapes {
         println!("{}", report::ratio(&runs, shape));
     }
     if let Some(path) = &options.json {
