@@ -7,15 +7,19 @@
  *
  *   load:rate=BYTES      a second: each record has its moment, whatever happened to those before (an open loop)
  *   load:in_flight=N     records at most that are not acknowledged: with 1, one at a time
+ *   load:skip=SECONDS    of records whose moment is that early no latency is told
+ *   load:stamp=1         with a rate: each value begins with its moment, for "consume" to tell what it took to get there
+ *   load:create=0        the topic is there already
  *
- * With one of them latencies are told, in milliseconds: from that moment, or from the sending, to the delivery report. Values are
- * random, so that nothing on the way can make them smaller. Records go to one partition until about a batch is full, then
+ * With a rate or a bound of those in flight latencies are told, in milliseconds: from that moment, or from the sending, to the
+ * delivery report. SIGTERM ends the load as its time would. Values are random, so that nothing on the way can make them smaller. Records go to one partition until about a batch is full, then
  * to the next, as producers without keys do. The clock runs from the first record to the last acknowledgement. A record
  * that failed makes the run a failure: a figure with holes in it is none.
  */
 #define _GNU_SOURCE
 #include <inttypes.h>
 #include <librdkafka/rdkafka.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,7 +29,9 @@
 #define PAYLOADS 64 /* different values, sent in turn */
 #define CHUNK 256   /* records handed over at once */
 
-static int64_t delivered, failed;
+static int64_t delivered, failed, timed;
+static double counted_from; /* the first moment whose latency is told */
+static volatile sig_atomic_t stopped;
 static double *sent_at;     /* of records in flight, by index modulo in_flight */
 static float *latencies_ms; /* of delivered records */
 static int64_t latency_room;
@@ -56,10 +62,15 @@ static void on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *message, void 
     last_error = message->err;
   } else {
     const double *at = message->_private;
-    if (at && delivered < latency_room)
-      latencies_ms[delivered] = (float)((now() - *at) * 1e3);
+    if (at && *at >= counted_from && timed < latency_room)
+      latencies_ms[timed++] = (float)((now() - *at) * 1e3);
     delivered++;
   }
+}
+
+static void on_signal(int number) {
+  (void)number;
+  stopped = 1;
 }
 
 static int by_size(const void *a, const void *b) {
@@ -117,7 +128,8 @@ int main(int argc, char **argv) {
   int64_t max_records = strtoll(argv[5], NULL, 10) / (int64_t)record_bytes;
   double max_seconds = atof(argv[6]);
   int64_t batch_bytes = 1000000, in_flight = 0;
-  double rate = 0;
+  double rate = 0, skip = 0;
+  int stamp = 0, create = 1;
   char error[512];
 
   rd_kafka_conf_t *conf = rd_kafka_conf_new();
@@ -138,6 +150,18 @@ int main(int argc, char **argv) {
       in_flight = strtoll(value + 1, NULL, 10);
       continue;
     }
+    if (strncmp(argv[i], "load:skip=", 10) == 0) {
+      skip = atof(value + 1);
+      continue;
+    }
+    if (strncmp(argv[i], "load:stamp=", 11) == 0) {
+      stamp = atoi(value + 1);
+      continue;
+    }
+    if (strncmp(argv[i], "load:create=", 12) == 0) {
+      create = atoi(value + 1);
+      continue;
+    }
     *value = 0;
     if (rd_kafka_conf_set(conf, argv[i], value + 1, error, sizeof error) != RD_KAFKA_CONF_OK)
       die(argv[i], error);
@@ -148,7 +172,10 @@ int main(int argc, char **argv) {
   rd_kafka_t *rk = rd_kafka_new(RD_KAFKA_PRODUCER, conf, error, sizeof error);
   if (!rk)
     die("producer", error);
-  create_topic(rk, topic_name, partitions, argv + 7, argc - 7);
+  if (stamp && (rate <= 0 || record_bytes < sizeof(int64_t)))
+    die("load:stamp", "needs load:rate, and values of at least eight bytes");
+  if (create)
+    create_topic(rk, topic_name, partitions, argv + 7, argc - 7);
   rd_kafka_topic_t *topic = rd_kafka_topic_new(rk, topic_name, NULL);
   if (!topic)
     die(topic_name, rd_kafka_err2str(rd_kafka_last_error()));
@@ -169,7 +196,9 @@ int main(int argc, char **argv) {
     nanosleep(&pause, NULL);
   }
 
-  size_t payload_bytes = record_bytes * PAYLOADS;
+  /* Values that differ by their moment have memory of their own until they are copied. */
+  int payload_count = stamp ? CHUNK : PAYLOADS;
+  size_t payload_bytes = record_bytes * (size_t)payload_count;
   unsigned char *payloads = malloc(payload_bytes + 8);
   if (!payloads)
     die("values", "no memory");
@@ -193,7 +222,9 @@ int main(int argc, char **argv) {
   int partition = 0;
   char latencies[512] = "";
   double cpu_before = cpu(), started = now(), until = started + max_seconds;
-  while (sent < max_records && now() < until) {
+  counted_from = started + skip;
+  signal(SIGTERM, on_signal);
+  while (sent < max_records && now() < until && !stopped) {
     int64_t wanted = a_batch - in_batch;
     if (rate > 0) {
       int64_t due = (int64_t)((now() - started) * rate / (double)record_bytes) + 1 - sent;
@@ -219,7 +250,11 @@ int main(int argc, char **argv) {
         sent_at[(sent + i) % in_flight] = now();
         chunk[i]._private = &sent_at[(sent + i) % in_flight];
       }
-      chunk[i].payload = payloads + (size_t)((sent + i) % PAYLOADS) * record_bytes;
+      chunk[i].payload = payloads + (size_t)((sent + i) % payload_count) * record_bytes;
+      if (stamp) {
+        int64_t moment_ns = (int64_t)(sent_at[sent + i] * 1e9);
+        memcpy(chunk[i].payload, &moment_ns, sizeof moment_ns);
+      }
       chunk[i].len = record_bytes;
     }
     int taken = rd_kafka_produce_batch(topic, partition, RD_KAFKA_MSG_F_COPY, chunk, count);
@@ -232,7 +267,7 @@ int main(int argc, char **argv) {
     /* A full queue is waited for, not run into. */
     rd_kafka_poll(rk, taken < count ? 10 : 0);
   }
-  while (delivered + failed < sent && now() < until + 120) {
+  for (double patience = now() + 120; delivered + failed < sent && now() < patience;) {
     rd_kafka_flush(rk, 1000);
     rd_kafka_poll(rk, 0);
   }
@@ -240,16 +275,15 @@ int main(int argc, char **argv) {
   int64_t missing = sent - delivered;
   if (missing)
     fprintf(stderr, "produce: %" PRId64 " records were not delivered, the last: %s\n", missing, rd_kafka_err2str(last_error));
-  int64_t known = delivered < latency_room ? delivered : latency_room;
-  if (known > 0) {
-    qsort(latencies_ms, (size_t)known, sizeof *latencies_ms, by_size);
+  if (timed > 0) {
+    qsort(latencies_ms, (size_t)timed, sizeof *latencies_ms, by_size);
     char *out = latencies;
     const double parts[] = {0.5, 0.9, 0.99, 0.999, 1};
     const char *names[] = {"p50", "p90", "p99", "p99.9", "max"};
     for (int i = 0; i < 5; i++) {
-      int64_t at = (int64_t)(parts[i] * (double)known);
+      int64_t at = (int64_t)(parts[i] * (double)timed);
       out += sprintf(out, "%s\"%s\": %.4f", i ? ", " : ", \"latency_ms\": {", names[i],
-                     (double)latencies_ms[at < known ? at : known - 1]);
+                     (double)latencies_ms[at < timed ? at : timed - 1]);
     }
     strcpy(out, "}");
   }
