@@ -153,6 +153,7 @@ int main(int argc, char **argv) {
       cpu_before = cpu();
       until = started + max_seconds;
     }
+    int64_t before = records;
     for (ssize_t i = 0; i < count; i++) {
       rd_kafka_message_t *message = messages[i];
       if (message->err == RD_KAFKA_RESP_ERR_NO_ERROR) {
@@ -169,7 +170,8 @@ int main(int argc, char **argv) {
       }
       rd_kafka_message_destroy(message);
     }
-    if (count > 0 && bytes > 0)
+    /* What tells the end of a partition comes when the broker's wait for more is over: it is no record. */
+    if (records > before)
       last = now();
     stop = bytes >= max_bytes || now() > until || (once && ended >= partitions) || (stopped && (!tail || now() > last + 1));
   }
