@@ -90,31 +90,30 @@ impl Allocation {
         };
         let before = mapped.as_ptr().align_offset(HUGE_PAGE_BYTES);
         let after = HUGE_PAGE_BYTES - before;
-        // SAFETY: all three lie in the mapping, which is wider than the layout by a huge page; the parts that are given back,
-        // in whole pages, are touched by nobody. The advice changes no byte.
-        unsafe {
-            let ptr = mapped.add(before);
-            if before > 0 {
-                libc::munmap(mapped.as_ptr().cast(), before);
+        // SAFETY: the mapping is wider than the layout by a huge page, in which this and what follows the layout lie.
+        let ptr = unsafe { mapped.add(before) };
+        // SAFETY: as above.
+        let end = unsafe { ptr.add(layout.size()) };
+        for (start, len) in [(mapped, before), (end, after)] {
+            if len > 0 {
+                // SAFETY: whole pages of the mapping, on neither side part of the layout, and touched by nobody.
+                unsafe { libc::munmap(start.as_ptr().cast(), len) };
             }
-            if after > 0 {
-                libc::munmap(ptr.add(layout.size()).as_ptr().cast(), after);
-            }
-            libc::madvise(ptr.as_ptr().cast(), layout.size(), libc::MADV_HUGEPAGE);
-            Allocation { ptr, layout, source: Source::Kernel }
         }
+        // SAFETY: the range is this allocation's own, and the advice changes no byte of it.
+        unsafe { libc::madvise(ptr.as_ptr().cast(), layout.size(), libc::MADV_HUGEPAGE) };
+        Allocation { ptr, layout, source: Source::Kernel }
     }
 }
 
 impl Drop for Allocation {
     fn drop(&mut self) {
-        // SAFETY: the pointer came from `alloc_zeroed` with this layout, or is a mapping of this size, and is freed once, here.
-        unsafe {
-            match self.source {
-                Source::Allocator => dealloc(self.ptr.as_ptr(), self.layout),
-                Source::Kernel => {
-                    libc::munmap(self.ptr.as_ptr().cast(), self.layout.size());
-                }
+        match self.source {
+            // SAFETY: the pointer came from `alloc_zeroed` with this layout and is freed once, here.
+            Source::Allocator => unsafe { dealloc(self.ptr.as_ptr(), self.layout) },
+            Source::Kernel => {
+                // SAFETY: a mapping of this size, given back once, here.
+                unsafe { libc::munmap(self.ptr.as_ptr().cast(), self.layout.size()) };
             }
         }
     }
