@@ -29,6 +29,9 @@ pub const IO_ALIGNMENT: usize = 4096;
 /// Size in bytes of a huge page, on every machine that we run on.
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 
+/// From this size in bytes on, the kernel is asked for zeros: it has them when they are touched, and not twice.
+const LARGE_ALLOCATION_BYTES: usize = 128 << 10;
+
 /// A pool that may grow to this takes its slabs from huge pages.
 const LARGE_POOL_BYTES: usize = 4 << 20;
 
@@ -67,8 +70,7 @@ unsafe impl Sync for Allocation {}
 impl Allocation {
     /// At least `size_bytes` zeros.
     fn zeroed(size_bytes: usize) -> Self {
-        let layout = Layout::from_size_align(size_bytes.next_multiple_of(IO_ALIGNMENT), IO_ALIGNMENT)
-            .expect("the size of an I/O buffer fits the address space");
+        let layout = io_layout(size_bytes, IO_ALIGNMENT);
         assert!(layout.size() > 0, "an I/O buffer has at least one byte");
         // SAFETY: the layout's size is not zero, asserted above.
         let ptr = unsafe { alloc_zeroed(layout) };
@@ -76,18 +78,17 @@ impl Allocation {
         Allocation { ptr, layout, source: Source::Allocator }
     }
 
+    /// At least `size_bytes` zeros, which the kernel has once they are touched.
+    fn mapped(size_bytes: usize) -> Self {
+        let layout = io_layout(size_bytes, IO_ALIGNMENT);
+        Allocation { ptr: map(layout), layout, source: Source::Kernel }
+    }
+
     /// At least `size_bytes` zeros, in huge pages as soon as they are touched: direct I/O then pins and describes five
     /// hundred times fewer. A kernel without them is as good, only slower.
     fn in_huge_pages(size_bytes: usize) -> Self {
-        let layout = Layout::from_size_align(size_bytes.next_multiple_of(HUGE_PAGE_BYTES), HUGE_PAGE_BYTES)
-            .expect("the size of an I/O buffer fits the address space");
-        let wide = layout.size() + HUGE_PAGE_BYTES;
-        let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-        // SAFETY: a new private mapping, at an address of the kernel's choice, touches no memory that anybody has.
-        let mapped = unsafe { libc::mmap(std::ptr::null_mut(), wide, access, kind, -1, 0) };
-        let Some(mapped) = NonNull::new(mapped.cast::<u8>()).filter(|_| mapped != libc::MAP_FAILED) else {
-            handle_alloc_error(layout)
-        };
+        let layout = io_layout(size_bytes, HUGE_PAGE_BYTES);
+        let mapped = map(io_layout(layout.size() + HUGE_PAGE_BYTES, IO_ALIGNMENT));
         let before = mapped.as_ptr().align_offset(HUGE_PAGE_BYTES);
         let after = HUGE_PAGE_BYTES - before;
         // SAFETY: the mapping is wider than the layout by a huge page, in which this and what follows the layout lie.
@@ -106,6 +107,21 @@ impl Allocation {
     }
 }
 
+/// Whole units of `alignment`.
+fn io_layout(size_bytes: usize, alignment: usize) -> Layout {
+    Layout::from_size_align(size_bytes.next_multiple_of(alignment), alignment)
+        .expect("the size of an I/O buffer fits the address space")
+}
+
+/// New memory from the kernel, in whole pages.
+fn map(layout: Layout) -> NonNull<u8> {
+    let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: a new private mapping, at an address of the kernel's choice, touches no memory that anybody has.
+    let mapped = unsafe { libc::mmap(std::ptr::null_mut(), layout.size(), access, kind, -1, 0) };
+    let mapped = NonNull::new(mapped.cast::<u8>()).filter(|_| mapped != libc::MAP_FAILED);
+    mapped.unwrap_or_else(|| handle_alloc_error(layout))
+}
+
 impl Drop for Allocation {
     fn drop(&mut self) {
         match self.source {
@@ -122,13 +138,17 @@ impl Drop for Allocation {
 impl Memory {
     /// At least `size_bytes` zeros, aligned to [`IO_ALIGNMENT`].
     pub(crate) fn zeroed(size_bytes: usize) -> Self {
-        let owner = Arc::new(Allocation::zeroed(size_bytes));
+        let is_large = size_bytes >= LARGE_ALLOCATION_BYTES;
+        let owner =
+            Arc::new(if is_large { Allocation::mapped(size_bytes) } else { Allocation::zeroed(size_bytes) });
         Memory { ptr: owner.ptr, size_bytes: owner.layout.size(), _owner: owner }
     }
 
-    /// As many of `size_bytes`, a multiple of [`IO_ALIGNMENT`], as huge pages hold without a large rest.
+    /// Some of `size_bytes`, a multiple of [`IO_ALIGNMENT`]: as many as huge pages hold without a large rest.
     fn in_huge_pages(size_bytes: usize) -> impl Iterator<Item = Memory> {
-        let owner = Arc::new(Allocation::in_huge_pages(size_bytes));
+        let has_large_rest = !HUGE_PAGE_BYTES.is_multiple_of(size_bytes) && size_bytes > HUGE_PAGE_BYTES / 8;
+        let at_least = if has_large_rest { 4 * size_bytes } else { size_bytes };
+        let owner = Arc::new(Allocation::in_huge_pages(at_least));
         let parts = owner.layout.size() / size_bytes;
         (0..parts).map(move |part| {
             // SAFETY: the part lies inside the allocation.
@@ -251,6 +271,17 @@ impl BufPool {
     #[must_use]
     pub fn limit(&self) -> usize {
         self.shared.limit
+    }
+
+    /// Slabs that are kept for whoever takes one next.
+    #[must_use]
+    pub fn spare(&self) -> usize {
+        self.shared.free.len()
+    }
+
+    /// Lets the memory go that nobody has.
+    pub fn trim(&self) {
+        while self.shared.free.pop().is_some() {}
     }
 
     /// An empty buffer with a capacity of one slab, or `None` when all are out. Its spare bytes are initialised, with

@@ -691,6 +691,7 @@ impl ShardCore {
                 return;
             }
             self.expire_producers();
+            self.read_bufs.trim_if_idle();
             let logs = ShardLogs { core: Rc::clone(&self) };
             if let Err(error) = logs.apply_retention().await {
                 tracing::error!("retention failed: {error}");

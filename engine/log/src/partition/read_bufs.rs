@@ -1,5 +1,7 @@
 //! Memory for reads from segments, used again: memory fresh from the kernel costs several times the read in page faults.
 
+use std::cell::Cell;
+
 use highwater_io::{BufPool, IO_ALIGNMENT, IoBuf};
 
 /// Sizes in bytes, without the room for blocks at both ends and the header behind the last batch.
@@ -7,21 +9,24 @@ const SMALLEST_BYTES: usize = 64 << 10;
 const CLASSES: usize = 7;
 /// Room beside the size that is asked for.
 const SLACK_BYTES: usize = 4 * IO_ALIGNMENT;
-/// Memory in bytes that each size keeps while nobody reads.
-const SPARE_BYTES: usize = 4 << 20;
+/// Memory in bytes that each size has for use again, in huge pages. What readers take beyond that is given back at once.
+const KEPT_BYTES: usize = 16 << 20;
 
 /// Buffers of a shard, by size. A reader takes what it needs; how much that may be is bounded elsewhere.
 pub(crate) struct ReadBufs {
     classes: Vec<BufPool>,
+    /// Whether one was taken since the last [`trim_if_idle`](Self::trim_if_idle).
+    is_in_use: Cell<bool>,
 }
 
 impl Default for ReadBufs {
     fn default() -> Self {
         let class = |at: usize| {
             let size_bytes = SMALLEST_BYTES << at;
-            BufPool::new(size_bytes + SLACK_BYTES, usize::MAX, (SPARE_BYTES / size_bytes).max(1))
+            let most = KEPT_BYTES / size_bytes;
+            BufPool::new(size_bytes + SLACK_BYTES, most, most)
         };
-        ReadBufs { classes: (0..CLASSES).map(class).collect() }
+        ReadBufs { classes: (0..CLASSES).map(class).collect(), is_in_use: Cell::new(false) }
     }
 }
 
@@ -30,7 +35,15 @@ impl ReadBufs {
     pub(crate) fn take(&self, len_bytes: usize) -> IoBuf {
         let worth_keeping = len_bytes > SMALLEST_BYTES / 2;
         let class = self.classes.iter().find(|class| worth_keeping && len_bytes <= class.slab_bytes());
+        self.is_in_use.set(true);
         class.and_then(BufPool::try_take).unwrap_or_else(|| IoBuf::with_capacity(len_bytes))
+    }
+
+    /// Lets go what is kept, if nobody took any since the last call.
+    pub(crate) fn trim_if_idle(&self) {
+        if !self.is_in_use.replace(false) {
+            self.classes.iter().for_each(BufPool::trim);
+        }
     }
 }
 
@@ -50,7 +63,21 @@ mod tests {
                 buf.capacity()
             );
         }
-        let first = bufs.take(1 << 20).as_ptr();
-        assert_eq!(bufs.take(1 << 20).as_ptr(), first);
+        // In whatever order they come back, these are all that there are.
+        let all = |bufs: &ReadBufs| -> Vec<IoBuf> { (0..16).map(|_| bufs.take(1 << 20)).collect() };
+        let addresses = |bufs: &[IoBuf]| {
+            let mut addresses: Vec<usize> = bufs.iter().map(|buf| buf.as_ptr().addr()).collect();
+            addresses.sort_unstable();
+            addresses
+        };
+        let first = addresses(&all(&bufs));
+        let again = all(&bufs);
+        assert_eq!(addresses(&again), first);
+        assert!(!first.contains(&bufs.take(1 << 20).as_ptr().addr()), "more than are kept");
+        drop(again);
+        bufs.trim_if_idle();
+        assert!(bufs.classes.iter().any(|class| class.spare() > 0), "in use until now");
+        bufs.trim_if_idle();
+        assert!(bufs.classes.iter().all(|class| class.spare() == 0));
     }
 }
