@@ -12,6 +12,7 @@
 //! * What was written through a description is flushed through the same one: the system tells an error of write-back to
 //!   descriptions that were open when it happened, and a later one may be told that all is well. Hence what has to be flushed
 //!   keeps its description, and is flushed before its time where that makes more than the bound.
+//! * What compaction made keeps its description until it has its name: under that name another file would be opened.
 //! * The bound may be passed by what is in use at a moment.
 
 use std::cell::{Cell, RefCell};

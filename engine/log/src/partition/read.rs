@@ -179,14 +179,15 @@ impl Partition {
                 return Ok(ReadData { next_offset: request.offset, ..ReadData::default() });
             };
             let data = match self.read_stretch(&stretch, offset, request).await {
-                // Its file went, or is another by now: what it held is in the one that took its place.
-                Err(_) if stretch.segment.is_replaced() => continue,
+                // Its file went, or is another by now, in which what was read need not be all: the one that took its place
+                // has what it held.
+                _ if stretch.segment.is_replaced() => continue,
                 // A damaged index misleads, and so does a log that was cut meanwhile: the segment is walked as it is now.
                 Err(ReadError::Corrupt { .. }) if stretch.segment.index.borrow().covered_bytes() > 0 => {
                     stretch.segment.drop_index();
                     let Some(stretch) = self.stretch_with(offset) else { continue };
                     match self.read_stretch(&stretch, offset, request).await {
-                        Err(_) if stretch.segment.is_replaced() => continue,
+                        _ if stretch.segment.is_replaced() => continue,
                         outcome => outcome?,
                     }
                 }

@@ -43,6 +43,8 @@ pub(crate) struct Segment {
     /// Whether compaction has put another one in its place: what cannot be read here is there.
     replaced: Cell<bool>,
     file: RefCell<Weak<OpenFile>>,
+    /// The same while compaction has not given it its name: under that name another file is found.
+    nameless: RefCell<Option<Rc<OpenFile>>>,
     files: Rc<OpenFiles>,
     /// Held while the file is opened: a second description would wait for the first one's lock.
     opening: Semaphore,
@@ -69,6 +71,7 @@ impl Segment {
             removed: Cell::new(false),
             replaced: Cell::new(false),
             file: RefCell::new(Weak::new()),
+            nameless: RefCell::default(),
             files: Rc::clone(files),
             opening: Semaphore::new(1),
             index: RefCell::default(),
@@ -77,7 +80,8 @@ impl Segment {
         })
     }
 
-    /// A segment that compaction made: closed, with its file open, and the whole of its index known.
+    /// A segment that compaction made: closed, with its file open, and the whole of its index known. The file stays open, whatever
+    /// the bound says, until [`close_file`](Self::close_file) says that it has its name.
     pub(crate) fn compacted(
         dir: Rc<Path>,
         base_offset: Offset,
@@ -90,6 +94,7 @@ impl Segment {
         segment.reserved_bytes.set(size_bytes);
         let file = files.keep(file);
         segment.file.replace(Rc::downgrade(&file));
+        segment.nameless.replace(Some(file));
         segment.index.replace(index);
         segment.index_loaded.set(true);
         segment
@@ -142,6 +147,7 @@ impl Segment {
 
     /// Gives the descriptor back; it is opened again when needed.
     pub(crate) fn close_file(&self) {
+        self.nameless.take();
         if let Some(file) = self.file.take().upgrade() {
             self.files.forget(&file);
         }
