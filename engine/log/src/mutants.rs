@@ -78,10 +78,18 @@ mutants! {
     23 REPLAY_BEFORE_FLUSH = "replay-before-flush", rule 0;
     /// Puts a compacted segment in the place of the old ones before it is flushed.
     24 SWAP_BEFORE_FLUSH = "swap-before-flush", rule 0;
+    /// Removes what a compaction replaces before the replacement is decided: before its name is flushed.
+    27 REMOVE_BEFORE_DECISION = "remove-before-decision", rule 0;
+    /// Gives a compacted segment its name before the removal of what it replaces is flushed.
+    28 NAME_BEFORE_REMOVAL = "name-before-removal", rule 0;
+    /// The same in a start that finishes a compaction.
+    29 FINISH_BEFORE_REMOVAL = "finish-before-removal", rule 0;
     /// Compacts a segment that the journal may still replay into.
     25 COMPACT_NAMED_SEGMENT = "compact-named-segment", rule 4;
     /// Drops a tombstone in the pass that meets it first.
     26 TOMBSTONE_DROPPED_EARLY = "tombstone-dropped-early", rule 0;
+    /// Drops the last record of a key in the pass that meets it first.
+    30 LAST_OF_KEY_DROPPED = "last-of-key-dropped", rule 0;
     /// Drops one flush of ten.
     22 DROP_FLUSH_SOMETIMES = "drop-flush-sometimes", rule 1;
 }

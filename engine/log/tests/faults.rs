@@ -64,6 +64,11 @@ fn recovery_flushes_groups_before_it_applies_them() {
     holds(scenarios::groups_are_flushed_before_they_are_applied());
 }
 
+#[test]
+fn replacement_by_compaction_is_whole_wherever_the_power_goes() {
+    holds(scenarios::replacement_is_whole_wherever_the_power_goes());
+}
+
 /// An index has no checksum. One that points behind the wanted batch once made a read pass over records without a word.
 #[test]
 fn rotten_index_neither_hides_records_nor_stops_reads() {

@@ -13,6 +13,8 @@
 mod block;
 #[path = "../../tests/common/mod.rs"]
 mod common;
+#[path = "../../tests/points/compaction.rs"]
+mod compaction;
 #[path = "../../tests/points/judge.rs"]
 mod judge;
 #[path = "../../tests/points/ledger.rs"]
@@ -76,11 +78,14 @@ fn on_a_strict_directory(work: &Work, plan: Plan) -> Outcome {
         return Outcome::default();
     };
     let violation = ledger.violation.take();
-    let operations = ledger.operations();
+    let (operations, (gone, _)) = (ledger.operations(), ledger.compacted());
     let mut outcome = walk(&recording, ledger, plan);
     outcome.violations.extend(violation);
     report(
-        &format!("{:?}, seed {}, {operations} operations, strict directory", work.kind, work.seed),
+        &format!(
+            "{:?}, seed {}, {operations} operations, {gone} records compacted away, strict directory",
+            work.kind, work.seed
+        ),
         &outcome,
     );
     outcome
@@ -104,7 +109,7 @@ fn main() -> ExitCode {
     let mut all = Outcome::default();
     for seed in flags.first_seed..flags.first_seed + flags.runs {
         let everything = Work { operations: flags.operations, lives: flags.lives, ..Work::everything(seed) };
-        for work in [&everything, &Work::settled_blocks(seed)] {
+        for work in [&everything, &Work::settled_blocks(seed), &Work::compaction(seed)] {
             all += on_a_strict_directory(work, flags.plan);
         }
         for file_system in FileSystem::ALL {

@@ -277,7 +277,8 @@ impl Filter {
     fn keeps(&self, header: &BatchHeader, record: &RecordView<'_>, has_passed: bool) -> bool {
         let Some(key) = record.key else { return false };
         let offset = Offset(header.base_offset.0 + i64::from(record.offset_delta));
-        let is_last = self.map.last_offset(key).is_none_or(|last| offset >= last);
+        let lies = mutants::LAST_OF_KEY_DROPPED.is_on();
+        let is_last = self.map.last_offset(key).is_none_or(|last| offset > last || offset == last && !lies);
         let is_needed = record.value.is_some() || !has_passed && !mutants::TOMBSTONE_DROPPED_EARLY.is_on();
         is_last && is_needed
     }

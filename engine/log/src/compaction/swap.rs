@@ -11,8 +11,8 @@
 //! `<end>` are replaced. Nothing else is inferred, so that a swap is whole or has not been, also where the segments it
 //! replaces have become empty.
 //!
-//! Readers go on: from the decision on they find the new segment, which has its descriptor; who still holds an old one reads
-//! it to the end, or is told that it was replaced, and looks again.
+//! Readers go on: from the decision on they find the new segment, which keeps its descriptor until it has its name, however few
+//! there may be; what who still holds an old one reads is given up once it was replaced, and looked for again.
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -98,7 +98,9 @@ async fn finish_swap(io: &Io, dir: &Path, replaced: &Replaced, names: &[String])
     for name in names.iter().filter(|name| is_replaced(name, replaced)) {
         remove_if_there(io, &dir.join(name)).await?;
     }
-    io.fs().sync_dir(dir).await?;
+    if !mutants::FINISH_BEFORE_REMOVAL.is_on() {
+        io.fs().sync_dir(dir).await?;
+    }
     let target = segment_path(dir, replaced.base_offset, LOG_SUFFIX);
     match io.fs().rename(replaced.swap_path(dir), target).await {
         Err(error) if !error.is_not_found() => return Err(error),
@@ -254,7 +256,9 @@ impl ShardCore {
         let fs = self.io.fs();
         let swap_path = replaced.swap_path(&core.dir);
         fs.rename(&cleaned.path, &swap_path).await.map_err(|error| self.fence(&error))?;
-        self.finally(|| fs.sync_dir(&core.dir)).await?;
+        if !mutants::REMOVE_BEFORE_DECISION.is_on() {
+            self.finally(|| fs.sync_dir(&core.dir)).await?;
+        }
         let segment = core.replace_segments(group, replaced, cleaned, &self.open_files);
         for old in group {
             self.note_clean(core, old);
@@ -265,7 +269,9 @@ impl ShardCore {
                 self.finally(|| remove_if_there(&self.io, &path)).await?;
             }
         }
-        self.finally(|| fs.sync_dir(&core.dir)).await?;
+        if !mutants::NAME_BEFORE_REMOVAL.is_on() {
+            self.finally(|| fs.sync_dir(&core.dir)).await?;
+        }
         let target = segment.log_path();
         self.finally(|| fs.rename(&swap_path, &target)).await?;
         self.finally(|| fs.sync_dir(&core.dir)).await?;

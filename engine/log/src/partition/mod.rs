@@ -49,6 +49,7 @@ use crate::drain::DrainQueue;
 use crate::error::LogError;
 use crate::journal::group::Span;
 use crate::kafka_files::{LOG_SUFFIX, segment_path};
+use crate::mutants;
 use crate::partition::segment::{OffsetRange, Segment};
 use crate::partition::state::{FenceReason, PartitionState};
 use crate::partition::tail::{HotBatch, Tail};
@@ -298,6 +299,9 @@ impl Effect {
             marks.log_end_offset = marks.log_end_offset.max(next_offset);
             marks.check();
         });
+        if mutants::DRAIN_BEFORE_DURABLE.is_on() {
+            self.partition.note_drainable(self.size_bytes);
+        }
     }
 
     /// The group was flushed.

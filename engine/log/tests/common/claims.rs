@@ -5,7 +5,7 @@ use highwater_log::mutants::{self, Mutant};
 use crate::common::scenarios::{self, Verdict};
 
 /// Lies that random work and random crashes show: `tests/crash.rs`.
-pub(crate) const BY_SEEDS: [Mutant; 16] = [
+pub(crate) const BY_SEEDS: [Mutant; 17] = [
     mutants::ACK_BEFORE_WRITE,
     mutants::SKIP_JOURNAL_FLUSH,
     mutants::FUA_COVERS_PLAIN,
@@ -22,10 +22,11 @@ pub(crate) const BY_SEEDS: [Mutant; 16] = [
     mutants::SWAP_BEFORE_FLUSH,
     mutants::COMPACT_NAMED_SEGMENT,
     mutants::TOMBSTONE_DROPPED_EARLY,
+    mutants::LAST_OF_KEY_DROPPED,
 ];
 
 /// Lies that need a story of their own: `tests/lies.rs`.
-pub(crate) const BY_SCENARIO: [(Mutant, fn() -> Verdict); 8] = [
+pub(crate) const BY_SCENARIO: [(Mutant, fn() -> Verdict); 11] = [
     (mutants::SERVE_UNCHECKED, scenarios::rot_in_a_segment_is_never_served),
     (mutants::CUT_AT_ROT, scenarios::rot_in_a_durable_group_fences_its_partition),
     (mutants::END_FROM_SCAN, scenarios::batches_behind_a_truncation_are_not_the_log),
@@ -34,6 +35,9 @@ pub(crate) const BY_SCENARIO: [(Mutant, fn() -> Verdict); 8] = [
     (mutants::KEEP_CLEAN_MARKER, scenarios::directory_in_use_never_looks_clean),
     (mutants::DRAIN_BEFORE_DURABLE, scenarios::settled_block_is_rewritten_only_when_its_image_is_durable),
     (mutants::REPLAY_BEFORE_FLUSH, scenarios::groups_are_flushed_before_they_are_applied),
+    (mutants::REMOVE_BEFORE_DECISION, scenarios::replacement_is_whole_wherever_the_power_goes),
+    (mutants::NAME_BEFORE_REMOVAL, scenarios::replacement_is_whole_wherever_the_power_goes),
+    (mutants::FINISH_BEFORE_REMOVAL, scenarios::replacement_is_whole_wherever_the_power_goes),
 ];
 
 /// Lies about retries, which need a client that retries: the tests of a whole simulated broker.

@@ -1,8 +1,11 @@
 //! Stories in which one lie of the engine does harm. Each ends well with an honest engine; the error says what was seen.
 
+use std::path::Path;
 use std::time::Duration;
 
+use highwater_io::Io;
 use highwater_io::sim::{DiskConfig, DiskOp, Fault, FaultEffect, Latency, TornUnit};
+use highwater_log::verify::verify;
 use highwater_log::{
     LogConfig, OpenOptions, Origin, Partition, ReadError, ReadRequest, ShardConfig, ShardLogs,
 };
@@ -11,7 +14,8 @@ use highwater_model::{LeaderEpoch, Offset};
 
 use crate::common::scene::{End, Scene};
 use crate::common::{
-    append_one, batch_of, create, id, open, open_with, options, read_values, small_log, small_shard,
+    DIR, append_one, batch_of, create, id, keyed_batch_of, open, open_with, options, read_values, small_log,
+    small_shard,
 };
 
 /// What was seen, if it should not have been.
@@ -344,4 +348,85 @@ pub(crate) fn groups_are_flushed_before_they_are_applied() -> Verdict {
         })?;
     }
     Ok(())
+}
+
+const KEYS: u32 = 10;
+/// Records before the pass.
+const KEYED: u32 = 90;
+
+fn compacted() -> LogConfig {
+    LogConfig {
+        delete_enabled: false,
+        compact_enabled: true,
+        min_cleanable_dirty_ppm: 10_000,
+        segment_bytes: 16 << 10,
+        ..small_log()
+    }
+}
+
+/// A log of which a pass will leave little, after a clean stop.
+fn before_a_pass(seed: u64) -> Scene {
+    let mut scene = Scene::new(seed);
+    scene.live_and(End::Kill, |io| async move {
+        let (dir, logs, _) = open(&io).await;
+        // Several of them make one.
+        let small = LogConfig { segment_bytes: 4 << 10, ..compacted() };
+        let partition = logs.create_partition(id(0), "topic", small).await.expect("created");
+        partition.begin_epoch(LeaderEpoch(0));
+        for number in 0..KEYED {
+            let (key, value) = ((number % KEYS).to_be_bytes(), value(number, 300));
+            let batch = keyed_batch_of(&[(&key, Some(&value))], ProducerStamp::NONE);
+            let appended = partition.append(batch, LeaderEpoch(0), Origin::Client).await.expect("accepted");
+            appended.acknowledged().await.expect("the disk is sound");
+        }
+        logs.close().await.expect("a clean stop");
+        dir.mark_clean().await.expect("a clean stop");
+    });
+    scene
+}
+
+async fn pass(io: Io) {
+    let (_dir, logs, _) = open(&io).await;
+    the_partition(&logs).set_config(compacted());
+    logs.compact().await.expect("the disk is sound");
+}
+
+/// Steps of a pass before its end in which it puts new segments in the place of old ones.
+const STEPS: u64 = 45;
+
+/// The power goes at a step of a pass, and where a replacement is decided, once more at a step of the start that finishes it.
+pub(crate) fn replacement_is_whole_wherever_the_power_goes() -> Verdict {
+    let last_event = {
+        let mut scene = before_a_pass(0);
+        scene.live(pass);
+        scene.disk().events()
+    };
+    let cuts = (0..12).flat_map(|seed| (last_event - STEPS..=last_event).map(move |event| (seed, event)));
+    let mut decided = 0;
+    for (seed, event) in cuts {
+        let mut scene = before_a_pass(seed);
+        scene.disk().cut_power_at_event(event);
+        scene.live_until_down(pass);
+        if scene.disk().file_lengths().keys().any(|path| path.ends_with(".swap")) {
+            decided += 1;
+            scene.disk().cut_power_at_event(scene.disk().events() + 1 + (event + seed) % 16);
+            scene.live_until_down(pass);
+        }
+        scene.disk().cut_power_at_event(0);
+        let outcome = scene.live(|io| async move {
+            let report = verify(&io, Path::new(DIR), |_| {}).await.expect("nobody uses it");
+            if let Some(problem) = report.problems.first() {
+                return Err(format!("verify finds damage: {problem}"));
+            }
+            let (_dir, logs, _) = open(&io).await;
+            Ok(read_until_damage(&the_partition(&logs)).await)
+        });
+        let (read, error) = outcome.map_err(|what| format!("seed {seed}, event {event}: {what}"))?;
+        let last = values(KEYED - KEYS..KEYED, 300);
+        let is_whole = error.is_none() && last.iter().all(|value| read.contains(value));
+        expect(is_whole, || {
+            format!("seed {seed}, event {event}: {} values are read, {error:?}", read.len())
+        })?;
+    }
+    expect(decided > 20, || format!("a replacement was decided at {decided} steps only"))
 }

@@ -11,6 +11,7 @@ use highwater_model::record::records;
 use highwater_model::{Offset, TopicPartition};
 
 use crate::common::options;
+use crate::compaction::number_of_keyed;
 use crate::ledger::{Found, Instant, Ledger, Loss, number_of};
 
 /// All logs, with everything in them.
@@ -22,7 +23,8 @@ pub(crate) async fn find_all(logs: &ShardLogs) -> Result<Vec<(TopicPartition, Fo
     Ok(found)
 }
 
-async fn find(log: &Partition) -> Result<Found, String> {
+/// A log, with everything in it.
+pub(crate) async fn find(log: &Partition) -> Result<Found, String> {
     let marks = log.watermarks().get();
     let (start, end) = (marks.log_start_offset, marks.log_end_offset);
     let mut values = Vec::new();
@@ -41,7 +43,11 @@ async fn find(log: &Partition) -> Result<Found, String> {
             for record in records(&batch[BATCH_HEADER_BYTES..header.size_bytes]) {
                 let record = record.map_err(|error| format!("no record at {offset}: {error}"))?;
                 let this = Offset(header.base_offset.0 + i64::from(record.offset_delta));
-                let number = number_of(record.value.unwrap_or_default());
+                let timestamp = header.base_timestamp.0 + record.timestamp_delta;
+                let number = match record.key {
+                    Some(key) => number_of_keyed(timestamp, key, record.value),
+                    None => number_of(record.value.unwrap_or_default()),
+                };
                 let number = number.ok_or_else(|| format!("the value at {this} was never appended"))?;
                 if this >= offset {
                     values.push((this.0, number));

@@ -2,10 +2,12 @@
 //!
 //! Each log's operations come from one task, so their order is known, and a log is right after a cut if it is what some
 //! beginning of them makes: one that holds everything whose durability was reported before the cut, and nothing that was
-//! asked for after it.
+//! asked for after it. A log that is compacted may lack what [`Compactions`] lets it.
 
 use highwater_disk::Stamp;
 use highwater_model::{LeaderEpoch, PartitionIndex, TopicId, TopicPartition};
+
+use crate::compaction::Compactions;
 
 /// `CLOCK_MONOTONIC` in nanoseconds.
 pub(crate) type Instant = u64;
@@ -100,15 +102,9 @@ impl State {
         self.start = self.start.min(end);
     }
 
-    /// Whether this is what was found, with the start at most at `highest_start`.
-    fn is_found(&self, found: Option<&Found>, highest_start: i64) -> bool {
-        let Some(found) = found else { return !self.exists };
-        let expected =
-            (found.start..).zip(self.values.iter().skip(usize::try_from(found.start).unwrap_or(0)));
-        self.exists
-            && (self.start..=highest_start).contains(&found.start)
-            && found.end == self.end()
-            && found.values.iter().copied().eq(expected.map(|(offset, number)| (offset, *number)))
+    /// Whether what was found begins and ends so, with the start at most at `highest_start`.
+    fn spans(&self, found: &Found, highest_start: i64) -> bool {
+        self.exists && (self.start..=highest_start).contains(&found.start) && found.end == self.end()
     }
 }
 
@@ -119,6 +115,7 @@ pub(crate) struct LogHistory {
     entries: Vec<Entry>,
     /// What the first so many operations make.
     states: Vec<State>,
+    pub(crate) compactions: Compactions,
 }
 
 /// Which report counts.
@@ -132,14 +129,19 @@ pub(crate) enum Loss {
 
 impl LogHistory {
     fn new(id: TopicPartition) -> Self {
-        LogHistory { id, entries: Vec::new(), states: vec![State::default()] }
+        let compactions = Compactions::default();
+        LogHistory { id, entries: Vec::new(), states: vec![State::default()], compactions }
     }
 
     fn push(&mut self, operation: Operation) {
+        let asked = now();
+        if let Operation::Append(numbers) = &operation {
+            self.compactions.appended(numbers, asked);
+        }
         self.states.push(self.after(&operation));
         self.entries.push(Entry {
             operation,
-            asked: now(),
+            asked,
             written: None,
             durable: None,
             answered: None,
@@ -185,23 +187,38 @@ impl LogHistory {
         (fewest, self.entries.iter().take_while(|entry| entry.asked < at).count())
     }
 
+    /// What the first so many operations make, and where the log may begin at most.
+    fn with_starts(&self, operations: usize, at: Instant) -> (&State, i64) {
+        let state = &self.states[operations];
+        let Some(last) = operations.checked_sub(1) else { return (state, state.start) };
+        let entry = &self.entries[last];
+        if !matches!(entry.operation, Operation::Retain)
+            || entry.answered.is_some_and(|answered| answered < at)
+        {
+            return (state, state.start);
+        }
+        // The start may be anywhere between.
+        (&self.states[last], state.end())
+    }
+
     /// After how many operations the log is what was found. The explanation if there is no such number.
     fn judge(&self, loss: Loss, at: Instant, found: Option<&Found>) -> Result<usize, String> {
         let (fewest, most) = self.bounds(loss, at);
-        let is_after = |operations: usize| {
-            let state = &self.states[operations];
-            let Some(last) = operations.checked_sub(1) else { return state.is_found(found, state.start) };
-            let entry = &self.entries[last];
-            if !matches!(entry.operation, Operation::Retain)
-                || entry.answered.is_some_and(|answered| answered < at)
-            {
-                return state.is_found(found, state.start);
+        let mut objection = None;
+        for operations in fewest..=most {
+            let Some(found) = found else {
+                if !self.states[operations].exists {
+                    return Ok(operations);
+                }
+                continue;
+            };
+            let (state, highest_start) = self.with_starts(operations, at);
+            if state.spans(found, highest_start) {
+                match self.compactions.objection(&state.values, found, at) {
+                    None => return Ok(operations),
+                    other => objection = other,
+                }
             }
-            // The start may be anywhere between.
-            self.states[last].is_found(found, state.end())
-        };
-        if let Some(operations) = (fewest..=most).find(|operations| is_after(*operations)) {
-            return Ok(operations);
         }
         let seen = found.map_or("nothing".to_owned(), |found| {
             format!("{}..{}, values {:?}", found.start, found.end, shortened(&found.values))
@@ -209,8 +226,9 @@ impl LogHistory {
         let lowest = &self.states[fewest];
         let asked: Vec<_> = self.entries[fewest..most].iter().map(|entry| &entry.operation).collect();
         Err(format!(
-            "{}: found {seen}; reported was {}, {}..{} ({} operations), asked for beyond that {asked:?}",
+            "{}: {}found {seen}; reported was {}, {}..{} ({} operations), asked for beyond that {asked:?}",
             self.id,
+            objection.map_or_else(String::new, |what| format!("{what}; ")),
             if lowest.exists { "a log" } else { "no log" },
             lowest.start,
             lowest.end(),
@@ -272,6 +290,32 @@ impl Ledger {
         let log = self.logs.iter().position(|log| log.id == id).expect("the log was begun");
         self.logs[log].push(operation);
         Noted { log, entry: self.logs[log].entries.len() - 1 }
+    }
+
+    /// To be called before a compaction is asked for.
+    pub(crate) fn ask_for_compaction(&mut self, id: TopicPartition) {
+        let log = self.log_mut(id);
+        let end = log.state().end();
+        log.compactions.asked(end, now());
+    }
+
+    /// What somebody read of a log, who began at `since`. To be called by whoever asks for its operations, before the next.
+    pub(crate) fn saw(&mut self, id: TopicPartition, found: &Found, since: Instant) {
+        let log = self.log_mut(id);
+        match log.judge(Loss::Process, since, Some(found)) {
+            Ok(_) => log.compactions.saw(found, now()),
+            Err(what) => self.violate(format!("read while all was well: {what}")),
+        }
+    }
+
+    fn log_mut(&mut self, id: TopicPartition) -> &mut LogHistory {
+        self.logs.iter_mut().find(|log| log.id == id).expect("the log was begun")
+    }
+
+    /// Offsets that compaction was seen to have taken, and how many of them a pass before had kept.
+    pub(crate) fn compacted(&self) -> (usize, u64) {
+        let of_all = self.logs.iter().map(|log| &log.compactions);
+        of_all.fold((0, 0), |(gone, later), log| (gone + log.gone(), later + log.gone_later))
     }
 
     /// To be called once an append is accepted.
@@ -342,7 +386,11 @@ impl Ledger {
         };
         for (index, operations) in operations.into_iter().enumerate() {
             let id = self.logs[index].id;
-            let start = found.iter().find(|(found, _)| *found == id).map_or(0, |(_, found)| found.start);
+            let found = found.iter().find(|(found, _)| *found == id).map(|(_, found)| found);
+            if let Some(found) = found.filter(|_| self.logs[index].compactions.has_begun()) {
+                self.logs[index].compactions.saw(found, now());
+            }
+            let start = found.map_or(0, |found| found.start);
             let noted = self.ask(id, Operation::Recover { operations, start });
             self.holds(noted);
         }

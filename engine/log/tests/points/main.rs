@@ -9,6 +9,7 @@
 mod block;
 #[path = "../common/mod.rs"]
 mod common;
+mod compaction;
 mod judge;
 mod ledger;
 mod record;

@@ -47,4 +47,8 @@ impl Work {
     pub(crate) fn settled_blocks(seed: u64) -> Work {
         Work { kind: Kind::SettledBlocks, lives: 8, operations: 2, ..Work::everything(seed) }
     }
+
+    pub(crate) fn compaction(seed: u64) -> Work {
+        Work { kind: Kind::Compaction, lives: 4, operations: 30, ..Work::everything(seed) }
+    }
 }

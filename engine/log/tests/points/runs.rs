@@ -5,7 +5,7 @@ use highwater_disk::{FileSystem, ServerProgram};
 use crate::block::{Sample, prove};
 use crate::record::{Recorded, record};
 use crate::walk::{Plan, walk};
-use crate::work::Work;
+use crate::work::{Kind, Work};
 
 /// Not a test: this program serves its strict directories itself, in other processes.
 #[test]
@@ -20,9 +20,17 @@ fn this_program() -> ServerProgram {
 fn proven_at_every_point(work: &Work, subsets: u64, fewest_points: u64) {
     let Some(Recorded { ledger, recording, place: _place }) = record(work, this_program()) else { return };
     assert_eq!(ledger.violation, None);
-    let operations = ledger.operations();
+    let (operations, (gone, gone_later)) = (ledger.operations(), ledger.compacted());
+    let compacts = work.kind != Kind::SettledBlocks;
+    assert!(
+        !compacts || gone > 20 && gone_later > 5,
+        "{gone} compacted away, {gone_later} of them after a pass"
+    );
     let outcome = walk(&recording, ledger, Plan { every: 1, subsets, enough: 5 });
-    println!("{operations} operations, {} points, {} states", outcome.points, outcome.states);
+    println!(
+        "{operations} operations, {gone} records compacted away, {gone_later} of them after a pass, {} points, {} states",
+        outcome.points, outcome.states
+    );
     assert!(outcome.violations.is_empty(), "{:#?}", outcome.violations);
     assert!(outcome.points >= fewest_points, "{} points", outcome.points);
 }
@@ -35,6 +43,11 @@ fn every_point_of_a_short_run_with_everything_is_recovered() {
 #[test]
 fn every_point_of_a_run_with_settled_blocks_is_recovered() {
     proven_at_every_point(&Work::settled_blocks(1), 2, 50);
+}
+
+#[test]
+fn every_point_of_a_run_with_compaction_is_recovered() {
+    proven_at_every_point(&Work::compaction(1), 2, 200);
 }
 
 fn proven(file_system: FileSystem) {
@@ -62,9 +75,8 @@ fn points_of_a_recording_below_btrfs_are_recovered() {
     proven(FileSystem::Btrfs);
 }
 
-/// The lies that skip or misplace a flush, or act before one. Not `DRAIN_BEFORE_DURABLE`, which is seen only when the
-/// write-behind comes to a log in the instant between its flush by a checkpoint and the flush of what followed: a story on the
-/// simulated disk, where instants can be had.
+/// The lies that skip or misplace a flush, or act before one; and one about what a compaction leaves, which shows that the ledger
+/// would see it.
 #[cfg(feature = "mutants")]
 mod lies {
     use highwater_log::mutants::{self, Mutant};
@@ -112,5 +124,12 @@ mod lies {
         skipped_start_of_a_settled_block_is_caught: SKIP_SETTLED_PREFIX by settled_blocks with 6;
         service_before_the_flush_of_recovery_is_caught: SERVE_BEFORE_RECOVERY_FLUSH by settled_blocks with 6;
         replay_before_the_flush_of_the_journal_is_caught: REPLAY_BEFORE_FLUSH by settled_blocks with 10;
+        write_behind_before_the_flush_of_the_journal_is_caught: DRAIN_BEFORE_DURABLE by settled_blocks with 10;
+        swap_before_the_flush_of_the_compacted_segment_is_caught: SWAP_BEFORE_FLUSH by compaction with 1;
+        removal_before_a_compaction_is_decided_is_caught: REMOVE_BEFORE_DECISION by compaction with 10;
+        compacted_segment_named_before_the_removal_of_others_is_caught: NAME_BEFORE_REMOVAL by compaction with 6;
+        the_same_by_a_start_is_caught: FINISH_BEFORE_REMOVAL by compaction with 10;
+        compaction_of_what_a_start_may_replay_is_caught: COMPACT_NAMED_SEGMENT by compaction with 4;
+        tombstone_dropped_by_the_first_pass_is_caught: TOMBSTONE_DROPPED_EARLY by compaction with 1;
     }
 }

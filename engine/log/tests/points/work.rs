@@ -1,11 +1,14 @@
 //! The work that is recorded: several lives of a process on the real driver, on files so small that a short run laps the
-//! journal, rolls, makes checkpoints, settles blocks, truncates, moves starts, retains, deletes and creates topics.
+//! journal, rolls, makes checkpoints, settles blocks, truncates, moves starts, retains, compacts, deletes and creates topics.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use highwater_io::{Io, Runtime, RuntimeConfig};
 #[cfg(feature = "mutants")]
 use highwater_log::mutants::Mutant;
@@ -14,8 +17,9 @@ use highwater_model::batch::ProducerStamp;
 use highwater_model::{LeaderEpoch, Offset, TopicPartition};
 
 use crate::common::{batch_of, options, small_log};
-use crate::judge::{find_all, open_unlocked};
-use crate::ledger::{Ledger, Noted, Operation, value};
+use crate::compaction::{compacted_log, keyed_batch};
+use crate::judge::{find, find_all, open_unlocked};
+use crate::ledger::{Ledger, Noted, Operation, now, value};
 
 /// Written on one thread after the other, never on two at once.
 pub(crate) type SharedLedger = Arc<Mutex<Ledger>>;
@@ -32,6 +36,8 @@ pub(crate) enum Kind {
     /// One log, again and again: a checkpoint settles the block in which it ends, and what follows is written behind into that
     /// block; every other time without a flush, and then the process dies.
     SettledBlocks,
+    /// One log of few keys, compacted again and again; each life but the last ends within a pass.
+    Compaction,
 }
 
 /// What is to be done.
@@ -47,7 +53,7 @@ pub(crate) struct Work {
     pub(crate) mutant: Option<Mutant>,
 }
 
-/// The five partitions, and what each is there for.
+/// The six partitions, and what each is there for.
 const DURABLE: i32 = 0;
 const RETAINED: i32 = 1;
 /// Changes between durable and unflushed acknowledgements.
@@ -55,7 +61,9 @@ const MIXED: i32 = 2;
 const EVERY_FOURTH: i32 = 3;
 /// Is deleted and created again and again.
 const SHORT_LIVED: i32 = 4;
-const PARTITIONS: i32 = 5;
+/// Holds records with keys, of which compaction leaves the last.
+const COMPACTED: i32 = 5;
+const PARTITIONS: i32 = 6;
 
 #[derive(Debug)]
 struct Dice(u64);
@@ -86,7 +94,8 @@ pub(crate) fn run(work: &Work, dir: &Path) -> Ledger {
 async fn live(io: Io, (work, life, dir, ledger): (Work, u32, PathBuf, SharedLedger)) {
     #[cfg(feature = "mutants")]
     let _lying = work.mutant.map(Mutant::enable);
-    let (mut dir, report) = open_unlocked(&io, &dir, options()).await.expect("the directory opens");
+    let data_dir = dir;
+    let (mut dir, report) = open_unlocked(&io, &data_dir, options()).await.expect("the directory opens");
     let seed = dir.split(1, |_, _| 0).await.expect("a new generation").pop().expect("one shard");
     let logs = ShardLogs::start(&io, seed).await.expect("the shard starts");
     if !report.fenced.is_empty() || !report.strays.is_empty() {
@@ -100,17 +109,20 @@ async fn live(io: Io, (work, life, dir, ledger): (Work, u32, PathBuf, SharedLedg
     let partitions = match work.kind {
         Kind::Everything => 0..PARTITIONS,
         Kind::SettledBlocks => MIXED..MIXED + 1,
+        Kind::Compaction => COMPACTED..COMPACTED + 1,
+    };
+    let worker = |partition: i32| {
+        let seed = work.seed << 20 | u64::from(life) << 8 | u64::from(partition.unsigned_abs());
+        let dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        Worker { io: io.clone(), logs: logs.clone(), ledger: Arc::clone(&ledger), partition, dice }
     };
     let workers: Vec<_> = partitions
         .map(|partition| {
-            let seed = work.seed << 20 | u64::from(life) << 8 | u64::from(partition.unsigned_abs());
-            let dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-            let worker =
-                Worker { io: io.clone(), logs: logs.clone(), ledger: Arc::clone(&ledger), partition, dice };
+            let worker = worker(partition);
             let (kind, operations) = (work.kind, work.operations);
             io.spawn(async move {
                 match kind {
-                    Kind::Everything => worker.work(operations).await,
+                    Kind::Everything | Kind::Compaction => worker.work(operations).await,
                     Kind::SettledBlocks => worker.settle_blocks(operations).await,
                 }
             })
@@ -119,6 +131,11 @@ async fn live(io: Io, (work, life, dir, ledger): (Work, u32, PathBuf, SharedLedg
     for worker in workers {
         worker.await;
     }
+    if work.kind != Kind::SettledBlocks {
+        // Now and then before a pass has decided anything.
+        let step = if (work.seed + u64::from(life)) % 4 == 3 { ".cleaned" } else { ".swap" };
+        worker(COMPACTED).compact_until(step, &data_dir).await;
+    }
     if let Some(failure) = logs.failure() {
         lock(&ledger).violate(format!("storage failed on a sound disk: {failure}"));
     }
@@ -126,6 +143,13 @@ async fn live(io: Io, (work, life, dir, ledger): (Work, u32, PathBuf, SharedLedg
         logs.close().await.expect("a clean stop");
         dir.mark_clean().await.expect("a clean stop");
     }
+}
+
+/// A batch of the values that have these numbers.
+fn batch(numbers: &[u32]) -> Bytes {
+    let values: Vec<Vec<u8>> = numbers.iter().map(|number| value(*number)).collect();
+    let slices: Vec<&[u8]> = values.iter().map(Vec::as_slice).collect();
+    batch_of(&slices, ProducerStamp::NONE)
 }
 
 struct Worker {
@@ -138,6 +162,9 @@ struct Worker {
 
 impl Worker {
     async fn work(mut self, operations: u32) {
+        if let Some(log) = self.id().and_then(|id| self.logs.partition(&id)) {
+            log.set_config(self.settings());
+        }
         for number in 0..operations {
             if self.logs.failure().is_some() {
                 return;
@@ -157,6 +184,7 @@ impl Worker {
             let deletes = self.partition == SHORT_LIVED && number % 12 == 11;
             match self.dice.below(40) {
                 _ if deletes => self.delete(&log).await,
+                _ if self.partition == COMPACTED && number % 10 == 9 => self.compact(&log).await,
                 0..=1 => self.truncate(&log).await,
                 2..=3 => self.move_start(&log).await,
                 4..=5 if self.partition == RETAINED => self.retain(&log).await,
@@ -218,6 +246,7 @@ impl Worker {
             RETAINED => LogConfig { retention_bytes: Some(40 << 10), ..small_log() },
             MIXED => LogConfig { flush_messages: u64::MAX, ..small_log() },
             EVERY_FOURTH => LogConfig { flush_messages: 4, ..small_log() },
+            COMPACTED => compacted_log(),
             other => unreachable!("there is no partition {other}"),
         }
     }
@@ -239,8 +268,8 @@ impl Worker {
 
     async fn truncate(&mut self, log: &Partition) {
         let (start, end) = self.ends();
-        // Not below the start, as replication never does.
-        let offset = (end - self.dice.below(6).cast_signed()).max(start);
+        // Not below the start, nor below what was compacted, as replication never does.
+        let offset = (end - self.dice.below(6).cast_signed()).max(start).max(self.least_cut());
         let noted = self.ask(log.id(), Operation::Truncate(offset));
         if log.truncate_to(Offset(offset)).await.is_ok() {
             lock(&self.ledger).durable(noted);
@@ -265,6 +294,54 @@ impl Worker {
         }
     }
 
+    fn least_cut(&self) -> i64 {
+        let ledger = lock(&self.ledger);
+        ledger.current(self.partition).map_or(0, |log| log.compactions.least_cut)
+    }
+
+    /// A pass, if one is due, and everything read before and after.
+    async fn compact(&self, log: &Partition) {
+        self.read(log).await;
+        lock(&self.ledger).ask_for_compaction(log.id());
+        // A failure is found by whoever looks next.
+        let _ = self.logs.compact().await;
+        self.read(log).await;
+    }
+
+    async fn read(&self, log: &Partition) {
+        let since = now();
+        match find(log).await {
+            Ok(found) => lock(&self.ledger).saw(log.id(), &found, since),
+            Err(_) if self.logs.failure().is_some() => {}
+            Err(what) => lock(&self.ledger).violate(format!("{}: {what}", log.id())),
+        }
+    }
+
+    /// Begins a pass, and is back as soon as there is a file with this ending, or none will come.
+    async fn compact_until(mut self, ending: &str, data_dir: &Path) {
+        let Some(log) = self.id().and_then(|id| self.logs.partition(&id)) else { return };
+        // Enough for a segment that rolls, so that there is something to do.
+        for _ in 0..8 {
+            self.append_and_wait(&log).await;
+        }
+        lock(&self.ledger).ask_for_compaction(log.id());
+        let is_over = Rc::new(Cell::new(false));
+        let (logs, over) = (self.logs.clone(), Rc::clone(&is_over));
+        let pass = async move {
+            let _ = logs.compact().await;
+            over.set(true);
+        };
+        self.io.spawn(pass).detach();
+        let dir = data_dir.join(format!("topic-{}", self.partition));
+        while !is_over.get() {
+            let entries = self.io.fs().read_dir(&dir).await.unwrap_or_default();
+            if entries.iter().any(|entry| entry.name.ends_with(ending)) {
+                return;
+            }
+            self.io.sleep(Duration::from_micros(20)).await;
+        }
+    }
+
     async fn append(&mut self, log: &Partition) {
         let Some(acknowledged) = self.accept(log).await else { return };
         if self.dice.below(3) == 0 {
@@ -283,9 +360,7 @@ impl Worker {
     /// Appends a batch and gives what waits for its acknowledgement, and notes that.
     async fn accept(&mut self, log: &Partition) -> Option<impl Future<Output = ()> + use<>> {
         let numbers = lock(&self.ledger).fresh_numbers(1 + self.dice.below(3) as u32);
-        let values: Vec<Vec<u8>> = numbers.iter().map(|number| value(*number)).collect();
-        let slices: Vec<&[u8]> = values.iter().map(Vec::as_slice).collect();
-        let batch = batch_of(&slices, ProducerStamp::NONE);
+        let batch = if self.partition == COMPACTED { keyed_batch(&numbers) } else { batch(&numbers) };
         let epoch: LeaderEpoch = lock(&self.ledger).leader_epoch();
         log.begin_epoch(epoch);
         let is_durable = log.config().is_durable_ack();
