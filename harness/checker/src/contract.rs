@@ -218,6 +218,19 @@ pub struct Contract {
     /// bytes stay. Absent: nothing is ever deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention_bytes: Option<u64>,
+    /// What compaction may take of the records that have a key in the ledger. Absent: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compaction: Option<Compaction>,
+}
+
+/// What compaction may take: a record as soon as a later one of its key is there, and a tombstone, with all that it covers,
+/// once its time has passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compaction {
+    /// `delete.retention.ms`.
+    pub delete_retention: Nanos,
+    /// When the final read was over.
+    pub read_at: Nanos,
 }
 
 impl Contract {
@@ -271,6 +284,7 @@ pub fn promise(setting: &Setting, fault: Option<&Fault>) -> Contract {
         read_then_lost: Permission::when(loss != Loss::Nothing && visible),
         unavailable_at_most: None,
         retention_bytes: None,
+        compaction: None,
     }
 }
 

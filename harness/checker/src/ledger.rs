@@ -11,6 +11,7 @@
 //!   sizes         one number while all values are equally long, else u32 each
 //!   acks          [0..3) at offset 17, acknowledged at t      32 bytes for each acknowledged run
 //!   errors        [3..4) code 7
+//!   keys          none, or one for each, where the log is compacted
 //! ```
 //!
 //! The outcomes of a record and how they may change:
@@ -28,6 +29,7 @@
 use crate::codes::ErrorClass;
 use crate::identity::Identity;
 use crate::units::{Layout, Nanos, Offset, PartitionIndex, ProducerId, RunId};
+use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use thiserror::Error;
 
@@ -210,6 +212,15 @@ enum Sizes {
     Each(Vec<u32>),
 }
 
+/// The key of a record in a log that is compacted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Key {
+    /// Which of the partition's keys.
+    pub number: u32,
+    /// Whether the record has no value, and so says that the key has none.
+    pub is_tombstone: bool,
+}
+
 /// The records of one producer in one partition.
 #[derive(Clone, Debug)]
 pub(crate) struct Lane {
@@ -218,12 +229,38 @@ pub(crate) struct Lane {
     pub(crate) acks: Vec<AckRun>,
     sizes: Sizes,
     errors: Vec<ErrorRun>,
+    /// As long as up to the last record with a key.
+    keys: Vec<Option<Key>>,
 }
 
 impl Lane {
     const fn new() -> Self {
-        let sizes = Sizes::Uniform(0);
-        Self { states: Vec::new(), sent_at: Vec::new(), acks: Vec::new(), sizes, errors: Vec::new() }
+        Self {
+            states: Vec::new(),
+            sent_at: Vec::new(),
+            acks: Vec::new(),
+            sizes: Sizes::Uniform(0),
+            errors: Vec::new(),
+            keys: Vec::new(),
+        }
+    }
+
+    pub(crate) fn key(&self, sequence: u64) -> Option<Key> {
+        self.keys.get(sequence as usize).copied().flatten()
+    }
+
+    /// The records that have a key, by sequence.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = (u64, Key)> {
+        (0..).zip(&self.keys).filter_map(|(sequence, key)| Some((sequence, (*key)?)))
+    }
+
+    /// The highest offset at which a record was acknowledged.
+    pub(crate) fn acked_offset(&self, sequence: u64) -> Option<i64> {
+        let holds = |ack: &&AckRun| {
+            (ack.first_sequence..ack.first_sequence + u64::from(ack.count)).contains(&sequence)
+        };
+        let offset = |ack: &AckRun| ack.base_offset.saturating_add_unsigned(sequence - ack.first_sequence);
+        self.acks.iter().filter(holds).map(offset).max()
     }
 
     pub(crate) fn len(&self) -> u64 {
@@ -298,6 +335,21 @@ impl ProducerLedger {
         lane.push(sent_at, value_len);
         let partition = self.layout.id(partition);
         Identity { run: self.run, producer: self.producer, partition, sequence, sent_at, value_len }
+    }
+
+    /// As [`attempt`](Self::attempt), of a record in a log that is compacted: others of its key supersede it, and it them.
+    pub fn attempt_keyed(
+        &mut self,
+        partition: PartitionIndex,
+        sent_at: Nanos,
+        value_len: u32,
+        key: Key,
+    ) -> Identity {
+        let identity = self.attempt(partition, sent_at, value_len);
+        let keys = &mut self.lanes[partition.get()].keys;
+        keys.resize(identity.sequence as usize, None);
+        keys.push(Some(key));
+        identity
     }
 
     /// Books an acknowledgement: `records` were given consecutive offsets from `base_offset`.

@@ -41,11 +41,11 @@ mod units;
 pub mod verdict;
 
 pub use codes::{AckPoint, ErrorClass};
-pub use contract::{Acks, Contract, Flush, Loss, Permission, Setting, promise};
+pub use contract::{Acks, Compaction, Contract, Flush, Loss, Permission, Setting, promise};
 pub use fault::{Fault, FaultEvent, FaultKind, Scope};
 pub use identity::{DecodeError, Filler, HEADER_LEN, Identity};
 pub use judge::{JudgeError, Trial, judge};
-pub use ledger::{Ledger, LedgerError, ProducerLedger, Sequences};
+pub use ledger::{Key, Ledger, LedgerError, ProducerLedger, Sequences};
 pub use reading::{Isolation, Observation, Observed, Polls, Reader, Reading};
 pub use units::{Layout, Nanos, Offset, PartitionId, PartitionIndex, ProducerId, RunId};
 pub use verdict::{Anomaly, Cells, Finding, Losses, LostRecord, Row, Standing, Verdict};

@@ -205,7 +205,8 @@ pub struct Losses {
     pub records: u64,
     /// Their values' bytes.
     pub bytes: u64,
-    /// Acknowledged records in all, those among them that retention took ([`Self::expired`]) included.
+    /// Acknowledged records in all, those among them that retention ([`Self::expired`]) and compaction
+    /// ([`Self::compacted`]) took included.
     pub of_records: u64,
     /// Their bytes in all.
     pub of_bytes: u64,
@@ -222,6 +223,10 @@ pub struct Losses {
     /// Acknowledged and not lost: below the log start, taken by the retention that the topic is set to.
     #[serde(default)]
     pub expired: u64,
+    /// Acknowledged and not lost: taken by the compaction that the topic is set to, since a later record of the key is
+    /// there, or since a tombstone of it was.
+    #[serde(default)]
+    pub compacted: u64,
     /// Acknowledged, not proven lost, and of no use to anybody: the broker refuses the range that they are in, or does
     /// not serve at all.
     #[serde(default)]
@@ -237,10 +242,11 @@ pub struct Losses {
 }
 
 impl Losses {
-    /// Acknowledged records that could have been lost: those that retention took before anybody looked are no proof.
+    /// Acknowledged records that could have been lost: those that retention or compaction took before anybody looked are no
+    /// proof.
     #[must_use]
     pub const fn at_stake(&self) -> u64 {
-        self.of_records.saturating_sub(self.expired)
+        self.of_records.saturating_sub(self.expired + self.compacted)
     }
 
     /// Lost records over those that could have been; 0 if there were none.
@@ -383,7 +389,7 @@ impl Verdict {
     }
 
     /// Whether the trial can prove anything: a trial in which nothing was acknowledged, or nothing
-    /// of that was left by retention, cannot lose.
+    /// of that was left by retention and compaction, cannot lose.
     #[must_use]
     pub const fn is_vacuous(&self) -> bool {
         self.losses.at_stake() == 0

@@ -218,7 +218,10 @@ fn unmatched(
         }
         return;
     }
-    let permission = Permission::when(case.copy_may_be_lost(acked_at));
+    // Its own second copy supersedes it.
+    let is_compacted = case.contract.duplicates == Permission::Permitted
+        && case.may_be_compacted(partition, (producer, sequence), offset);
+    let permission = Permission::when(is_compacted || case.copy_may_be_lost(acked_at));
     let id = case.ledger.layout.id(partition);
     case.findings.add(Anomaly::InconsistentOffset, permission, || {
         format!("partition {id}: producer {producer} sequence {sequence} acknowledged at offset {offset}, found elsewhere")

@@ -135,6 +135,10 @@ pub(super) fn book(case: &mut Case<'_>, partition: PartitionIndex, joined: &Join
             case.losses.expired += 1;
             continue;
         }
+        if case.may_be_compacted(partition, (missing.producer, missing.sequence), missing.offset) {
+            case.losses.compacted += 1;
+            continue;
+        }
         let fault = case.explanation(missing.acked_at, partition, missing.offset);
         let is_hole = match fault {
             None => missing.offset < log_end,

@@ -7,8 +7,9 @@
 //! 2. the reference reading (the plain final read) marks what was found: phantoms, duplicates, order
 //!    within a producer (`found`);
 //! 3. partition by partition, acknowledged offsets are joined with the reference: what is at its
-//!    offset is kept, the rest is unreadable (`unreadable`), lost, expired (`retention`), reused or
-//!    displaced (`acks`), ordered or not (`order`), and the time without acks is measured (`gap`);
+//!    offset is kept, the rest is unreadable (`unreadable`), lost, expired (`retention`), compacted away
+//!    (`compaction`), reused or displaced (`acks`), ordered or not (`order`), and the time without acks is
+//!    measured (`gap`);
 //! 4. the other final reads and the polls are held against the reference (`readers`), and reported
 //!    offsets against each other (`reported`);
 //! 5. the cells are counted, and must add up (`cells`).
@@ -19,6 +20,7 @@
 
 mod acks;
 mod cells;
+mod compaction;
 mod found;
 mod gap;
 mod lost;
@@ -105,6 +107,7 @@ pub fn judge(trial: Trial, contract: &Contract) -> Result<Verdict, JudgeError> {
     acks::book_after_cut(&mut case);
     found::mark(&mut case, &reference);
     acks::trust_where_nothing_may_be_lost(&mut case);
+    compaction::look(&mut case, &reference);
     unreadable::check_served(&mut case, &reference);
     let mut longest_gap = None;
     for partition in case.ledger.layout.partitions() {
@@ -180,6 +183,8 @@ struct Case<'a> {
     worst: WorstFirst,
     /// When the last ack came, of any partition.
     last_ack_at: Nanos,
+    /// By partition, where logs may be compacted.
+    keys: Vec<compaction::Keys>,
 }
 
 impl<'a> Case<'a> {
@@ -187,7 +192,7 @@ impl<'a> Case<'a> {
         let (findings, losses, worst) = (Findings::default(), Losses::default(), WorstFirst::default());
         let acks = ledger.lanes.iter().flatten().flat_map(|lane| &lane.acks);
         let last_ack_at = acks.map(|ack| ack.acked_at).max().unwrap_or_default();
-        Self { ledger, faults, contract, findings, losses, worst, last_ack_at }
+        Self { ledger, faults, contract, findings, losses, worst, last_ack_at, keys: Vec::new() }
     }
 
     /// The fault that may have taken what was there at `since`: the first that had not ended by then
