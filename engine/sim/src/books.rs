@@ -7,7 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
-use highwater_checker::{ErrorClass, Identity, Nanos, PartitionId, ProducerId, RunId};
+use highwater_checker::{ErrorClass, Identity, Key, Nanos, PartitionId, ProducerId, RunId};
 use highwater_io::MonoTime;
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +24,9 @@ pub enum Event {
         sent_at: Nanos,
         /// Length of its value in bytes.
         value_len: u32,
+        /// Its key, where the topic is compacted.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<Key>,
     },
     /// Records were acknowledged at consecutive offsets.
     Ack {
@@ -155,9 +158,9 @@ impl Books {
     }
 
     /// Books an attempt, and gives the identity that the record carries.
-    pub(crate) fn attempt(&self, lane: Lane, value_len: u32) -> Identity {
+    pub(crate) fn attempt(&self, lane: Lane, value_len: u32, key: Option<Key>) -> Identity {
         let sent_at = self.clock.now();
-        self.events.borrow_mut().push(Event::Attempt { lane, sent_at, value_len });
+        self.events.borrow_mut().push(Event::Attempt { lane, sent_at, value_len, key });
         let mut sequences = self.next_sequence.borrow_mut();
         let next = sequences.entry(lane).or_default();
         let sequence = *next;

@@ -109,6 +109,7 @@ impl Cell {
             careless_topics: false,
             bad_network: false,
             retention: false,
+            compacted: None,
             torn_unit: TornUnit::Sector512,
             flush_us: 500,
             disk: match self.fault {

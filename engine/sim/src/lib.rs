@@ -38,7 +38,7 @@ mod wire;
 
 pub use books::{Event, Lane, Records};
 pub use outcome::{Breach, Culprit, Figures, Outcome};
-pub use scenario::{BrokerSize, Death, Deaths, DiskHonesty, Scenario};
+pub use scenario::{BrokerSize, Compacted, Death, Deaths, DiskHonesty, Scenario};
 pub use trial::is_loss;
 
 use scene::{Scene, Stopped};
@@ -78,6 +78,7 @@ pub fn run(seed: u64, scenario: &Scenario) -> Outcome {
         figures.read = content.partitions.values().map(|read| read.records.len() as u64).sum();
         evidence.verdict()
     });
+    figures.compacted = verdict.as_ref().map_or(0, |verdict| verdict.losses.compacted);
     figures.acked = scene.hand.books.acked.get();
     figures.attempts = scene.hand.books.attempts();
     figures.virtual_ms = scene.world.now().as_nanos() / 1_000_000;

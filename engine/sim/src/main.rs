@@ -57,6 +57,9 @@ struct RunArgs {
     /// Gives the broker two log directories, of which one fails in each life.
     #[arg(long)]
     failing_directory: bool,
+    /// Compacts a topic in every run, not only in those whose seed says so.
+    #[arg(long)]
+    compaction: bool,
     /// Lets the broker lie in this way (builds with the feature `mutants` only).
     #[cfg(feature = "mutants")]
     #[arg(long, value_name = "NAME")]
@@ -139,6 +142,9 @@ fn scenario(args: &RunArgs, seed: u64) -> Scenario {
     let mut scenario = Scenario::seeded(seed);
     if let Some(n) = args.lying_disk {
         scenario.disk = DiskHonesty::LiesOnceIn(n.max(1));
+    }
+    if args.compaction {
+        scenario = scenario.with_compaction(seed);
     }
     if args.failing_directory { scenario.with_failing_directory() } else { scenario }
 }

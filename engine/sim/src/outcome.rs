@@ -100,6 +100,8 @@ pub struct Figures {
     pub directories_failed: u32,
     /// Records that were acknowledged beside one that failed.
     pub acked_beside: u64,
+    /// Acknowledged records that compaction took.
+    pub compacted: u64,
 }
 
 /// What came of a run.

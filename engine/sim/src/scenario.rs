@@ -59,6 +59,33 @@ pub enum BrokerSize {
     Usual,
 }
 
+/// How a topic is compacted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compacted {
+    /// Whether `cleanup.policy` has `delete` beside `compact`.
+    pub deletes_too: bool,
+    /// Keys of each partition.
+    pub keys: u32,
+    /// `delete.retention.ms`.
+    pub delete_retention: Duration,
+    /// `log.cleaner.backoff.ms`: short, so that there are passes within a life.
+    pub backoff: Duration,
+}
+
+impl Compacted {
+    fn seeded(dice: &Dice) -> Self {
+        Compacted {
+            deletes_too: dice.one_in(3),
+            keys: dice.pick(&[2, 8, 30]),
+            delete_retention: Duration::from_millis(dice.pick(&[5, 50, 500, 60_000])),
+            backoff: Duration::from_millis(dice.pick(&[1, 5, 20])),
+        }
+    }
+}
+
+/// What a seed is asked for compaction.
+const COMPACTION: u64 = 10;
+
 /// A run, apart from what its seed decides.
 #[derive(Debug, Clone)]
 pub struct Scenario {
@@ -108,6 +135,8 @@ pub struct Scenario {
     pub bad_network: bool,
     /// Whether retention may discard segments.
     pub retention: bool,
+    /// How the first topic is compacted, if it is: its records have keys then, and some are tombstones.
+    pub compacted: Option<Compacted>,
     /// What a power cut tears.
     pub torn_unit: TornUnit,
     /// Longest usual time of a flush, in microseconds.
@@ -169,6 +198,10 @@ impl Scenario {
             careless_topics: dice.one_in(3),
             bad_network: dice.one_in(2),
             retention: dice.one_in(4),
+            compacted: {
+                let dice = Dice::new(seed, COMPACTION);
+                dice.one_in(3).then(|| Compacted::seeded(&dice))
+            },
             torn_unit: dice.pick(&[
                 TornUnit::Sector512,
                 TornUnit::Sector512,
@@ -186,6 +219,18 @@ impl Scenario {
     #[must_use]
     pub fn with_failing_directory(self) -> Self {
         Scenario { log_dirs: 2, directory_fails: true, ..self }
+    }
+
+    /// The same with a topic that is compacted.
+    #[must_use]
+    pub fn with_compaction(self, seed: u64) -> Self {
+        let dice = Dice::new(seed, COMPACTION);
+        Scenario { compacted: self.compacted.or_else(|| Some(Compacted::seeded(&dice))), ..self }
+    }
+
+    /// How a topic is compacted, if it is.
+    pub(crate) fn compacted_topic(&self, topic: usize) -> Option<Compacted> {
+        self.compacted.filter(|_| topic == 0)
     }
 
     /// The settings that decide what is owed.

@@ -231,8 +231,12 @@ impl Scene {
         for (name, value) in settings {
             config.set(name, &value).expect("the settings are valid");
         }
+        if let Some(compacted) = scenario.compacted {
+            let backoff = compacted.backoff.as_millis().to_string();
+            config.set("log.cleaner.backoff.ms", &backoff).expect("the settings are valid");
+        }
         match self.hand.scenario.size {
-            BrokerSize::Tiny => make_tiny(&mut config),
+            BrokerSize::Tiny => make_tiny(&mut config, scenario.compacted.is_some()),
             // Files of the real size would be filled with zeros for longer than the run takes.
             BrokerSize::Usual => {
                 config.shard.journal_file_bytes = 4 << 20;
@@ -577,9 +581,10 @@ fn log_dir(number: u32) -> String {
     format!("/data-{number}")
 }
 
-fn make_tiny(config: &mut BrokerConfig) {
-    // Smaller than an administrator may set it.
-    config.static_config.insert("log.segment.bytes".to_owned(), (40 << 10).to_string());
+fn make_tiny(config: &mut BrokerConfig, compacts: bool) {
+    // Smaller than an administrator may set it. What is appended to is not compacted, so that segments are smaller yet.
+    let segment_bytes: u32 = if compacts { 16 << 10 } else { 40 << 10 };
+    config.static_config.insert("log.segment.bytes".to_owned(), segment_bytes.to_string());
     config.shard.journal_file_bytes = 128 << 10;
     config.shard.checkpoint_interval_bytes = 96 << 10;
     config.shard.journal_max_files = 3;

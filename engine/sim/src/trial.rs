@@ -1,10 +1,11 @@
 //! From the books and the final read to a verdict: the same checker that judges real brokers.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use highwater_checker::{
-    Anomaly, Contract, ErrorClass, Fault, FaultEvent, FaultKind, Isolation, Layout, Ledger, Loss, Nanos,
-    Observation, Observed, Offset, PartitionId, PartitionIndex, Permission, Polls, ProducerId,
+    Anomaly, Compaction, Contract, ErrorClass, Fault, FaultEvent, FaultKind, Isolation, Layout, Ledger, Loss,
+    Nanos, Observation, Observed, Offset, PartitionId, PartitionIndex, Permission, Polls, ProducerId,
     ProducerLedger, Reader, Reading, RunId, Scope, Sequences, Setting, Trial, Verdict, judge, promise,
 };
 use highwater_io::sim::TornUnit;
@@ -93,8 +94,11 @@ pub(crate) fn ledger(
         };
         let run_of = |records: Records| Sequences { first: records.first, count: records.count };
         let settled = match event {
-            Event::Attempt { sent_at, value_len, .. } => {
-                ledger.attempt(place, sent_at, value_len);
+            Event::Attempt { sent_at, value_len, key, .. } => {
+                match key {
+                    Some(key) => ledger.attempt_keyed(place, sent_at, value_len, key),
+                    None => ledger.attempt(place, sent_at, value_len),
+                };
                 Ok(())
             }
             Event::Ack { records, base_offset, at } => {
@@ -142,7 +146,7 @@ impl Evidence<'_> {
     /// The checker's verdict on all records of the topics that are there.
     pub(crate) fn verdict(&self) -> Verdict {
         let layout = layout(self.promises, self.content);
-        let starts = self.log_starts(&layout);
+        let starts = self.deleted_below(&layout);
         let log_start = |place: PartitionIndex| starts.get(&place.get()).copied().unwrap_or(0);
         let events = self.books.take_events();
         // The last producer is the administrator.
@@ -154,6 +158,11 @@ impl Evidence<'_> {
             // Where the first copy of a record was deleted by request, a second one seems to come late.
             contract.reordering = Permission::Permitted;
         }
+        contract.compaction = self.scenario.compacted.map(|compacted| Compaction {
+            // The broker counts whole milliseconds.
+            delete_retention: nanos(compacted.delete_retention.saturating_sub(Duration::from_millis(1))),
+            read_at: self.content.read_at,
+        });
         let trial = Trial {
             ledger: ledger(self.books.run, &layout, producers, &events, log_start),
             faults: self
@@ -174,10 +183,16 @@ impl Evidence<'_> {
         (self.promises.topics[id.topic as usize].name.clone(), id.partition)
     }
 
-    fn log_starts(&self, layout: &Layout) -> BTreeMap<usize, i64> {
+    /// Below which offset records may have been deleted. Where nothing but requests deletes, a log may still begin behind what
+    /// was asked for: compaction had left nothing of the segments there. It answers for each record of them.
+    fn deleted_below(&self, layout: &Layout) -> BTreeMap<usize, i64> {
         let start = |place: PartitionIndex| {
-            let content = self.content.partitions.get(&self.name(layout, place))?;
-            Some((place.get(), content.log_start))
+            let (name, partition) = self.name(layout, place);
+            let log_start = self.content.partitions.get(&(name, partition))?.log_start;
+            let topic = layout.id(place).topic as usize;
+            let asked = self.promises.trims.get(&(topic, partition)).map_or(0, |trim| trim.asked);
+            let may_expire = self.scenario.retention;
+            Some((place.get(), if may_expire { log_start } else { log_start.min(asked) }))
         };
         layout.partitions().filter_map(start).collect()
     }
@@ -284,7 +299,9 @@ impl Evidence<'_> {
             if content.log_start < trim.acknowledged {
                 breaches.push(Breach::LogStartWentBack(line()));
             }
-            if content.log_start > trim.asked && !self.scenario.retention {
+            let compacted = number.and_then(|number| self.scenario.compacted_topic(number));
+            let drops_emptied = compacted.is_some_and(|compacted| compacted.deletes_too);
+            if content.log_start > trim.asked && !self.scenario.retention && !drops_emptied {
                 breaches.push(Breach::LogStartWentAhead(line()));
             }
         }
@@ -304,6 +321,10 @@ impl Evidence<'_> {
             }
         }
     }
+}
+
+fn nanos(duration: Duration) -> Nanos {
+    Nanos(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
 }
 
 fn event(layout: &Layout, struck: &Struck, kind: FaultKind) -> FaultEvent {

@@ -28,7 +28,7 @@ impl Report {
 }
 
 /// Lies that seeds of the whole broker show. Those that need a death within a flush are shown by the log's own seeds.
-const LIES: [(Mutant, Report, u64); 9] = [
+const LIES: [(Mutant, Report, u64); 11] = [
     (mutants::ACK_BEFORE_WRITE, Report::Of(Anomaly::LostTail), 20),
     (mutants::DROP_FLUSH_SOMETIMES, Report::Of(Anomaly::LostTail), 300),
     (mutants::SKIP_JOURNAL_FLUSH, Report::Refused, 100),
@@ -37,6 +37,8 @@ const LIES: [(Mutant, Report, u64); 9] = [
     (mutants::RETRY_STORED_TWICE, Report::Of(Anomaly::Duplicate), 20),
     (mutants::DUPLICATE_ACKED_AT_ONCE, Report::Of(Anomaly::LostTail), 300),
     (mutants::CHECKPOINT_BEFORE_FLUSH, Report::Refused, 100),
+    (mutants::LAST_OF_KEY_DROPPED, Report::Of(Anomaly::LostHole), 60),
+    (mutants::TOMBSTONE_DROPPED_EARLY, Report::Of(Anomaly::LostHole), 100),
     (mutants::KEEP_CLEAN_MARKER, Report::LooksClean, 40),
 ];
 

@@ -125,7 +125,16 @@ impl Admin {
         let is_careless = scenario.careless_topics && topic >= scenario.partitions.len();
         let flush = if is_careless { Flush::LEFT_TO_SYSTEM } else { scenario.flush };
         let text = |value: Option<u64>| value.map_or(NEVER.to_owned(), |value| value.to_string());
-        vec![("flush.messages".to_owned(), text(flush.messages)), ("flush.ms".to_owned(), text(flush.ms))]
+        let mut settings = vec![("flush.messages", text(flush.messages)), ("flush.ms", text(flush.ms))];
+        if let Some(compacted) = scenario.compacted_topic(topic) {
+            let policy = if compacted.deletes_too { "compact,delete" } else { "compact" };
+            settings.extend([
+                ("cleanup.policy", policy.to_owned()),
+                ("min.cleanable.dirty.ratio", "0.01".to_owned()),
+                ("delete.retention.ms", compacted.delete_retention.as_millis().to_string()),
+            ]);
+        }
+        settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
     async fn begin_passing_topic(&self, connection: &mut Connection) -> Result<(), Gone> {
@@ -207,7 +216,7 @@ impl Admin {
         let mut builder = BatchBuilder::new(Compression::None);
         let mut first = None;
         for _ in 0..count {
-            let identity = self.hand.books.attempt(lane, PASSING_VALUE_BYTES);
+            let identity = self.hand.books.attempt(lane, PASSING_VALUE_BYTES, None);
             first.get_or_insert(identity.sequence);
             let mut value = vec![0; PASSING_VALUE_BYTES as usize];
             identity.encode(&mut value, Filler::INCOMPRESSIBLE).expect("the value has its length");

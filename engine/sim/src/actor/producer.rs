@@ -3,13 +3,14 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use highwater_checker::{ErrorClass, Filler};
+use highwater_checker::{ErrorClass, Filler, Key};
 use highwater_client::producer::{Appended, Delivery, FailureReason, Outcome, ProducerCore, ProducerRecord};
 use highwater_client::{Acks, ClientConfig, HostPort, ProducerConfig, TopicHandle};
 use highwater_io::Io;
 use highwater_model::{PartitionIndex, Timestamp};
 
 use super::drive::{Driven, until};
+use super::reader::IDENTITY_HEADER;
 use super::{Stagehand, steady_topic};
 use crate::books::{Books, Event, Lane, Records};
 use crate::dice::Dice;
@@ -136,12 +137,20 @@ fn send_one(hand: &Stagehand, driven: &Driven<ProducerCore>, lanes: &[(TopicHand
     if driven.core.borrow().available_memory_bytes() < needed_bytes {
         return;
     }
-    let identity = hand.books.attempt(lane, value_len);
+    let key = key(hand, lane, dice);
+    let identity = hand.books.attempt(lane, value_len, key);
     let mut value = vec![0; value_len as usize];
     identity.encode(&mut value, Filler::INCOMPRESSIBLE).expect("the value has its length");
     let timestamp = Timestamp(driven.io.wall_time().as_millis());
+    let key_bytes = key.map(|key| key.number.to_be_bytes());
+    // A tombstone has no value that could tell who it is.
+    let of_tombstone = [(IDENTITY_HEADER, Some(value.as_slice()))];
+    let is_tombstone = key.is_some_and(|key| key.is_tombstone);
     let record = ProducerRecord {
         partition: Some(PartitionIndex(lane.partition.cast_signed())),
+        key: key_bytes.as_ref().map(|bytes| bytes.as_slice()),
+        value: (!is_tombstone).then_some(&value),
+        headers: if is_tombstone { &of_tombstone } else { &[] },
         token: number << SEQUENCE_BITS | identity.sequence,
         ..ProducerRecord::new(topic, timestamp, &value)
     };
@@ -149,6 +158,13 @@ fn send_one(hand: &Stagehand, driven: &Driven<ProducerCore>, lanes: &[(TopicHand
         let records = Records { lane, first: identity.sequence, count: 1 };
         hand.books.outcome(Event::NeverSent { records });
     }
+}
+
+/// The key of the next record, where the topic is compacted.
+fn key(hand: &Stagehand, lane: Lane, dice: &Dice) -> Option<Key> {
+    let compacted = hand.scenario.compacted_topic(lane.topic as usize)?;
+    let number = u32::try_from(dice.below(compacted.keys.into())).expect("few keys");
+    Some(Key { number, is_tombstone: dice.one_in(6) })
 }
 
 /// Books the outcome of a batch, in runs of consecutive sequences.

@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use highwater_checker::Identity;
+use highwater_checker::{Identity, Nanos};
 use highwater_client::IsolationLevel;
 use highwater_client::admin::{
     ConfigResource, DescribeCluster, DescribeConfigs, ListOffsets, OffsetSpec, Target,
@@ -15,7 +15,7 @@ use highwater_io::Io;
 use highwater_model::PartitionIndex;
 use highwater_model::batch::{self, BATCH_HEADER_BYTES};
 use highwater_model::compression::Compression;
-use highwater_model::record;
+use highwater_model::record::{self, RecordView};
 use highwater_protocol::ErrorCode;
 use highwater_protocol::messages::FetchRequest;
 use highwater_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
@@ -31,6 +31,9 @@ const MAX_WAIT_MS: i32 = 20;
 const MAX_BATCH_BYTES: usize = 4 << 20;
 /// So many fetches in a row without a new record, although the broker says that there are more.
 const MAX_EMPTY_FETCHES: u32 = 50;
+
+/// The header in which a tombstone carries what is the value of any other record.
+pub(super) const IDENTITY_HEADER: &str = "identity";
 
 /// What a partition holds.
 #[derive(Debug, Clone, Default)]
@@ -50,6 +53,8 @@ pub(crate) struct Content {
     pub(crate) partitions: BTreeMap<(String, u32), PartitionContent>,
     /// Settings in effect, by topic name and setting.
     pub(crate) settings: BTreeMap<(String, String), String>,
+    /// When the last record was read.
+    pub(crate) read_at: Nanos,
 }
 
 /// Why there is no final read.
@@ -101,6 +106,7 @@ async fn read(io: &Io, hand: &Stagehand) -> Result<Content, ReadError> {
         let values = entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?)));
         content.settings.extend(values.map(|(name, value)| ((topic.clone(), name), value)));
     }
+    content.read_at = hand.books.clock.now();
     Ok(content)
 }
 
@@ -229,8 +235,17 @@ pub(super) fn values(bytes: &[u8], mut show: impl FnMut(i64, &[u8])) -> Option<i
             continue;
         };
         for record in record::records(&payload).map_while(Result::ok) {
-            show(header.base_offset.0 + i64::from(record.offset_delta), record.value.unwrap_or_default());
+            show(header.base_offset.0 + i64::from(record.offset_delta), identity_of(&record));
         }
     }
     end
+}
+
+/// The bytes that say who a record is.
+fn identity_of<'a>(record: &RecordView<'a>) -> &'a [u8] {
+    let header = || {
+        let mut headers = record.headers().map_while(Result::ok);
+        headers.find(|(name, _)| *name == IDENTITY_HEADER.as_bytes())?.1
+    };
+    record.value.or_else(header).unwrap_or_default()
 }
