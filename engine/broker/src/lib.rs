@@ -24,7 +24,6 @@
 //! any decision about the cluster that is not a pure function of its image.
 
 mod broker;
-mod concurrent;
 pub mod config;
 mod connection;
 mod controller;

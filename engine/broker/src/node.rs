@@ -31,11 +31,10 @@ use std::time::Duration;
 use highwater_cluster::{Broker, METADATA_PARTITION, MetadataImage, Record, lifecycle};
 use highwater_io::mailbox::{self, Reply, ReplySender};
 use highwater_io::net::TcpListener;
-use highwater_io::{FileOp, Io, MonoTime, TimedOut};
+use highwater_io::{FileOp, Io, MonoTime, TimedOut, concurrent};
 use highwater_log::{DataDir, OpenError, RecoveryReport, ShardLogs, ShardSeed, StorageFailure};
 use highwater_model::Timestamp;
 
-use crate::concurrent;
 use crate::config::{BrokerConfig, ConfigError, HostPort};
 use crate::controller::Controller;
 use crate::counters::{Metrics, ShardCounters};

@@ -15,14 +15,13 @@ use highwater_cluster::config::effective::ConfigView;
 use highwater_cluster::{
     LogDir as RegisteredDir, METADATA_PARTITION, MetadataImage, Record, directories, lifecycle,
 };
-use highwater_io::Io;
 use highwater_io::fs::FileId;
+use highwater_io::{Io, concurrent};
 use highwater_log::{
     DataDir, FoundPartition, LogConfig, MetadataPlace, OpenError, OpenOptions, RecoveryReport, ShardSeed,
 };
 use highwater_model::{DirectoryId, NO_PARTITION_LEADER_EPOCH, ProducerId, TopicPartition};
 
-use crate::concurrent;
 use crate::config::{BrokerConfig, log_config};
 use crate::log_dirs::{LogDir, LogDirs};
 use crate::node::{BrokerError, data_dir_error};

@@ -31,6 +31,7 @@
 
 mod block;
 pub mod buf;
+pub mod concurrent;
 mod error;
 mod exec;
 pub mod fs;

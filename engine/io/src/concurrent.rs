@@ -1,12 +1,12 @@
-//! Does many pieces of work at once, up to a limit.
+//! Many pieces of work at once, up to a limit, on one shard.
 
 use std::future::Future;
 
-use highwater_io::Io;
-use highwater_io::sync::Semaphore;
+use crate::runtime::Io;
+use crate::sync::Semaphore;
 
 /// Awaits every piece of `work`, at most `limit` at a time, and gives the results in order.
-pub(crate) async fn all<T: 'static, F: Future<Output = T> + 'static>(
+pub async fn all<T: 'static, F: Future<Output = T> + 'static>(
     io: &Io,
     limit: usize,
     work: impl IntoIterator<Item = F>,
