@@ -18,7 +18,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use highwater_io::{FileError, Io, IoBuf, fs};
+use highwater_io::{FileError, Io, IoBuf, concurrent, fs};
 use highwater_model::{BrokerId, DirectoryId, LeaderEpoch, Offset, ProducerId, TopicId, TopicPartition};
 
 use crate::checkpoint;
@@ -51,6 +51,9 @@ const METADATA_BYTES: usize = 4096;
 
 /// More shards than any machine has.
 const MAX_JOURNALS: usize = 1 << 16;
+
+/// Journals that are begun, or removed, at the same time.
+const JOURNALS_AT_ONCE: usize = 16;
 
 /// How to open a data directory.
 #[derive(Debug, Clone, Default)]
@@ -174,7 +177,8 @@ pub struct DataDir {
     path: PathBuf,
     options: OpenOptions,
     meta: MetaProperties,
-    is_fresh: bool,
+    /// What `meta.properties` says, if there is one.
+    meta_on_disk: Option<MetaProperties>,
     partitions: Vec<PartitionSeed>,
     /// Generations that the next switch makes superfluous.
     old_generations: Vec<PathBuf>,
@@ -195,6 +199,15 @@ impl DataDir {
     pub async fn identify(io: &Io, path: &Path) -> Result<Option<Identity>, OpenError> {
         let meta = read_meta(io, path).await?;
         Ok(meta.map(|meta| Identity { cluster_id: meta.cluster_id, directory_id: meta.directory_id }))
+    }
+
+    /// What would be refused about the directory at `path` before anything is done there.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn check(io: &Io, path: &Path, options: &OpenOptions) -> Result<(), OpenError> {
+        let found = read_meta(io, path).await?;
+        check_meta(io, path, options, found).map(drop)
     }
 
     /// Opens `path`, creating it if it is missing: takes the lock, recovers, lists the partitions.
@@ -220,6 +233,7 @@ impl DataDir {
     ) -> Result<(DataDir, RecoveryReport), OpenError> {
         let was_clean = take_clean_marker(io, path).await?;
         let found = read_meta(io, path).await?;
+        let meta_on_disk = found.clone();
         let is_fresh = found.is_none();
         let meta = check_meta(io, path, &options, found)?;
         let current = current_generation(io, path).await?;
@@ -251,7 +265,7 @@ impl DataDir {
             path: path.to_owned(),
             options,
             meta,
-            is_fresh,
+            meta_on_disk,
             partitions,
             old_generations,
             _lock: lock,
@@ -280,7 +294,7 @@ impl DataDir {
     /// Whether nobody has used it before.
     #[must_use]
     pub fn is_fresh(&self) -> bool {
-        self.is_fresh
+        self.meta_on_disk.is_none()
     }
 
     /// Partitions that were found, until [`split`](Self::split) gives them away.
@@ -325,20 +339,32 @@ impl DataDir {
             let shard = assign(&partition.state.id, &partition.state.topic_name);
             seeds[shard % shards.max(1)].partitions.push(partition);
         }
+        // One after the other, since each finds the directories above that the first has made.
         for seed in &seeds {
             self.io.fs().create_dir_all_durable(&seed.journal_dir).await?;
+        }
+        let work = seeds.iter().map(|seed| {
             let mut body = Vec::new();
             seed.partitions.iter().for_each(|partition| partition.state.encode(&mut body));
             let bytes = checkpoint::encode(generation, 0, &JournalPlace::default(), &body);
-            files::create_first(&self.io, &seed.journal_dir, generation).await?;
-            checkpoint::create_slots(&self.io, &seed.journal_dir, bytes).await?;
-        }
+            let (io, dir) = (self.io.clone(), seed.journal_dir.clone());
+            async move {
+                files::create_first(&io, &dir, generation).await?;
+                checkpoint::create_slots(&io, &dir, bytes).await
+            }
+        });
+        let begun = concurrent::all(&self.io, JOURNALS_AT_ONCE, work).await;
+        begun.into_iter().collect::<Result<(), FileError>>()?;
         let current = journal_root.join(CURRENT_FILE);
         let content = format!("{} {}\n", hex(&generation), seeds.len());
         self.io.fs().replace_file_durable(current, content.into()).await?;
         // Only now may meta.properties say that there is a journal: the other way round, a crash in between would look
         // like a journal that got lost.
-        write_meta(&self.io, &self.path, &self.meta).await?;
+        // What a killed process wrote there was flushed before it had its name, and recovery flushed the name.
+        let is_said = self.meta_on_disk.as_ref().is_some_and(|said| said.has_journal && *said == self.meta);
+        if !is_said {
+            write_meta(&self.io, &self.path, &self.meta).await?;
+        }
         for old in std::mem::take(&mut self.old_generations) {
             remove_generation(&self.io, &old).await?;
         }
@@ -595,15 +621,19 @@ async fn generations(io: &Io, path: &Path) -> Result<Vec<PathBuf>, OpenError> {
 }
 
 pub(crate) async fn remove_generation(io: &Io, dir: &Path) -> Result<(), FileError> {
-    let fs = io.fs();
-    for shard in fs.read_dir(dir).await? {
-        let shard = dir.join(&shard.name);
-        for file in fs.read_dir(&shard).await? {
-            fs.remove_file(shard.join(&file.name)).await?;
+    let shards = io.fs().read_dir(dir).await?;
+    let work = shards.into_iter().map(|shard| {
+        let (io, shard) = (io.clone(), dir.join(&shard.name));
+        async move {
+            for file in io.fs().read_dir(&shard).await? {
+                io.fs().remove_file(shard.join(&file.name)).await?;
+            }
+            io.fs().remove_dir(&shard).await
         }
-        fs.remove_dir(&shard).await?;
-    }
-    fs.remove_dir(dir).await
+    });
+    let removed = concurrent::all(io, JOURNALS_AT_ONCE, work).await;
+    removed.into_iter().collect::<Result<(), FileError>>()?;
+    io.fs().remove_dir(dir).await
 }
 
 /// Removes a partition's directory that nothing refers to any more. Need not be durable: a rest is found at the next

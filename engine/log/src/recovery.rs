@@ -13,12 +13,15 @@
 mod flush;
 mod kafka;
 mod replay;
+mod turns;
+mod writes;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
-use highwater_io::{Io, IoBuf, fs};
+use highwater_io::{BufPool, Io, IoBuf, concurrent, fs};
 use highwater_model::Offset;
 
 use crate::checkpoint;
@@ -28,16 +31,21 @@ use crate::dir::{
     remove_generation,
 };
 use crate::error::OpenError;
+use crate::journal::read_ahead::chunk_pool;
 use crate::journal::scan::{Access, Ending, Gap, JournalReader, Next};
 use crate::kafka_files::{INDEX_SUFFIX, LOG_SUFFIX, TIME_INDEX_SUFFIX, base_offset_of, segment_path};
 use crate::partition::state::PartitionState;
 use crate::recovery::replay::Replay;
+use crate::recovery::turns::InTurn;
 
 pub(crate) use kafka::import_kafka;
 pub(crate) use replay::Inspected;
 
 /// Linux's number for an input/output error.
 pub(crate) const EIO: i32 = 5;
+
+/// Journals that are read at the same time: what each waits for, the others do not.
+const JOURNALS_AT_ONCE: usize = 4;
 
 /// Recovers every journal of `generation`.
 pub(crate) async fn recover(
@@ -62,7 +70,7 @@ pub(crate) async fn recover(
     }
     let mut replay = Replay::new(io, path, options, found, Access::Recover);
     replay.set_listings(listings);
-    let damaged = replay_journals(io, generation, &mut replay, report).await?;
+    let (mut replay, damaged) = replay_journals(io, generation, replay, report).await?;
     replay.fence_unfounded().await?;
     let held_back = replay.held_back();
     let mut seeds = replay.finish(report).await?;
@@ -85,28 +93,47 @@ pub(crate) async fn inspect(
     if let Some(path) = generation.missing_dir(io).await? {
         return Err(missing(path));
     }
-    let mut replay = Replay::new(io, path, &OpenOptions::default(), found, Access::Inspect);
-    replay_journals(io, generation, &mut replay, report).await?;
+    let replay = Replay::new(io, path, &OpenOptions::default(), found, Access::Inspect);
+    let (mut replay, _) = replay_journals(io, generation, replay, report).await?;
     replay.fence_unfounded().await?;
     replay.inspect(report).await
 }
 
-/// Applies every journal; tells whether rot was found in one.
+/// Applies every journal, several at a time, since each has partitions of its own; tells whether rot was found in one.
 async fn replay_journals(
     io: &Io,
     generation: &Generation,
-    replay: &mut Replay,
+    replay: Replay,
     report: &mut RecoveryReport,
-) -> Result<bool, OpenError> {
+) -> Result<(Replay, bool), OpenError> {
+    let ending = if report.was_clean { Ending::Clean } else { Ending::Unknown };
+    let entries = io.fs().read_dir(&generation.dir).await?;
+    let dirs = entries.into_iter().filter(|entry| entry.kind == fs::FileKind::Directory);
+    let access = replay.access();
+    let (replay, pool) = (Rc::new(InTurn::new(replay)), chunk_pool());
+    let work = dirs.map(|entry| {
+        let journal = JournalDir {
+            io: io.clone(),
+            pool: pool.clone(),
+            path: generation.dir.join(&entry.name),
+            generation: generation.id,
+            access,
+            ending,
+        };
+        let replay = Rc::clone(&replay);
+        async move { recover_journal(&journal, &replay).await }
+    });
     let mut damaged = false;
-    for entry in io.fs().read_dir(&generation.dir).await? {
-        let dir = generation.dir.join(&entry.name);
-        if entry.kind == fs::FileKind::Directory {
-            report.journals += 1;
-            damaged |= recover_journal(io, &dir, generation, replay, report).await?;
-        }
+    for recovered in concurrent::all(io, JOURNALS_AT_ONCE, work).await {
+        let recovered = recovered?;
+        damaged |= recovered.damaged;
+        report.journals += 1;
+        report.groups_replayed += recovered.groups_replayed;
+        report.bytes_replayed += recovered.bytes_replayed;
+        report.bytes_cut += recovered.bytes_cut;
     }
-    Ok(damaged)
+    let replay = Rc::into_inner(replay).expect("every journal is through");
+    Ok((replay.into_inner(), damaged))
 }
 
 fn missing(path: PathBuf) -> OpenError {
@@ -117,15 +144,30 @@ fn missing(path: PathBuf) -> OpenError {
     }
 }
 
-/// Applies one journal; tells whether rot was found in it.
-async fn recover_journal(
-    io: &Io,
-    dir: &Path,
-    generation: &Generation,
-    replay: &mut Replay,
-    report: &mut RecoveryReport,
-) -> Result<bool, OpenError> {
-    let Some(checkpoint) = checkpoint::read_newest(io, dir, replay.access()).await? else {
+/// One journal, and how it is read.
+struct JournalDir {
+    io: Io,
+    pool: BufPool,
+    path: PathBuf,
+    generation: [u8; 16],
+    access: Access,
+    ending: Ending,
+}
+
+/// What applying one journal came to.
+#[derive(Default)]
+struct Recovered {
+    groups_replayed: u64,
+    bytes_replayed: u64,
+    bytes_cut: u64,
+    /// Whether rot was found in it.
+    damaged: bool,
+}
+
+/// Applies one journal.
+async fn recover_journal(journal: &JournalDir, replay: &InTurn<Replay>) -> Result<Recovered, OpenError> {
+    let JournalDir { io, pool, path: dir, generation, access, ending } = journal;
+    let Some(checkpoint) = checkpoint::read_newest(io, dir, *access).await? else {
         return Err(OpenError::Damaged {
             path: dir.join("checkpoint-0"),
             position_bytes: 0,
@@ -134,11 +176,9 @@ async fn recover_journal(
                 .to_owned(),
         });
     };
-    let mut journal = replay.begin_journal(checkpoint.partitions);
-    let ending = if report.was_clean { Ending::Clean } else { Ending::Unknown };
+    let mut partitions = replay.take().await.begin_journal(checkpoint.partitions);
     let place = &checkpoint.place;
-    let access = replay.access();
-    let mut reader = JournalReader::open(io, dir, generation.id, place, access, ending).await?;
+    let mut reader = JournalReader::open(io, pool, dir, *generation, place, *access, *ending).await?;
     match reader.gap() {
         Some(Gap::Missing(path)) => return Err(missing(path.clone())),
         Some(Gap::Cut { path, len_bytes }) => {
@@ -152,32 +192,30 @@ async fn recover_journal(
         }
         None => {}
     }
-    let mut damaged = false;
+    let mut recovered = Recovered::default();
     loop {
         match reader.next().await? {
             Next::Group(group) => {
-                report.groups_replayed += 1;
-                report.bytes_replayed += group.size_bytes;
-                for (entry, payload) in group.entries {
-                    replay.apply(&mut journal, &entry, payload).await?;
-                }
+                recovered.groups_replayed += 1;
+                recovered.bytes_replayed += group.size_bytes;
+                replay.take().await.apply_group(&mut partitions, group).await?;
             }
             Next::Rotten { sequence, entries } => {
-                damaged = true;
+                recovered.damaged = true;
                 let reason =
                     format!("journal {} is damaged at group {sequence}, which was durable", dir.display());
                 tracing::error!("{reason}");
-                replay.fence(&journal, entries.as_deref(), &reason);
+                replay.take().await.fence(&partitions, entries.as_deref(), &reason);
             }
             Next::Unknown { path } => {
-                damaged = true;
+                recovered.damaged = true;
                 let reason = format!("{}: the header of this journal file is damaged", path.display());
                 tracing::error!("{reason}");
-                replay.fence(&journal, None, &reason);
+                replay.take().await.fence(&partitions, None, &reason);
             }
             Next::End { cut_bytes } => {
-                report.bytes_cut += cut_bytes;
-                return Ok(damaged);
+                recovered.bytes_cut += cut_bytes;
+                return Ok(recovered);
             }
         }
     }

@@ -25,6 +25,7 @@ use crate::compaction::swap::{Replaced, is_unfinished};
 use crate::dir::{self, Generation};
 use crate::error::OpenError;
 use crate::journal::format::{Change, Entry};
+use crate::journal::read_ahead::chunk_pool;
 use crate::journal::scan::{Access, Ending, Gap, JournalReader, Next};
 use crate::kafka_files::{
     EPOCH_CHECKPOINT, LOG_SUFFIX, PARTITION_METADATA, SNAPSHOT_SUFFIX, base_offset_of, parse_epochs,
@@ -271,7 +272,8 @@ impl<P: FnMut(Progress)> Check<'_, P> {
         let mut found = JournalFound { path: dir.to_owned(), ..JournalFound::default() };
         let (place, access) = (&checkpoint.place, Access::Inspect);
         let mut reader =
-            JournalReader::open(self.io, dir, generation.id, place, access, Ending::Unknown).await?;
+            JournalReader::open(self.io, &chunk_pool(), dir, generation.id, place, access, Ending::Unknown)
+                .await?;
         match reader.gap() {
             Some(Gap::Missing(path)) => {
                 self.problem(path, None, "missing, and with it records that were acknowledged");

@@ -4,7 +4,7 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::scene::{End, Scene};
@@ -401,8 +401,12 @@ fn missing_segment_that_the_journal_goes_on_with_fences_its_partition() {
         let name = Path::new(&path).file_stem().expect("has one").to_string_lossy().into_owned();
         let first_missing: i64 = name.parse().expect("a base offset");
         assert!((1..60).contains(&first_missing), "{before:?}");
-        let gone = path.clone();
-        scene.live_and(End::Kill, |io| async move { io.fs().remove_file(gone).await.expect("is there") });
+        let gone = PathBuf::from(&path);
+        scene.live_and(End::Kill, |io| async move {
+            io.fs().remove_file(&gone).await.expect("is there");
+            // A power cut brings it back otherwise.
+            io.fs().sync_dir(gone.parent().expect("has one")).await.expect("the disk is sound");
+        });
         let found = scene.live_and(End::Kill, |io| async move { problems(&io).await });
         assert!(found.contains(&format!("segment {first_missing} is missing")), "{found}");
         let events = scene.disk().events();

@@ -9,11 +9,12 @@
 //! Only after a clean stop is there nothing to search for. So a journal is read at most twice, forwards, in large reads.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use bytes::Bytes;
-use highwater_io::{FileError, Io, fs};
+use highwater_io::{BufPool, FileError, Io, concurrent, fs};
 
 use crate::journal::JournalPlace;
 use crate::journal::files::lock_for_writing;
@@ -21,12 +22,15 @@ use crate::journal::format::{
     Change, Entry, FILE_HEADER_BYTES, FileHeader, GROUP_HEADER_BYTES, GroupHeader, MIN_ALIGNMENT,
     entries_checksum,
 };
-use crate::journal::read_ahead::{CHUNK_BYTES, ReadAhead, read_or_nothing};
+use crate::journal::read_ahead::{CHUNK_BYTES, ReadAhead, Stretch, read_or_nothing};
 use crate::mutants;
 use crate::partition::append::entry_crc;
 
 /// Bytes that are searched at a time.
 const SEARCH_BYTES: usize = CHUNK_BYTES as usize;
+
+/// Files that are opened, and flushed, at the same time.
+const OPENED_AT_ONCE: usize = 16;
 
 /// Bytes between places at which a group may begin.
 const BLOCK_BYTES: usize = MIN_ALIGNMENT as usize;
@@ -41,7 +45,7 @@ struct ScannedFile {
 
 /// A whole group.
 pub(crate) struct WholeGroup {
-    /// Each entry with its payload, which is empty for most kinds.
+    /// Each entry with its payload, which is empty for most kinds, and keeps the memory that the group was read into.
     pub(crate) entries: Vec<(Entry, Bytes)>,
     pub(crate) size_bytes: u64,
 }
@@ -115,6 +119,8 @@ struct Later {
 /// Reads the groups of one journal after a checkpoint.
 pub(crate) struct JournalReader {
     io: Io,
+    /// Memory for what is read.
+    pool: BufPool,
     files: Vec<ScannedFile>,
     ending: Ending,
     /// Index of the file in which the next group is looked for.
@@ -134,9 +140,11 @@ pub(crate) struct JournalReader {
 }
 
 impl JournalReader {
-    /// Opens the journal files of `generation` in `dir`, waits for a dead process's writes, and stands at `place`.
+    /// Opens the journal files of `generation` in `dir`, waits for a dead process's writes, and stands at `place`. Reads into
+    /// memory of `pool` ([`chunk_pool`](crate::journal::read_ahead::chunk_pool)).
     pub(crate) async fn open(
         io: &Io,
+        pool: &BufPool,
         dir: &Path,
         generation: [u8; 16],
         place: &JournalPlace,
@@ -149,13 +157,14 @@ impl JournalReader {
         let (mut gap, mut unknown) = (None, None);
         if ending == Ending::Unknown {
             gap = find_gap(dir, &files, &headless, &slots, place);
-            unknown = find_unknown(io, headless, place).await?;
+            unknown = find_unknown(io, pool, headless, place).await?;
         }
         // The place's own file may be in use again: then the next group begins the file after it.
         let is_there = files.first().is_some_and(|file| file.header.file_number == place.file_number);
         let position_bytes = if is_there { place.position_bytes } else { FILE_HEADER_BYTES };
         Ok(JournalReader {
             io: io.clone(),
+            pool: pool.clone(),
             files,
             ending,
             at_file: 0,
@@ -281,25 +290,27 @@ impl JournalReader {
         Ok(())
     }
 
-    /// Headers of groups after `sequence`, in order of place, from where we stand.
-    async fn search(&self, sequence: u64) -> Result<Vec<Later>, FileError> {
+    /// Headers of groups after `sequence`, in order of place, from where we stand. What was read ahead is not read again.
+    async fn search(&mut self, sequence: u64) -> Result<Vec<Later>, FileError> {
         let mut found = Vec::new();
+        let mut ahead = [self.here.take(), self.there.take()].into_iter();
         for (index, scanned) in self.files.iter().enumerate().skip(self.at_file) {
             let mut position = if index == self.at_file { self.position_bytes } else { FILE_HEADER_BYTES };
-            let mut reading = scanned.read_from(&self.io, position);
+            let ahead = ahead.next().flatten();
+            let mut reading = ahead.unwrap_or_else(|| scanned.read_from(&self.io, &self.pool, position));
             while position < scanned.len_bytes {
-                let window = reading.bytes(position, SEARCH_BYTES).await?;
-                if window.is_empty() {
+                let window = reading.stretch(position, SEARCH_BYTES).await?;
+                if window.len() == 0 {
                     break;
                 }
-                for (at, block) in (position..).step_by(BLOCK_BYTES).zip(window.chunks(BLOCK_BYTES)) {
-                    let header = GroupHeader::decode(block, scanned.header.incarnation, at);
+                for block in window.pieces().iter().flat_map(|piece| piece.chunks(BLOCK_BYTES)) {
+                    let header = GroupHeader::decode(block, scanned.header.incarnation, position);
                     if let Some((header, _)) = header.filter(|(header, _)| header.sequence > sequence) {
-                        let proven_through = header.durable_through;
-                        found.push(Later { file: index, position_bytes: at, header, proven_through });
+                        let (position_bytes, proven_through) = (position, header.durable_through);
+                        found.push(Later { file: index, position_bytes, header, proven_through });
                     }
+                    position += BLOCK_BYTES as u64;
                 }
-                position += (window.len() as u64).next_multiple_of(MIN_ALIGNMENT);
             }
         }
         let mut proven_through = 0;
@@ -313,21 +324,22 @@ impl JournalReader {
     async fn look_here(&mut self) -> Result<Found, FileError> {
         let Some(scanned) = self.files.get(self.at_file) else { return Ok(Found::Nothing) };
         let position = self.position_bytes;
-        let reading = self.here.get_or_insert_with(|| scanned.read_from(&self.io, position));
+        let reading = self.here.get_or_insert_with(|| scanned.read_from(&self.io, &self.pool, position));
         scanned.group_at(reading, position).await
     }
 
     /// The first group of the next file.
     async fn look_there(&mut self) -> Result<Found, FileError> {
         let Some(scanned) = self.files.get(self.at_file + 1) else { return Ok(Found::Nothing) };
-        let reading = self.there.get_or_insert_with(|| scanned.read_from(&self.io, FILE_HEADER_BYTES));
+        let reading =
+            self.there.get_or_insert_with(|| scanned.read_from(&self.io, &self.pool, FILE_HEADER_BYTES));
         scanned.group_at(reading, FILE_HEADER_BYTES).await
     }
 }
 
 impl ScannedFile {
-    fn read_from(&self, io: &Io, position_bytes: u64) -> ReadAhead {
-        ReadAhead::new(io, Rc::clone(&self.file), position_bytes, self.len_bytes)
+    fn read_from(&self, io: &Io, pool: &BufPool, position_bytes: u64) -> ReadAhead {
+        ReadAhead::new(io, pool, Rc::clone(&self.file), position_bytes, self.len_bytes)
     }
 
     async fn group_at(&self, reading: &mut ReadAhead, position_bytes: u64) -> Result<Found, FileError> {
@@ -346,19 +358,17 @@ impl ScannedFile {
             return Ok(unreadable);
         }
         let len = usize::try_from(content_bytes).expect("below the file's length");
-        let bytes = reading.bytes(position_bytes, len).await?;
-        if bytes.len() < len {
+        let group = reading.stretch(position_bytes, len).await?;
+        if group.len() < len {
             return Ok(unreadable);
         }
         let payload_end = GROUP_HEADER_BYTES + header.payload_bytes as usize;
-        let list = &bytes[payload_end..];
-        let entries = (entries_checksum(incarnation, list) == header.entries_checksum)
-            .then(|| Entry::decode_list(list, header.entry_count))
+        let list = group.slice(payload_end..len);
+        let entries = (entries_checksum(incarnation, &list) == header.entries_checksum)
+            .then(|| Entry::decode_list(&list, header.entry_count))
             .flatten();
         let Some(entries) = entries else { return Ok(unreadable) };
-        // A copy: what is kept of a group must not keep all that was read with it.
-        let payload = Bytes::copy_from_slice(&bytes[GROUP_HEADER_BYTES..payload_end]);
-        match split_payload(&entries, &payload) {
+        match split_payload(&entries, &group, GROUP_HEADER_BYTES..payload_end) {
             Some(entries) => Ok(Found::Whole { header, checksum, group: WholeGroup { entries, size_bytes } }),
             None => Ok(Found::Damaged { header, checksum, entries: Some(entries) }),
         }
@@ -383,21 +393,27 @@ struct Headless {
 }
 
 async fn list(io: &Io, dir: &Path, generation: [u8; 16], access: Access) -> Result<Listing, FileError> {
+    let entries = io.fs().read_dir(dir).await?;
+    let files = entries.iter().filter_map(|entry| {
+        let slot: usize = entry.name.strip_prefix("journal-")?.parse().ok()?;
+        let (io, path) = (io.clone(), dir.join(&entry.name));
+        Some(async move {
+            let file = Rc::new(open_file(&io, &path, access).await?);
+            let len_bytes = file.len().await?;
+            let head = read_or_nothing(&file, 0, FILE_HEADER_BYTES as usize).await?.unwrap_or_default();
+            Ok((head, Headless { path, slot, file, len_bytes }))
+        })
+    });
     let mut listing = Listing::default();
-    for entry in io.fs().read_dir(dir).await? {
-        let Some(slot) = entry.name.strip_prefix("journal-").and_then(|slot| slot.parse().ok()) else {
-            continue;
-        };
-        let path = dir.join(&entry.name);
-        let file = Rc::new(open_file(io, &path, access).await?);
-        let len_bytes = file.len().await?;
-        let head = read_or_nothing(&file, 0, FILE_HEADER_BYTES as usize).await?.unwrap_or_default();
-        listing.slots.insert(slot);
+    for opened in concurrent::all(io, OPENED_AT_ONCE, files).await {
+        let (head, found) = opened?;
+        listing.slots.insert(found.slot);
         match FileHeader::decode(&head) {
             Some(header) if header.generation == generation => {
+                let Headless { path, file, len_bytes, .. } = found;
                 listing.files.push(ScannedFile { path, file, header, len_bytes });
             }
-            _ => listing.headless.push(Headless { path, slot, file, len_bytes }),
+            _ => listing.headless.push(found),
         }
     }
     Ok(listing)
@@ -434,12 +450,13 @@ fn find_gap(
 /// The first file without a header that holds what looks like a group after the checkpoint.
 async fn find_unknown(
     io: &Io,
+    pool: &BufPool,
     headless: Vec<Headless>,
     place: &JournalPlace,
 ) -> Result<Option<PathBuf>, FileError> {
     for Headless { path, file, len_bytes, .. } in headless {
         let mut position = FILE_HEADER_BYTES;
-        let mut reading = ReadAhead::new(io, file, position, len_bytes);
+        let mut reading = ReadAhead::new(io, pool, file, position, len_bytes);
         while position < len_bytes {
             let window = reading.bytes(position, SEARCH_BYTES).await?;
             let mut blocks = (position..).step_by(BLOCK_BYTES).zip(window.chunks(BLOCK_BYTES));
@@ -472,23 +489,23 @@ async fn open_file(io: &Io, path: &Path, access: Access) -> Result<fs::File, Fil
     Ok(file)
 }
 
-/// Gives each entry its part of the payload, if every part is intact.
-fn split_payload(entries: &[Entry], payload: &Bytes) -> Option<Vec<(Entry, Bytes)>> {
-    let mut at = 0;
+/// Gives each entry its part of the payload, if every part is intact. `payload` is where that lies in the group.
+fn split_payload(entries: &[Entry], group: &Stretch, payload: Range<usize>) -> Option<Vec<(Entry, Bytes)>> {
+    let mut at = payload.start;
     let mut split = Vec::with_capacity(entries.len());
     for entry in entries {
         let range = entry.payload(at);
         at = range.end;
-        if at > payload.len() {
+        if at > payload.end {
             return None;
         }
-        let part = payload.slice(range);
+        let part = group.slice(range);
         if !is_intact(entry, &part) {
             return None;
         }
         split.push((*entry, part));
     }
-    (at == payload.len()).then_some(split)
+    (at == payload.end).then_some(split)
 }
 
 fn is_intact(entry: &Entry, payload: &[u8]) -> bool {

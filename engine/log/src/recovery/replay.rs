@@ -1,9 +1,10 @@
 //! Applying journal entries to segments.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use highwater_io::{FileError, IO_ALIGNMENT, Io, IoBuf, fs};
 use highwater_model::batch::{self, BATCH_HEADER_BYTES, BatchHeader};
 use highwater_model::{LeaderEpoch, Offset, TopicPartition};
@@ -12,16 +13,17 @@ use crate::dir::{self, FoundDirs, OpenOptions, PartitionSeed, RecoveryReport};
 use crate::error::OpenError;
 use crate::journal::files::lock_for_writing;
 use crate::journal::format::{Change, Entry};
-use crate::journal::scan::Access;
+use crate::journal::scan::{Access, WholeGroup};
 use crate::kafka_files::{
     INDEX_SUFFIX, LOG_SUFFIX, PARTITION_METADATA, TIME_INDEX_SUFFIX, base_offset_of,
     encode_partition_metadata, partition_dir_name, segment_path,
 };
 use crate::mutants;
 use crate::partition::state::{MAX_OFFSET, MAX_SEGMENT_BYTES, PartitionState};
+use crate::recovery::writes::{SegmentKey, Writes};
 use crate::recovery::{EIO, Listing, Settled, flush, inspect_segments, segment_names, settle_segments};
 
-/// Bytes of entries that are gathered before they are written.
+/// Bytes of groups whose entries are gathered before they are written.
 const PENDING_BYTES: usize = 32 << 20;
 
 /// Bytes that go to one place of one segment.
@@ -52,7 +54,7 @@ struct Target {
     rewritten_from: Option<(Offset, u64)>,
     pending: Vec<Piece>,
     /// Where the last piece was written to, and the bytes of the block in which it ended.
-    written: Option<(Offset, u64, Vec<u8>)>,
+    written: Option<(Offset, u64, Bytes)>,
     /// Segments that the journal has from their first byte on, or whose file was there before it was written to.
     founded: BTreeSet<Offset>,
     /// Segments that the journal goes on with behind their first byte, and whose file is not there. No damage where it went
@@ -80,11 +82,13 @@ pub(super) struct Replay {
     found: FoundDirs,
     targets: BTreeMap<TopicPartition, Target>,
     /// Segments that were written to, and are to be flushed through this description: no more than the bound.
-    open: BTreeMap<(TopicPartition, Offset), fs::File>,
+    open: BTreeMap<SegmentKey, Rc<fs::File>>,
+    writes: Writes,
     max_open: usize,
     /// What the start found in the partitions' directories.
     listings: BTreeMap<PathBuf, Listing>,
-    pending_bytes: usize,
+    /// Bytes of groups that were read since everything was written: what is gathered keeps their memory.
+    pending_bytes: u64,
     changed_dirs: BTreeSet<PathBuf>,
     /// Damage that concerns whoever a journal knew.
     nameless_damage: Option<String>,
@@ -105,6 +109,7 @@ impl Replay {
             found,
             targets: BTreeMap::new(),
             open: BTreeMap::new(),
+            writes: Writes::new(io),
             max_open: options.shard.max_open_segments.max(1),
             listings: BTreeMap::new(),
             pending_bytes: 0,
@@ -179,8 +184,24 @@ impl Replay {
         })
     }
 
+    /// Applies a group of a journal.
+    pub(super) async fn apply_group(
+        &mut self,
+        journal: &mut JournalPartitions,
+        group: WholeGroup,
+    ) -> Result<(), OpenError> {
+        for (entry, payload) in group.entries {
+            self.apply(journal, &entry, payload).await?;
+        }
+        self.pending_bytes += group.size_bytes;
+        if self.pending_bytes >= PENDING_BYTES as u64 {
+            self.write_all_pending().await?;
+        }
+        Ok(())
+    }
+
     /// Applies one entry of a journal.
-    pub(super) async fn apply(
+    async fn apply(
         &mut self,
         journal: &mut JournalPartitions,
         entry: &Entry,
@@ -226,11 +247,7 @@ impl Replay {
                 if self.access == Access::Inspect {
                     return Ok(());
                 }
-                self.pending_bytes += payload.len();
                 self.target(id).pending.push(Piece { segment_base, position_bytes, bytes: payload });
-                if self.pending_bytes >= PENDING_BYTES {
-                    self.write_all_pending().await?;
-                }
             }
             Change::Truncate { segment_base, position_bytes, next_offset } => {
                 if !target.is_before_end(segment_base, position_bytes, next_offset) {
@@ -284,6 +301,7 @@ impl Replay {
         {
             return Ok(());
         }
+        self.writes.complete((id, segment_base)).await?;
         let file = self.file(id, segment_base).await?;
         file.set_len(size_bytes).await?;
         self.forget_index_files(id, segment_base).await
@@ -330,6 +348,7 @@ impl Replay {
             for entry in self.io.fs().read_dir(&dir).await? {
                 let base = base_offset_of(&entry.name, LOG_SUFFIX);
                 if let Some(base) = base.filter(|base| *base > segment_base) {
+                    self.writes.complete((id, base)).await?;
                     self.open.remove(&(id, base));
                     self.io.fs().remove_file(dir.join(&entry.name)).await?;
                     self.changed_dirs.insert(dir.clone());
@@ -377,16 +396,20 @@ impl Replay {
             // The log's start has passed it, and its file went.
             return Ok(());
         }
-        let Run { start_bytes, bytes } = run;
-        let end_bytes = start_bytes + bytes.len() as u64;
-        let mut buf = IoBuf::with_capacity(bytes.len().next_multiple_of(IO_ALIGNMENT));
-        buf.extend_from_slice(&bytes);
-        let partial = bytes.len() % IO_ALIGNMENT;
-        let block = bytes[bytes.len() - partial..].to_vec();
-        buf.pad_to(IO_ALIGNMENT);
+        let (start_bytes, end_bytes) = (run.start_bytes, run.end_bytes());
+        let mut parts = run.into_parts();
+        let block = parts.last_block();
         if !self.target(id).unfounded.contains(&segment_base) {
-            let file = self.file(id, segment_base).await?;
-            file.write_at(vec![buf.freeze()], start_bytes, fs::Durability::Plain).await?;
+            let file = Rc::clone(self.file(id, segment_base).await?);
+            let mut at = start_bytes;
+            while at < end_bytes {
+                let mut buf = self.writes.buf().await;
+                parts.fill(&mut buf);
+                buf.pad_to(IO_ALIGNMENT);
+                let len = buf.len() as u64;
+                self.writes.begin((id, segment_base), Rc::clone(&file), buf.freeze(), at).await?;
+                at += len;
+            }
         }
         self.target(id).written = Some((segment_base, end_bytes, block));
         Ok(())
@@ -455,7 +478,7 @@ impl Replay {
     }
 
     /// The segment's file, opened once a dead process's writes have landed.
-    async fn file(&mut self, id: TopicPartition, segment_base: Offset) -> Result<&fs::File, OpenError> {
+    async fn file(&mut self, id: TopicPartition, segment_base: Offset) -> Result<&Rc<fs::File>, OpenError> {
         if !self.open.contains_key(&(id, segment_base)) {
             if self.open.len() >= self.max_open {
                 self.flush_open().await?;
@@ -469,7 +492,7 @@ impl Replay {
             let file = self.io.fs().open(segment_path(&dir, segment_base, LOG_SUFFIX), options).await?;
             lock_for_writing(&self.io, &file).await?;
             self.changed_dirs.insert(dir);
-            self.open.insert((id, segment_base), file);
+            self.open.insert((id, segment_base), Rc::new(file));
         }
         Ok(&self.open[&(id, segment_base)])
     }
@@ -505,6 +528,7 @@ impl Replay {
 
     /// Flushes what was written, and closes it.
     async fn flush_open(&mut self) -> Result<(), OpenError> {
+        self.writes.complete_all().await?;
         let open = std::mem::take(&mut self.open);
         if !mutants::SERVE_BEFORE_RECOVERY_FLUSH.is_on() {
             flush::files(&self.io, open.into_values().collect()).await?;
@@ -776,12 +800,13 @@ impl Target {
 /// Bytes of pieces that follow each other, from the start of a block.
 struct Run {
     start_bytes: u64,
-    bytes: Vec<u8>,
+    parts: Vec<Bytes>,
+    len_bytes: u64,
 }
 
 impl Run {
-    fn begin(first: &Piece, written: Option<(Offset, u64, Vec<u8>)>) -> Result<Self, OpenError> {
-        let mut run = Run { start_bytes: first.position_bytes, bytes: Vec::new() };
+    fn begin(first: &Piece, written: Option<(Offset, u64, Bytes)>) -> Result<Self, OpenError> {
+        let mut run = Run { start_bytes: first.position_bytes, parts: Vec::new(), len_bytes: 0 };
         if !first.position_bytes.is_multiple_of(IO_ALIGNMENT as u64) {
             // Only a piece that goes on where this replay wrote before may begin inside a block.
             let block = written
@@ -795,27 +820,83 @@ impl Run {
                 });
             };
             run.start_bytes -= block.len() as u64;
-            run.bytes = block;
+            run.push(block);
         }
-        run.bytes.extend_from_slice(&first.bytes);
+        run.push(first.bytes.clone());
         Ok(run)
     }
 
+    fn push(&mut self, bytes: Bytes) {
+        self.len_bytes += bytes.len() as u64;
+        self.parts.push(bytes);
+    }
+
     fn end_bytes(&self) -> u64 {
-        self.start_bytes + self.bytes.len() as u64
+        self.start_bytes + self.len_bytes
     }
 
     /// Whether `next` goes on here, or repeats the last block and goes on.
     fn accepts(&self, next: &Piece) -> bool {
-        self.bytes.len() < PENDING_BYTES
+        self.len_bytes < PENDING_BYTES as u64
             && next.position_bytes <= self.end_bytes()
             && next.position_bytes >= self.start_bytes
             && next.end_bytes() >= self.end_bytes()
     }
 
     fn add(&mut self, next: &Piece) {
-        let keep = usize::try_from(next.position_bytes - self.start_bytes).expect("inside the run");
-        self.bytes.truncate(keep);
-        self.bytes.extend_from_slice(&next.bytes);
+        let mut repeated = self.end_bytes() - next.position_bytes;
+        self.len_bytes -= repeated;
+        while repeated > 0 {
+            let last = self.parts.last_mut().expect("inside the run");
+            let keep = (last.len() as u64).saturating_sub(repeated);
+            repeated -= last.len() as u64 - keep;
+            last.truncate(usize::try_from(keep).expect("no longer than it was"));
+            if last.is_empty() {
+                self.parts.pop();
+            }
+        }
+        self.push(next.bytes.clone());
+    }
+
+    fn into_parts(self) -> Parts {
+        Parts { rest: self.parts.into(), len_bytes: self.len_bytes }
+    }
+}
+
+/// The bytes of a run on their way into buffers.
+struct Parts {
+    rest: VecDeque<Bytes>,
+    len_bytes: u64,
+}
+
+impl Parts {
+    /// What is behind the last whole block, a copy.
+    fn last_block(&self) -> Bytes {
+        let wanted = usize::try_from(self.len_bytes % IO_ALIGNMENT as u64).expect("less than a block");
+        let mut tail: Vec<Bytes> = Vec::new();
+        let mut missing = wanted;
+        for part in self.rest.iter().rev() {
+            if missing == 0 {
+                break;
+            }
+            let take = missing.min(part.len());
+            tail.push(part.slice(part.len() - take..));
+            missing -= take;
+        }
+        tail.reverse();
+        tail.concat().into()
+    }
+
+    /// Moves as much into `buf` as it has room for.
+    fn fill(&mut self, buf: &mut IoBuf) {
+        while let Some(part) = self.rest.front_mut() {
+            let take = part.len().min(buf.remaining());
+            buf.extend_from_slice(&part[..take]);
+            part.advance(take);
+            if !part.is_empty() {
+                return;
+            }
+            self.rest.pop_front();
+        }
     }
 }

@@ -12,6 +12,7 @@ use crate::checkpoint;
 use crate::dir::{self, DAMAGED_PREFIX, JOURNAL_DIR};
 use crate::error::OpenError;
 use crate::journal::format::{Change, Entry};
+use crate::journal::read_ahead::chunk_pool;
 use crate::journal::scan::{Access, Ending, JournalReader, Next};
 use crate::kafka_files::{LOG_SUFFIX, base_offset_of};
 
@@ -78,7 +79,9 @@ async fn open(io: &Io, kept: &Kept, shard: &Path) -> Result<Option<JournalReader
         return Ok(None);
     };
     let place = &checkpoint.place;
-    let reader = JournalReader::open(io, shard, kept.id, place, Access::Inspect, Ending::Unknown).await?;
+    let reader =
+        JournalReader::open(io, &chunk_pool(), shard, kept.id, place, Access::Inspect, Ending::Unknown)
+            .await?;
     Ok(Some(reader))
 }
 
