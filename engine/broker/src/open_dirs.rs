@@ -4,6 +4,9 @@
 //! exception, since it says what is in them. What is wrong in another way (a directory named twice, one of another broker, one
 //! without its journal) is a mistake to be put right before anything is touched, and the start is refused.
 //!
+//! They are recovered at the same time: each has journals and a device of its own. Only where that with the metadata log is
+//! new, it comes first, since the others are told whose they are.
+//!
 //! A directory that is empty is new, unless the metadata remember another one in its place that has partitions: then its
 //! disk is not mounted or was replaced, and nothing is put there.
 
@@ -68,20 +71,26 @@ impl OpenDirs {
         check_ids(&paths, &identities)?;
         let known = |index: usize| identities[index].as_ref().map(|known| known.cluster_id.clone());
         let cluster_id = (0..paths.len()).filter(|_| paths.len() > 1).find_map(known);
-        let options = options(config, cluster_id, MetadataPlace::Here);
+        let of_main = options(config, cluster_id, MetadataPlace::Here);
         let failed = |error: OpenError| data_dir_error(config, &paths[metadata], &error);
-        let (main, report) = DataDir::open(io, &paths[metadata], options).await.map_err(failed)?;
+        DataDir::check(io, &paths[metadata], &of_main).await.map_err(failed)?;
+        let others: Vec<usize> = (0..paths.len()).filter(|index| *index != metadata).collect();
+        let of_others = |id: DirectoryId, cluster_id: String| {
+            let options = options(config, Some(cluster_id), MetadataPlace::In(id));
+            others.iter().map(|index| (*index, paths[*index].clone(), options.clone())).collect()
+        };
+        let mut all: Vec<ToOpen> = match (id_in(&identities, metadata), known(metadata)) {
+            (Some(id), Some(cluster_id)) => of_others(id, cluster_id),
+            // What the others belong to is decided when it is opened.
+            _ => Vec::new(),
+        };
+        all.push((metadata, paths[metadata].clone(), of_main));
+        let mut opened = open_all(io, all).await;
+        let (main, report) = opened.remove(&metadata).ok_or(BrokerError::Ended)?.map_err(failed)?;
         let mut reports = vec![(paths[metadata].clone(), report)];
-
-        let place = MetadataPlace::In(main.directory_id());
-        let options = self::options(config, Some(main.cluster_id().to_owned()), place);
-        let others = (0..paths.len()).filter(|index| *index != metadata);
-        let work = others.clone().map(|index| {
-            let (io, path, options) = (io.clone(), paths[index].clone(), options.clone());
-            async move { DataDir::open(&io, &path, options).await }
-        });
-        let mut opened =
-            others.zip(concurrent::all(io, RECOVERED_AT_ONCE, work).await).collect::<BTreeMap<_, _>>();
+        if opened.is_empty() {
+            opened = open_all(io, of_others(main.directory_id(), main.cluster_id().to_owned())).await;
+        }
 
         let mut main = Some(main);
         let mut dirs = Vec::with_capacity(paths.len());
@@ -395,6 +404,20 @@ fn refuse_second_metadata(dir: &DataDir, metadata_dir: &Path) -> Result<(), Brok
             metadata_dir.display()
         ),
     })
+}
+
+/// A directory that is to be opened, with its index.
+type ToOpen = (usize, PathBuf, OpenOptions);
+
+type Opened = Result<(DataDir, RecoveryReport), OpenError>;
+
+/// Opens directories, several at once, by index.
+async fn open_all(io: &Io, dirs: Vec<ToOpen>) -> BTreeMap<usize, Opened> {
+    let work = dirs.into_iter().map(|(index, path, options)| {
+        let io = io.clone();
+        async move { (index, DataDir::open(&io, &path, options).await) }
+    });
+    concurrent::all(io, RECOVERED_AT_ONCE, work).await.into_iter().collect()
 }
 
 async fn identify(io: &Io, paths: &[PathBuf]) -> Vec<Option<highwater_log::Identity>> {
