@@ -187,16 +187,20 @@ impl Fs {
         on_driver!(self.io, driver => driver.create_dir(path.as_ref()))
     }
 
-    /// Creates a directory and its missing parents, and makes the new names durable.
+    /// Creates a directory and its missing parents, and makes the names durable: also that of the last one that is there,
+    /// which an earlier call may have made before its process died. Of that it is no error if its parent may not be read.
     ///
     /// # Errors
-    /// As mkdir(2), except that existing directories are no error.
+    /// As mkdir(2) and fsync(2), except that existing directories are no error.
     pub async fn create_dir_all_durable(&self, path: impl AsRef<Path>) -> Result<(), FileError> {
         let path = path.as_ref();
         let mut missing: Vec<PathBuf> = Vec::new();
-        for ancestor in path.ancestors() {
-            if ancestor.as_os_str().is_empty() || self.metadata(ancestor).await.is_ok() {
-                break;
+        for ancestor in path.ancestors().filter(|ancestor| !ancestor.as_os_str().is_empty()) {
+            if self.metadata(ancestor).await.is_ok() {
+                match self.sync_parent(ancestor).await {
+                    Err(error) if error.kind() != std::io::ErrorKind::PermissionDenied => return Err(error),
+                    _ => break,
+                }
             }
             missing.push(ancestor.to_owned());
         }
@@ -205,13 +209,18 @@ impl Fs {
                 Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
                 _ => {}
             }
-            let parent = match directory.parent() {
-                Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-                _ => PathBuf::from("."),
-            };
-            self.sync_dir(parent).await?;
+            self.sync_parent(&directory).await?;
         }
         Ok(())
+    }
+
+    /// Makes durable what the name in `path` stands for. The root has none.
+    async fn sync_parent(&self, path: &Path) -> Result<(), FileError> {
+        match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => self.sync_dir(parent).await,
+            Some(_) => self.sync_dir(".").await,
+            None => Ok(()),
+        }
     }
 
     /// Removes a file's name. Its bytes go when the last descriptor is closed.
@@ -351,10 +360,7 @@ impl Fs {
     ) -> Result<(), FileError> {
         let path = path.as_ref();
         self.replace_file(path, content).await?;
-        match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => self.sync_dir(parent).await,
-            _ => self.sync_dir(".").await,
-        }
+        self.sync_parent(path).await
     }
 
     /// Writes several small files of `directory`, each as [`replace_file_durable`](Self::replace_file_durable) does, with one

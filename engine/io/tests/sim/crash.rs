@@ -490,6 +490,19 @@ fn directory_is_lost_with_its_files_unless_its_parent_was_synced() {
         });
         assert!(after_power_cut(world, node, "/a/b/c/f").is_some(), "seed {seed}");
     }
+    // A process that was killed had made the first of them, and come no further.
+    for seed in 0..SEEDS {
+        let (world, node) = world_after(seed, |io| async move {
+            io.fs().create_dir("/a").await.expect("a fresh disk takes a directory");
+            for _ in 0..2 {
+                io.fs().create_dir_all_durable("/a/b").await.expect("a fresh disk takes directories");
+            }
+            let file = io.fs().open("/a/b/f", CREATE).await.expect("the directory is there");
+            file.sync_all().await.expect("the disk is sound");
+            io.fs().sync_dir("/a/b").await.expect("the disk is sound");
+        });
+        assert!(after_power_cut(world, node, "/a/b/f").is_some(), "seed {seed}");
+    }
 }
 
 #[test]
