@@ -84,6 +84,8 @@ mutants! {
     28 NAME_BEFORE_REMOVAL = "name-before-removal", rule 0;
     /// The same in a start that finishes a compaction.
     29 FINISH_BEFORE_REMOVAL = "finish-before-removal", rule 0;
+    /// Takes the name that a killed process gave a replacement for durable.
+    31 FINISH_BEFORE_DECISION = "finish-before-decision", rule 0;
     /// Compacts a segment that the journal may still replay into.
     25 COMPACT_NAMED_SEGMENT = "compact-named-segment", rule 4;
     /// Drops a tombstone in the pass that meets it first.

@@ -7,9 +7,9 @@
 //!   A.log (the new one)                                                       renamed, directory flushed
 //! ```
 //!
-//! A start removes `.cleaned`, and finishes what a `.swap` says: the segments with base offsets from A up to, and without,
-//! `<end>` are replaced. Nothing else is inferred, so that a swap is whole or has not been, also where the segments it
-//! replaces have become empty.
+//! A start removes `.cleaned`, flushes the directory where there is a `.swap`, and finishes what that says: the segments with
+//! base offsets from A up to, and without, `<end>` are replaced. Nothing else is inferred, so that a swap is whole or has not
+//! been, also where the segments it replaces have become empty.
 //!
 //! Readers go on: from the decision on they find the new segment, which keeps its descriptor until it has its name, however few
 //! there may be; what who still holds an old one reads is given up once it was replaced, and looked for again.
@@ -84,6 +84,10 @@ pub(crate) async fn finish_swaps(io: &Io, dir: &Path) -> Result<(), FileError> {
         let decided: Vec<Replaced> = names.iter().filter_map(|name| Replaced::parse(name)).collect();
         if unfinished.is_empty() && decided.is_empty() {
             return Ok(());
+        }
+        // The process that decided it may have been killed before its name was durable.
+        if !decided.is_empty() && !mutants::FINISH_BEFORE_DECISION.is_on() {
+            io.fs().sync_dir(dir).await?;
         }
         for name in unfinished {
             remove_if_there(io, &dir.join(name)).await?;

@@ -26,7 +26,7 @@ pub(crate) const BY_SEEDS: [Mutant; 17] = [
 ];
 
 /// Lies that need a story of their own: `tests/lies.rs`.
-pub(crate) const BY_SCENARIO: [(Mutant, fn() -> Verdict); 11] = [
+pub(crate) const BY_SCENARIO: [(Mutant, fn() -> Verdict); 12] = [
     (mutants::SERVE_UNCHECKED, scenarios::rot_in_a_segment_is_never_served),
     (mutants::CUT_AT_ROT, scenarios::rot_in_a_durable_group_fences_its_partition),
     (mutants::END_FROM_SCAN, scenarios::batches_behind_a_truncation_are_not_the_log),
@@ -37,6 +37,7 @@ pub(crate) const BY_SCENARIO: [(Mutant, fn() -> Verdict); 11] = [
     (mutants::REPLAY_BEFORE_FLUSH, scenarios::groups_are_flushed_before_they_are_applied),
     (mutants::REMOVE_BEFORE_DECISION, scenarios::replacement_is_whole_wherever_the_power_goes),
     (mutants::NAME_BEFORE_REMOVAL, scenarios::replacement_is_whole_wherever_the_power_goes),
+    (mutants::FINISH_BEFORE_DECISION, scenarios::replacement_is_whole_wherever_the_power_goes),
     (mutants::FINISH_BEFORE_REMOVAL, scenarios::replacement_is_whole_wherever_the_power_goes),
 ];
 

@@ -394,22 +394,65 @@ async fn pass(io: Io) {
 /// Steps of a pass before its end in which it puts new segments in the place of old ones.
 const STEPS: u64 = 45;
 
-/// The power goes at a step of a pass, and where a replacement is decided, once more at a step of the start that finishes it.
+/// Flushes of the partition's directory in a pass that may be those of its replacements.
+const FLUSHES_OF_A_PASS: u64 = 2;
+
+/// Seeds that are tried of each.
+const SEEDS_OF_A_PASS: u64 = 12;
+
+/// Steps of a start until it has finished a replacement, and some more.
+const STEPS_OF_A_START: u64 = 60;
+
+/// As [`pass`], of which a flush fails.
+async fn failing_pass(io: Io) {
+    let (_dir, logs, _) = open(&io).await;
+    the_partition(&logs).set_config(compacted());
+    let _ = logs.compact().await;
+}
+
+/// How a pass comes to its end before it is done.
+#[derive(Debug, Clone, Copy)]
+enum Broken {
+    /// The power goes at this event of the disk.
+    PowerCut(u64),
+    /// A flush of the partition's directory fails, after so many, and the process is killed: what it had named is there, and not
+    /// durable. The power goes at this step of the start.
+    Flush { skipped: u64, step: u64 },
+}
+
+/// A pass is broken off, and where a replacement is decided, the power goes (once more) at a step of the start that finishes it.
 pub(crate) fn replacement_is_whole_wherever_the_power_goes() -> Verdict {
     let last_event = {
         let mut scene = before_a_pass(0);
         scene.live(pass);
         scene.disk().events()
     };
-    let cuts = (0..12).flat_map(|seed| (last_event - STEPS..=last_event).map(move |event| (seed, event)));
+    let cuts = (last_event - STEPS..=last_event).map(Broken::PowerCut);
+    let failures = (0..FLUSHES_OF_A_PASS)
+        .flat_map(|skipped| (0..STEPS_OF_A_START).map(move |step| Broken::Flush { skipped, step }));
+    let broken: Vec<Broken> = cuts.chain(failures).collect();
     let mut decided = 0;
-    for (seed, event) in cuts {
+    for (seed, broken) in
+        (0..SEEDS_OF_A_PASS).flat_map(|seed| broken.iter().map(move |broken| (seed, *broken)))
+    {
         let mut scene = before_a_pass(seed);
-        scene.disk().cut_power_at_event(event);
-        scene.live_until_down(pass);
+        let step = match broken {
+            Broken::PowerCut(event) => {
+                scene.disk().cut_power_at_event(event);
+                scene.live_until_down(pass);
+                event + 7 * seed
+            }
+            Broken::Flush { skipped, step } => {
+                let fault = Fault::eio(DiskOp::SyncDirectory).on("topic-0").skip(skipped);
+                let fault = scene.disk().inject(fault);
+                scene.live_until_down(failing_pass);
+                scene.disk().lift(fault);
+                step
+            }
+        };
         if scene.disk().file_lengths().keys().any(|path| path.ends_with(".swap")) {
             decided += 1;
-            scene.disk().cut_power_at_event(scene.disk().events() + 1 + (event + seed) % 16);
+            scene.disk().cut_power_at_event(scene.disk().events() + 1 + step % STEPS_OF_A_START);
             scene.live_until_down(pass);
         }
         scene.disk().cut_power_at_event(0);
@@ -421,12 +464,10 @@ pub(crate) fn replacement_is_whole_wherever_the_power_goes() -> Verdict {
             let (_dir, logs, _) = open(&io).await;
             Ok(read_until_damage(&the_partition(&logs)).await)
         });
-        let (read, error) = outcome.map_err(|what| format!("seed {seed}, event {event}: {what}"))?;
+        let (read, error) = outcome.map_err(|what| format!("seed {seed}, {broken:?}: {what}"))?;
         let last = values(KEYED - KEYS..KEYED, 300);
         let is_whole = error.is_none() && last.iter().all(|value| read.contains(value));
-        expect(is_whole, || {
-            format!("seed {seed}, event {event}: {} values are read, {error:?}", read.len())
-        })?;
+        expect(is_whole, || format!("seed {seed}, {broken:?}: {} values are read, {error:?}", read.len()))?;
     }
     expect(decided > 20, || format!("a replacement was decided at {decided} steps only"))
 }

@@ -1,11 +1,13 @@
 //! Goes through a recording and cuts the power at its points: before each flush, when all that came since the flush before
 //! may or may not have reached the medium.
 
+use std::collections::VecDeque;
+use std::fmt::Write as _;
 use std::ops::AddAssign;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use highwater_disk::strict::Replay;
+use highwater_disk::strict::{Image, Replay};
 use highwater_disk::{CutMode, Grain};
 use highwater_io::{Runtime, RuntimeConfig};
 
@@ -57,6 +59,9 @@ pub(crate) fn modes(point: u64, subsets: u64) -> impl Iterator<Item = CutMode> {
     std::iter::once(CutMode::DropAll).chain(drawn)
 }
 
+/// Events before a violation that are told with it.
+const LAST_EVENTS: usize = 60;
+
 /// Threads that share the points.
 const THREADS: u64 = 2;
 
@@ -77,6 +82,7 @@ fn walk_part(recording: &Path, ledger: &Arc<Ledger>, plan: Plan, part: u64, outc
     let place = scratch();
     let mut replay = Replay::open(recording).expect("a recording");
     let mut point = 0;
+    let mut last_events = VecDeque::new();
     loop {
         let next =
             replay.peek().expect("readable").map(|event| (event.monotonic_ns, event.action.is_flush()));
@@ -88,7 +94,11 @@ fn walk_part(recording: &Path, ledger: &Arc<Ledger>, plan: Plan, part: u64, outc
         if let Some(at) = at {
             point += 1;
             if point % plan.every == 0 && point / plan.every % THREADS == part {
-                let found = try_point(&replay, ledger, plan, point, at, place.path());
+                let mut found = try_point(&replay, ledger, plan, point, at, place.path());
+                if let Some(violation) = found.violations.first_mut() {
+                    let events: Vec<String> = last_events.iter().cloned().collect();
+                    let _ = write!(violation, "\nlast events:\n  {}", events.join("\n  "));
+                }
                 let mut outcome = outcome.lock().expect("nobody panicked");
                 *outcome += found;
                 if outcome.violations.len() >= plan.enough {
@@ -96,8 +106,10 @@ fn walk_part(recording: &Path, ledger: &Arc<Ledger>, plan: Plan, part: u64, outc
                 }
             }
         }
-        if replay.advance().expect("readable").is_none() {
-            return;
+        let Some(event) = replay.advance().expect("readable") else { return };
+        last_events.push_back(format!("{:.300}", format!("{event:?}")));
+        if last_events.len() > LAST_EVENTS {
+            last_events.pop_front();
         }
     }
 }
@@ -122,7 +134,8 @@ fn try_point(
         seen.push(image);
         outcome.states += 1;
         if let Err(what) = judged(&state.join(DIR), ledger, at) {
-            outcome.violations.push(format!("point {point} ({mode:?}): {what}"));
+            let names = names_below(&replay.cut(mode), &place.join("again"));
+            outcome.violations.push(format!("point {point} ({mode:?}): {what}\nfiles: {names}"));
         }
         std::fs::remove_dir_all(&state).expect("removed");
         if outcome.violations.len() >= plan.enough {
@@ -130,6 +143,27 @@ fn try_point(
         }
     }
     outcome
+}
+
+/// What a state holds before anybody opens it.
+fn names_below(image: &Image, place: &Path) -> String {
+    image.write_to(place).expect("written");
+    let mut names = Vec::new();
+    let mut dirs = vec![place.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(&dir).expect("readable").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else {
+                let name = path.strip_prefix(place).expect("below it").display().to_string();
+                names.push(format!("{name} ({})", entry.metadata().map_or(0, |found| found.len())));
+            }
+        }
+    }
+    std::fs::remove_dir_all(place).expect("removed");
+    names.sort_unstable();
+    names.join(", ")
 }
 
 /// Opens a directory in a runtime of its own, so that nothing of it goes on afterwards.
