@@ -407,20 +407,23 @@ impl Scene {
         self.failing = Some((fault, self.hand.books.acked.get()));
     }
 
-    fn has_a_directory_failed(&self) -> bool {
-        self.failing.is_some_and(|(fault, _)| self.world.disk_of(self.broker).fired(fault) > 0)
+    /// When something failed in the directory that was to fail.
+    fn directory_failed_at(&self) -> Option<Nanos> {
+        let (fault, _) = self.failing?;
+        let at = self.world.disk_of(self.broker).first_fired_at(fault)?;
+        Some(Nanos(at.as_nanos()))
     }
 
-    /// The directory is whole again; whether anything failed in it.
-    fn mend_the_directory(&mut self) -> bool {
-        let has_failed = self.has_a_directory_failed();
-        let Some((fault, acked_before)) = self.failing.take() else { return false };
+    /// The directory is whole again; when anything failed in it.
+    fn mend_the_directory(&mut self) -> Option<Nanos> {
+        let failed_at = self.directory_failed_at();
+        let (fault, acked_before) = self.failing.take()?;
         self.world.disk_of(self.broker).lift(fault);
-        if has_failed {
+        if failed_at.is_some() {
             self.figures.directories_failed += 1;
             self.figures.acked_beside += self.hand.books.acked.get() - acked_before;
         }
-        has_failed
+        failed_at
     }
 
     /// Times of any order are likely.
@@ -495,25 +498,30 @@ impl Scene {
     }
 
     fn died(&mut self, death: Death) {
-        let has_failed = self.mend_the_directory();
+        let failed_at = self.mend_the_directory();
         // The disk of a dead machine stalls no more.
         self.world.disk_of(self.broker).resume();
         self.figures.power_losses += u32::from(death.takes_memory());
         self.tell(format_args!("{death:?}"));
         let at = self.now();
-        // A flush that failed may have dropped what nobody had asked to be flushed, as if the power had gone.
-        let may_forget = has_failed && !self.hand.scenario.flush.is_every_message();
+        // A flush that failed may have dropped what nobody had asked to be flushed, as if the power had gone there and then:
+        // nothing was flushed any more until this end.
+        let may_forget = failed_at.is_some() && !self.hand.scenario.flush.is_every_message();
         let death = if may_forget { Death::PowerCut } else { death };
+        if let Some(at) = failed_at.filter(|_| may_forget) {
+            self.deaths.push(Struck { death, at, restored_at: at, recovered_ends: Vec::new() });
+            self.unrecovered += 1;
+        }
         self.deaths.push(Struck { death, at, restored_at: at, recovered_ends: Vec::new() });
         self.unrecovered += 1;
         self.looks_clean = Some(false);
-        self.may_be_clean = !has_failed;
+        self.may_be_clean = failed_at.is_none();
     }
 
     fn stop(&mut self) -> Result<(), Stopped> {
         let broker = self.broker;
         self.tell("is asked to stop");
-        let had_failed = self.has_a_directory_failed();
+        let had_failed = self.directory_failed_at().is_some();
         self.world.stop(broker);
         // Not every stop is let finish.
         if self.hand.scenario.deaths == Deaths::Any && self.dice.one_in(3) {

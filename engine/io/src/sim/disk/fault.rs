@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::time::MonoTime;
+
 /// What of a disk's work a [`Fault`] concerns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DiskOp {
@@ -140,6 +142,7 @@ struct Rule {
     fault: Fault,
     matched: u64,
     fired: u64,
+    first_fired_at: Option<MonoTime>,
 }
 
 #[derive(Default)]
@@ -152,7 +155,7 @@ impl Faults {
     pub(crate) fn add(&mut self, fault: Fault) -> FaultId {
         let id = FaultId(self.next_id);
         self.next_id += 1;
-        self.rules.push(Rule { id, fault, matched: 0, fired: 0 });
+        self.rules.push(Rule { id, fault, matched: 0, fired: 0, first_fired_at: None });
         id
     }
 
@@ -168,12 +171,17 @@ impl Faults {
         self.rules.iter().find(|rule| rule.id == id).map_or(0, |rule| rule.fired)
     }
 
+    pub(crate) fn first_fired_at(&self, id: FaultId) -> Option<MonoTime> {
+        self.rules.iter().find(|rule| rule.id == id).and_then(|rule| rule.first_fired_at)
+    }
+
     /// What happens to an operation, if a rule hits it. `draw` gives a number below its argument.
     pub(crate) fn hit(
         &mut self,
         op: DiskOp,
         path: &str,
         phase: Phase,
+        now: MonoTime,
         mut draw: impl FnMut(u64) -> u64,
     ) -> Option<(FaultId, FaultEffect)> {
         for rule in &mut self.rules {
@@ -189,6 +197,7 @@ impl Faults {
             let due = rule.matched > fault.skip && rule.fired < fault.times;
             if due && (fault.one_in == 1 || draw(fault.one_in) == 0) {
                 rule.fired += 1;
+                rule.first_fired_at.get_or_insert(now);
                 return Some((rule.id, fault.effect));
             }
         }
@@ -204,7 +213,7 @@ mod tests {
     fn rule_hits_after_its_skip_and_as_often_as_it_says() {
         let mut faults = Faults::default();
         let id = faults.add(Fault::eio(DiskOp::Write).on("journal").skip(1).times(2));
-        let mut hit = |op, path| faults.hit(op, path, Phase::End, |_| 0).is_some();
+        let mut hit = |op, path| faults.hit(op, path, Phase::End, MonoTime::default(), |_| 0).is_some();
         assert!(!hit(DiskOp::Write, "/segment"));
         assert!(!hit(DiskOp::Flush, "/journal"));
         assert!(!hit(DiskOp::Write, "/journal"), "skipped");

@@ -11,6 +11,7 @@ use super::file::FileState;
 use super::names::{InodeId, paths};
 use super::{DiskId, DiskState, Fault, FaultId, Node, components};
 use crate::sim::core::Core;
+use crate::time::MonoTime;
 
 /// A disk of a world. Looking at it or changing it takes no virtual time.
 #[derive(Clone)]
@@ -63,6 +64,12 @@ impl Disk {
     #[must_use]
     pub fn fired(&self, fault: FaultId) -> u64 {
         self.with(|disk| disk.faults.fired(fault))
+    }
+
+    /// When a rule that is in force has hit first.
+    #[must_use]
+    pub fn first_fired_at(&self, fault: FaultId) -> Option<MonoTime> {
+        self.with(|disk| disk.faults.first_fired_at(fault))
     }
 
     /// Nothing completes any more until [`resume`](Self::resume).

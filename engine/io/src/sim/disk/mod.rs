@@ -207,7 +207,8 @@ impl DiskState {
     }
 
     fn hit(&mut self, kernel: &mut Kernel, op: DiskOp, path: &Rc<str>, phase: Phase) -> Option<FaultEffect> {
-        let (id, effect) = self.faults.hit(op, path, phase, |bound| kernel.chance.below(bound))?;
+        let (id, effect) =
+            self.faults.hit(op, path, phase, kernel.now, |bound| kernel.chance.below(bound))?;
         kernel.record_path(What::Fault, [self.id.0 as u64, id.0, op as u64], path);
         Some(effect)
     }
