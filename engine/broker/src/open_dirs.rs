@@ -2,7 +2,8 @@
 //!
 //! A directory that cannot be read or written is offline, and the others are served; the one with the metadata log is the
 //! exception, since it says what is in them. What is wrong in another way (a directory named twice, one of another broker, one
-//! without its journal) is a mistake to be put right before anything is touched, and the start is refused.
+//! without its journal) is a mistake to be put right, and the start is refused: before anything is touched where
+//! `meta.properties` tells, else the others may have been recovered by then, and lost their mark of a clean stop, which loses nothing.
 //!
 //! They are recovered at the same time: each has journals and a device of its own. Only where that with the metadata log is
 //! new, it comes first, since the others are told whose they are.

@@ -205,7 +205,10 @@ async fn recover_journal(journal: &JournalDir, replay: &InTurn<Replay>) -> Resul
                 let reason =
                     format!("journal {} is damaged at group {sequence}, which was durable", dir.display());
                 tracing::error!("{reason}");
-                replay.take().await.fence(&partitions, entries.as_deref(), &reason);
+                let mut replay = replay.take().await;
+                replay.fence(&partitions, entries.as_deref(), &reason);
+                // What is gathered keeps the memory of what was read around it.
+                replay.write_all_pending().await?;
             }
             Next::Unknown { path } => {
                 recovered.damaged = true;

@@ -24,8 +24,8 @@ const SLAB_BYTES: usize = 1 << 20;
 
 /// What the loop that writes groups and those that write chunks share.
 struct Behind {
-    /// Segment and position of each chunk to be written.
-    chunks: RefCell<VecDeque<(usize, u64)>>,
+    /// Segment and position of each chunk to be written, and its size in bytes.
+    chunks: RefCell<VecDeque<(usize, u64, usize)>>,
     changes: Watch<u64>,
     waiting_bytes: Cell<usize>,
     ended: Cell<bool>,
@@ -95,7 +95,10 @@ pub(crate) async fn run(io: Io, work: Work, shard: usize, (): ()) -> Measured {
         while filled_bytes >= partitions * config.chunk_bytes {
             filled_bytes -= partitions * config.chunk_bytes;
             let at = written;
-            behind.chunks.borrow_mut().extend((0..partitions).map(|segment| (segment, at)));
+            behind
+                .chunks
+                .borrow_mut()
+                .extend((0..partitions).map(|segment| (segment, at, config.chunk_bytes)));
             behind.waiting_bytes.set(behind.waiting_bytes.get() + partitions * config.chunk_bytes);
             written += config.chunk_bytes as u64;
             behind.changed();
@@ -106,7 +109,8 @@ pub(crate) async fn run(io: Io, work: Work, shard: usize, (): ()) -> Measured {
     }
     let acknowledged = begin.elapsed();
     if filled_bytes > 0 {
-        behind.chunks.borrow_mut().extend((0..partitions).map(|segment| (segment, written)));
+        let rest = filled_bytes.div_ceil(partitions).next_multiple_of(IO_ALIGNMENT);
+        behind.chunks.borrow_mut().extend((0..partitions).map(|segment| (segment, written, rest)));
     }
     behind.ended.set(true);
     behind.changed();
@@ -133,9 +137,12 @@ async fn write_behind(behind: Rc<Behind>, segments: Vec<Rc<File>>, chunks: Vec<B
             Some(next) => Some(Some(next)),
             None => behind.ended.get().then_some(None),
         });
-        let Some((segment, position)) = next.await else { return };
-        segments[segment].write_at(vec![chunk.clone()], position, Durability::Plain).await.expect("a chunk");
-        behind.waiting_bytes.set(behind.waiting_bytes.get().saturating_sub(chunk.len()));
+        let Some((segment, position, len)) = next.await else { return };
+        segments[segment]
+            .write_at(vec![chunk.slice(..len)], position, Durability::Plain)
+            .await
+            .expect("a chunk");
+        behind.waiting_bytes.set(behind.waiting_bytes.get().saturating_sub(len));
         behind.changed();
     }
 }

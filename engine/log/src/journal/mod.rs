@@ -662,7 +662,11 @@ impl Journal {
             }
             match self.files.prepare_next().await {
                 // Nothing that was accepted needs it any more, and its lock would keep the next start waiting.
-                Ok(Some(_)) | Err(_) if self.stopped.get() => return,
+                Ok(Some(_)) if self.stopped.get() => return,
+                Err(error) if self.stopped.get() => {
+                    tracing::warn!("{error}: a journal file that is not needed any more");
+                    return;
+                }
                 Ok(Some(next)) => {
                     self.prepared.set(Some(next));
                     self.changed();

@@ -14,8 +14,12 @@ const KEPT_BYTES: usize = 16 << 20;
 
 /// Buffers of a shard, by size. A reader takes what it needs; how much that may be is bounded elsewhere.
 pub(crate) struct ReadBufs {
-    classes: Vec<BufPool>,
-    /// Whether one was taken since the last [`trim_if_idle`](Self::trim_if_idle).
+    classes: Vec<Class>,
+}
+
+struct Class {
+    pool: BufPool,
+    /// Whether one was taken since the last [`trim_if_idle`](ReadBufs::trim_if_idle).
     is_in_use: Cell<bool>,
 }
 
@@ -24,9 +28,10 @@ impl Default for ReadBufs {
         let class = |at: usize| {
             let size_bytes = SMALLEST_BYTES << at;
             let most = KEPT_BYTES / size_bytes;
-            BufPool::new(size_bytes + SLACK_BYTES, most, most)
+            let pool = BufPool::new(size_bytes + SLACK_BYTES, most, most);
+            Class { pool, is_in_use: Cell::new(false) }
         };
-        ReadBufs { classes: (0..CLASSES).map(class).collect(), is_in_use: Cell::new(false) }
+        ReadBufs { classes: (0..CLASSES).map(class).collect() }
     }
 }
 
@@ -34,16 +39,20 @@ impl ReadBufs {
     /// An empty buffer for at least `len_bytes`. Small ones and very large ones are not kept for later.
     pub(crate) fn take(&self, len_bytes: usize) -> IoBuf {
         let worth_keeping = len_bytes > SMALLEST_BYTES / 2;
-        let class = self.classes.iter().find(|class| worth_keeping && len_bytes <= class.slab_bytes());
-        self.is_in_use.set(true);
-        class.and_then(BufPool::try_take).unwrap_or_else(|| IoBuf::with_capacity(len_bytes))
+        let class = self.classes.iter().find(|class| worth_keeping && len_bytes <= class.pool.slab_bytes());
+        let kept = class.and_then(|class| {
+            class.is_in_use.set(true);
+            class.pool.try_take()
+        });
+        kept.unwrap_or_else(|| IoBuf::with_capacity(len_bytes))
     }
 
-    /// Lets go what is kept, if nobody took any since the last call.
+    /// Lets go what is kept of each size, if nobody took any since the last call.
     pub(crate) fn trim_if_idle(&self) {
-        if !self.is_in_use.replace(false) {
-            self.classes.iter().for_each(BufPool::trim);
-        }
+        self.classes
+            .iter()
+            .filter(|class| !class.is_in_use.replace(false))
+            .for_each(|class| class.pool.trim());
     }
 }
 
@@ -76,8 +85,8 @@ mod tests {
         assert!(!first.contains(&bufs.take(1 << 20).as_ptr().addr()), "more than are kept");
         drop(again);
         bufs.trim_if_idle();
-        assert!(bufs.classes.iter().any(|class| class.spare() > 0), "in use until now");
+        assert!(bufs.classes.iter().any(|class| class.pool.spare() > 0), "in use until now");
         bufs.trim_if_idle();
-        assert!(bufs.classes.iter().all(|class| class.spare() == 0));
+        assert!(bufs.classes.iter().all(|class| class.pool.spare() == 0));
     }
 }

@@ -358,7 +358,7 @@ impl Replay {
         Ok(())
     }
 
-    async fn write_all_pending(&mut self) -> Result<(), OpenError> {
+    pub(super) async fn write_all_pending(&mut self) -> Result<(), OpenError> {
         let ids: Vec<TopicPartition> = self.targets.keys().copied().collect();
         for id in ids {
             self.write_pending(id).await?;
