@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use highwater_checker::{
-    Anomaly, Compaction, Contract, ErrorClass, Fault, FaultEvent, FaultKind, Isolation, Layout, Ledger, Loss,
-    Nanos, Observation, Observed, Offset, PartitionId, PartitionIndex, Permission, Polls, ProducerId,
+    Anomaly, Compaction, Contract, Fault, FaultEvent, FaultKind, Isolation, Layout, Ledger, Loss, Nanos,
+    Observation, Observed, Offset, PartitionId, PartitionIndex, Permission, Polls, ProducerId,
     ProducerLedger, Reader, Reading, RunId, Scope, Sequences, Setting, Trial, Verdict, judge, promise,
 };
 use highwater_io::sim::TornUnit;
 
+use crate::actor::producer::REQUEST_TIMEOUT;
 use crate::actor::reader::Content;
 use crate::books::{Books, Event, Lane, PollNote, Records};
 use crate::outcome::Breach;
@@ -124,7 +125,7 @@ fn book_ack(
     let deleted = u32::try_from(below).expect("at most the count");
     if deleted > 0 {
         let gone = Sequences { first: records.first, count: deleted };
-        ledger.error(place, gone, ErrorClass::Info, None)?;
+        ledger.deleted(place, gone, Offset(base_offset), at)?;
     }
     if deleted < records.count {
         let kept = Sequences { first: records.first + u64::from(deleted), count: records.count - deleted };
@@ -162,6 +163,7 @@ impl Evidence<'_> {
             // The broker counts whole milliseconds.
             delete_retention: nanos(compacted.delete_retention.saturating_sub(Duration::from_millis(1))),
             read_at: self.content.read_at,
+            copies_within: nanos(REQUEST_TIMEOUT),
         });
         let trial = Trial {
             ledger: ledger(self.books.run, &layout, producers, &events, log_start),

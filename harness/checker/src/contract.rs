@@ -231,6 +231,8 @@ pub struct Compaction {
     pub delete_retention: Nanos,
     /// When the final read was over.
     pub read_at: Nanos,
+    /// How long after its ack a copy of a record may still come into the log, where there may be copies: the request timeout.
+    pub copies_within: Nanos,
 }
 
 impl Contract {

@@ -227,6 +227,8 @@ pub(crate) struct Lane {
     pub(crate) states: Vec<State>,
     pub(crate) sent_at: Vec<Nanos>,
     pub(crate) acks: Vec<AckRun>,
+    /// Acks of records that were deleted by request since. Nobody holds them against the log.
+    deleted: Vec<AckRun>,
     sizes: Sizes,
     errors: Vec<ErrorRun>,
     /// As long as up to the last record with a key.
@@ -239,6 +241,7 @@ impl Lane {
             states: Vec::new(),
             sent_at: Vec::new(),
             acks: Vec::new(),
+            deleted: Vec::new(),
             sizes: Sizes::Uniform(0),
             errors: Vec::new(),
             keys: Vec::new(),
@@ -254,13 +257,15 @@ impl Lane {
         (0..).zip(&self.keys).filter_map(|(sequence, key)| Some((sequence, (*key)?)))
     }
 
-    /// The highest offset at which a record was acknowledged.
-    pub(crate) fn acked_offset(&self, sequence: u64) -> Option<i64> {
-        let holds = |ack: &&AckRun| {
+    /// Every offset at which a record was acknowledged, with the instant, whether it was deleted since or not.
+    pub(crate) fn acks_of(&self, sequence: u64) -> impl Iterator<Item = (i64, Nanos)> {
+        let holds = move |ack: &&AckRun| {
             (ack.first_sequence..ack.first_sequence + u64::from(ack.count)).contains(&sequence)
         };
-        let offset = |ack: &AckRun| ack.base_offset.saturating_add_unsigned(sequence - ack.first_sequence);
-        self.acks.iter().filter(holds).map(offset).max()
+        let place = move |ack: &AckRun| {
+            (ack.base_offset.saturating_add_unsigned(sequence - ack.first_sequence), ack.acked_at)
+        };
+        self.acks.iter().chain(&self.deleted).filter(holds).map(place)
     }
 
     pub(crate) fn len(&self) -> u64 {
@@ -367,6 +372,25 @@ impl ProducerLedger {
         let Sequences { first, count } = records;
         let ack = AckRun { first_sequence: first, base_offset: base_offset.0, acked_at, count };
         self.lanes[partition.get()].push_ack(ack);
+        Ok(())
+    }
+
+    /// Books an acknowledgement of records that were deleted by request since: whether they are there says nothing, so that
+    /// their outcome is unknown. Where they were is known nevertheless: a tombstone among them covers nothing behind it.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if they were not attempted, or were acknowledged and not deleted.
+    pub fn deleted(
+        &mut self,
+        partition: PartitionIndex,
+        records: Sequences,
+        base_offset: Offset,
+        acked_at: Nanos,
+    ) -> Result<(), LedgerError> {
+        self.settle(partition, records, Outcome::Info)?;
+        let Sequences { first, count } = records;
+        let ack = AckRun { first_sequence: first, base_offset: base_offset.0, acked_at, count };
+        self.lanes[partition.get()].deleted.push(ack);
         Ok(())
     }
 

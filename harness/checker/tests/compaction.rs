@@ -1,7 +1,7 @@
 //! What compaction may take and what it may not, each case built by hand.
 
 use highwater_checker::{
-    Acks, Anomaly, Compaction, Contract, Flush, Isolation, Key, Layout, Ledger, Nanos, Offset,
+    Acks, Anomaly, Compaction, Contract, ErrorClass, Flush, Isolation, Key, Layout, Ledger, Nanos, Offset,
     PartitionIndex, Polls, ProducerId, ProducerLedger, Reader, Reading, RunId, Sequences, Setting, Standing,
     Trial, Verdict, judge, promise,
 };
@@ -11,6 +11,8 @@ const RUN: RunId = RunId(1);
 const RETENTION: Nanos = Nanos(10);
 /// When everything is read.
 const READ_AT: Nanos = Nanos(100);
+/// The request timeout.
+const COPIES_WITHIN: Nanos = Nanos(20);
 
 fn value(number: u32) -> Key {
     Key { number, is_tombstone: false }
@@ -25,9 +27,17 @@ fn partition(layout: &Layout) -> PartitionIndex {
 }
 
 fn durable() -> Contract {
-    let compaction = Some(Compaction { delete_retention: RETENTION, read_at: READ_AT });
+    let compaction =
+        Some(Compaction { delete_retention: RETENTION, read_at: READ_AT, copies_within: COPIES_WITHIN });
     let setting = Setting { idempotence: true, ..Setting::single_broker(Acks::All, Flush::EVERY_MESSAGE) };
     Contract { compaction, ..promise(&setting, None) }
+}
+
+/// The same without idempotence, with one request in flight.
+fn with_copies() -> Contract {
+    let setting = Setting::single_broker(Acks::All, Flush::EVERY_MESSAGE);
+    let setting = Setting { idempotence: false, max_in_flight: 1, ..setting };
+    Contract { compaction: durable().compaction, ..promise(&setting, None) }
 }
 
 /// One producer and one partition. Records are sent at these instants, acknowledged at the offset of their sequence; those in
@@ -159,11 +169,90 @@ fn copy_of_a_record_supersedes_it_where_there_may_be_copies() {
             observations: Vec::new(),
         }
     };
-    let setting = Setting::single_broker(Acks::All, Flush::EVERY_MESSAGE);
-    let setting = Setting { idempotence: false, max_in_flight: 1, ..setting };
-    let contract = Contract { compaction: durable().compaction, ..promise(&setting, None) };
-    let permitted = judge(trial(), &contract).expect("the evidence is whole");
+    let permitted = judge(trial(), &with_copies()).expect("the evidence is whole");
     assert_eq!(permitted.standing, Standing::Kept, "{:?}", permitted.violations);
     let forbidden = judge(trial(), &durable()).expect("the evidence is whole");
     assert_eq!(forbidden.violation(Anomaly::InconsistentOffset), 1);
+}
+
+/// What became of a record.
+#[derive(Clone, Copy)]
+enum Fate {
+    /// Acknowledged at an offset.
+    Acked(i64),
+    /// Acknowledged at an offset below which everything was deleted since.
+    Deleted(i64),
+    /// Nobody knows.
+    Unknown,
+}
+
+/// As [`trial`], with a fate for each record, and (offset, sequence) of what is there between `bounds`.
+fn trial_of(records: &[(u64, Key, Fate)], there: &[(i64, usize)], bounds: (i64, i64)) -> Trial {
+    let layout = Layout::new(&[1]);
+    let place = partition(&layout);
+    let mut ledger = ProducerLedger::new(RUN, ProducerId(0), &layout);
+    let mut identities = Vec::new();
+    for (sequence, (sent_at, key, fate)) in (0..).zip(records) {
+        identities.push(ledger.attempt_keyed(place, Nanos(*sent_at), 100, *key));
+        let (one, acked_at) = (Sequences::one(sequence), Nanos(sent_at + 1));
+        let booked = match *fate {
+            Fate::Acked(offset) => ledger.ack(place, one, Offset(offset), acked_at),
+            Fate::Deleted(offset) => ledger.deleted(place, one, Offset(offset), acked_at),
+            Fate::Unknown => ledger.error(place, one, ErrorClass::Info, None),
+        };
+        booked.expect("attempted");
+    }
+    let mut reading = Reading::new(Reader::FINAL, RUN, &layout);
+    reading.bounds(place, Offset(bounds.0), Offset(bounds.1));
+    for (offset, sequence) in there {
+        reading.record(place, Offset(*offset), Ok(identities[*sequence]));
+    }
+    let ledger = Ledger::gather(RUN, &layout, vec![ledger]).expect("of one run");
+    Trial { ledger, faults: Vec::new(), readings: vec![reading], polls: Vec::new(), observations: Vec::new() }
+}
+
+/// Where it was is known: a value behind it was none of its.
+#[test]
+fn tombstone_below_the_deleted_start_covers_nothing_that_is_owed() {
+    let records = [
+        (1, tombstone(7), Fate::Deleted(10)),
+        (2, value(8), Fate::Acked(20)),
+        (50, value(7), Fate::Acked(50)),
+        (51, value(8), Fate::Acked(51)),
+    ];
+    for contract in [durable(), with_copies()] {
+        let in_hole = judge(trial_of(&records, &[(20, 1), (51, 3)], (20, 52)), &contract).expect("whole");
+        assert_eq!((in_hole.violation(Anomaly::LostHole), in_hole.losses.compacted), (1, 0));
+        let at_end = judge(trial_of(&records[..3], &[(20, 1)], (20, 50)), &contract).expect("whole");
+        assert_eq!((at_end.violation(Anomaly::LostTail), at_end.losses.compacted), (1, 0));
+    }
+}
+
+#[test]
+fn tombstone_that_may_be_anywhere_excuses_nothing_behind_the_log_end() {
+    let records =
+        [(1, value(8), Fate::Acked(0)), (2, value(7), Fate::Acked(1)), (3, tombstone(7), Fate::Unknown)];
+    for (log_end, lost) in [(1, 1), (2, 0)] {
+        let verdict = judge(trial_of(&records, &[(0, 0)], (0, log_end)), &durable()).expect("whole");
+        assert_eq!(verdict.losses.records, lost, "log end {log_end}");
+    }
+}
+
+#[test]
+fn record_whose_offset_has_another_was_not_compacted_away() {
+    let records =
+        [(1, value(7), Fate::Acked(0)), (2, value(7), Fate::Acked(1)), (3, value(8), Fate::Unknown)];
+    let reused = judge(trial_of(&records, &[(0, 2), (1, 1)], (0, 2)), &durable()).expect("whole");
+    assert_eq!((reused.losses.records, reused.losses.compacted), (1, 0));
+}
+
+/// Without idempotence a copy of a tombstone may lie behind the one that was acknowledged, but not for ever.
+#[test]
+fn tombstone_that_may_have_a_copy_covers_what_was_sent_while_that_was_on_its_way() {
+    for (sent_at, lost) in [(22, 0), (23, 1)] {
+        let records = [(1, tombstone(7)), (sent_at, value(7)), (99, value(8))];
+        let verdict = judge(trial(&records, &[2]), &with_copies()).expect("whole");
+        assert_eq!(verdict.losses.records, lost, "sent at {sent_at}");
+        assert_eq!(verdict.losses.compacted, 2 - lost);
+    }
 }

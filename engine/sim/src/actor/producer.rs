@@ -20,7 +20,7 @@ use crate::scenario::{BrokerSize, Scenario};
 const LEAST_BUFFER_BYTES: usize = 48 << 10;
 /// Room that a record takes beside its value.
 const OVERHEAD_BYTES: usize = 512;
-const REQUEST_TIMEOUT: Duration = Duration::from_millis(400);
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_millis(400);
 /// Long enough for most absences of the broker, not for all.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(3);
 const WAIT_FOR_METADATA: Duration = Duration::from_millis(3);

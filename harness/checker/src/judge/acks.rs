@@ -220,6 +220,7 @@ fn unmatched(
     }
     // Its own second copy supersedes it.
     let is_compacted = case.contract.duplicates == Permission::Permitted
+        && occupant.is_none()
         && case.may_be_compacted(partition, (producer, sequence), offset);
     let permission = Permission::when(is_compacted || case.copy_may_be_lost(acked_at));
     let id = case.ledger.layout.id(partition);

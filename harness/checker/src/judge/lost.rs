@@ -3,6 +3,7 @@
 
 use super::Case;
 use super::acks::{AckView, Joined, Missing};
+use super::found::occupant;
 use crate::contract::{Loss, Permission};
 use crate::fault::FaultEvent;
 use crate::ledger::{Ledger, Outcome, State};
@@ -135,7 +136,10 @@ pub(super) fn book(case: &mut Case<'_>, partition: PartitionIndex, joined: &Join
             case.losses.expired += 1;
             continue;
         }
-        if case.may_be_compacted(partition, (missing.producer, missing.sequence), missing.offset) {
+        // Compaction leaves the offset empty; where it does not, it is no excuse.
+        if occupant(&reference.partitions[partition.get()].runs, missing.offset).is_none()
+            && case.may_be_compacted(partition, (missing.producer, missing.sequence), missing.offset)
+        {
             case.losses.compacted += 1;
             continue;
         }

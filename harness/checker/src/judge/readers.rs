@@ -166,7 +166,9 @@ fn check_vanished(case: &mut Case<'_>, seen: &Seen<'_>, offset: i64, log: &[Run]
     let explained = case.explanation(polled_at, partition, offset).is_some();
     // A fault that may take what consumers saw may take a record that has no ack yet; its producer then sends it again.
     let taken = explained && case.contract.read_then_lost == Permission::Permitted;
-    let is_compacted = case.may_be_compacted(partition, (producer, sequence), offset);
+    // Compaction leaves the offset empty; where it does not, it is no excuse.
+    let is_compacted =
+        occupant(log, offset).is_none() && case.may_be_compacted(partition, (producer, sequence), offset);
     let copy_is_compacted = is_compacted && case.contract.duplicates == Permission::Permitted;
     let moved = Permission::when(taken || copy_is_compacted || case.copy_may_be_lost(polled_at));
     let state =
@@ -190,8 +192,7 @@ fn check_vanished(case: &mut Case<'_>, seen: &Seen<'_>, offset: i64, log: &[Run]
         Outcome::NeverSent => case.findings.add(Anomaly::NeverSentRead, Permission::Forbidden, who),
         _ => {}
     }
-    // Compaction leaves the offset empty; where it does not, it is no excuse.
-    if is_compacted && occupant(log, offset).is_none() {
+    if is_compacted {
         return;
     }
     let permission = if explained { case.contract.read_then_lost } else { Permission::Forbidden };
