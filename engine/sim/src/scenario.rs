@@ -233,6 +233,11 @@ impl Scenario {
         self.compacted.filter(|_| topic == 0)
     }
 
+    /// Whether retention may discard segments of a topic: of none that is compacted and nothing else.
+    pub(crate) fn may_expire(&self, topic: usize) -> bool {
+        self.retention && self.compacted_topic(topic).is_none_or(|compacted| compacted.deletes_too)
+    }
+
     /// The settings that decide what is owed.
     #[must_use]
     pub fn setting(&self) -> Setting {

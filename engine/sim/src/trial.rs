@@ -193,7 +193,7 @@ impl Evidence<'_> {
             let log_start = self.content.partitions.get(&(name, partition))?.log_start;
             let topic = layout.id(place).topic as usize;
             let asked = self.promises.trims.get(&(topic, partition)).map_or(0, |trim| trim.asked);
-            let may_expire = self.scenario.retention;
+            let may_expire = self.scenario.may_expire(topic);
             Some((place.get(), if may_expire { log_start } else { log_start.min(asked) }))
         };
         layout.partitions().filter_map(start).collect()
@@ -303,7 +303,8 @@ impl Evidence<'_> {
             }
             let compacted = number.and_then(|number| self.scenario.compacted_topic(number));
             let drops_emptied = compacted.is_some_and(|compacted| compacted.deletes_too);
-            if content.log_start > trim.asked && !self.scenario.retention && !drops_emptied {
+            let may_expire = number.is_some_and(|number| self.scenario.may_expire(number));
+            if content.log_start > trim.asked && !may_expire && !drops_emptied {
                 breaches.push(Breach::LogStartWentAhead(line()));
             }
         }
@@ -346,4 +347,48 @@ fn event(layout: &Layout, struck: &Struck, kind: FaultKind) -> FaultEvent {
 #[must_use]
 pub fn is_loss(anomaly: Anomaly) -> bool {
     matches!(anomaly, Anomaly::LostTail | Anomaly::LostHole | Anomaly::LostBeyondWindow)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actor::reader::PartitionContent;
+    use crate::actor::steady_topic;
+    use crate::promises::Topic;
+    use crate::scenario::Compacted;
+
+    /// What is said of the only topic's start at 5, which nobody asked for: whether it is a breach, and below which offset
+    /// records may be gone.
+    fn judged(retention: bool, compacted: Option<Compacted>) -> (bool, i64) {
+        let scenario = Scenario { retention, compacted, ..Scenario::seeded(0) };
+        let (books, mut promises, mut content) =
+            (Books::new(RunId(1)), Promises::default(), Content::default());
+        let topic = Topic { presence: Presence::There, ..Topic::new(steady_topic(0), 1) };
+        content.topics.insert(topic.name.clone(), 1);
+        let read = PartitionContent { log_start: 5, log_end: 9, records: Vec::new() };
+        content.partitions.insert((topic.name.clone(), 0), read);
+        promises.topics.push(topic);
+        let evidence = Evidence {
+            scenario: &scenario,
+            books: &books,
+            promises: &promises,
+            content: &content,
+            deaths: &[],
+        };
+        let is_ahead = |breach: &Breach| matches!(breach, Breach::LogStartWentAhead(_));
+        let below = evidence.deleted_below(&layout(&promises, &content));
+        (evidence.breaches().iter().any(is_ahead), below[&0])
+    }
+
+    #[test]
+    fn retention_touches_no_topic_that_is_only_compacted() {
+        let compacted = |deletes_too| {
+            let (delete_retention, backoff) = (Duration::from_millis(5), Duration::from_millis(1));
+            Some(Compacted { deletes_too, keys: 2, delete_retention, backoff })
+        };
+        assert_eq!(judged(true, None), (false, 5));
+        assert_eq!(judged(true, compacted(true)), (false, 5));
+        assert_eq!(judged(true, compacted(false)), (true, 0));
+        assert_eq!(judged(false, None), (true, 0));
+    }
 }
