@@ -34,9 +34,9 @@ const BUDGET_BYTES: u64 = (16 + 16 + 16 + 8) << 20;
 const CONNECTION_BYTES: u64 = 16 << 10;
 const CONNECTIONS: usize = 2_000;
 
-/// Room for the allocator, stacks and the ring, and for huge pages: each of two shards has two pools in them, and of the last
-/// page a pool may use little.
-const SLACK_BYTES: u64 = (48 + 2 * 2 * 2) << 20;
+/// Room for the allocator, stacks and the ring, and for huge pages: each of two shards has pools in them for the hot tail, for
+/// chunks, for what is received (on one of the drivers), and for reads of one size, and of its last page a pool may use little.
+const SLACK_BYTES: u64 = (64 + 2 * 4 * 2) << 20;
 
 /// Produces and consumes until it is told to stop, and checks every answer. Returns how many records came back.
 fn good_client(addr: SocketAddr, stop: Arc<AtomicBool>) -> std::thread::JoinHandle<usize> {

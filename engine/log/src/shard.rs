@@ -150,7 +150,7 @@ impl ShardLogs {
             journal,
             hot_pool,
             chunk_pool: BufPool::new(chunk_bytes + 2 * IO_ALIGNMENT, chunks * 2, chunks * 2),
-            read_bufs: ReadBufs::default(),
+            read_bufs: ReadBufs::new(config.hot_tail_bytes),
             drain_queue: DrainQueue::new(chunk_bytes),
             partitions: RefCell::default(),
             dirs: RefCell::default(),
