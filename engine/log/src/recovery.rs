@@ -13,6 +13,7 @@
 mod flush;
 mod kafka;
 mod replay;
+mod run;
 mod turns;
 mod writes;
 

@@ -200,6 +200,12 @@ pub(crate) struct AckRun {
     pub(crate) count: u32,
 }
 
+impl AckRun {
+    fn new(Sequences { first, count }: Sequences, base_offset: Offset, acked_at: Nanos) -> Self {
+        AckRun { first_sequence: first, base_offset: base_offset.0, acked_at, count }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct ErrorRun {
     records: Sequences,
@@ -369,9 +375,7 @@ impl ProducerLedger {
         acked_at: Nanos,
     ) -> Result<(), LedgerError> {
         self.settle(partition, records, Outcome::Ack)?;
-        let Sequences { first, count } = records;
-        let ack = AckRun { first_sequence: first, base_offset: base_offset.0, acked_at, count };
-        self.lanes[partition.get()].push_ack(ack);
+        self.lanes[partition.get()].push_ack(AckRun::new(records, base_offset, acked_at));
         Ok(())
     }
 
@@ -388,9 +392,7 @@ impl ProducerLedger {
         acked_at: Nanos,
     ) -> Result<(), LedgerError> {
         self.settle(partition, records, Outcome::Info)?;
-        let Sequences { first, count } = records;
-        let ack = AckRun { first_sequence: first, base_offset: base_offset.0, acked_at, count };
-        self.lanes[partition.get()].deleted.push(ack);
+        self.lanes[partition.get()].deleted.push(AckRun::new(records, base_offset, acked_at));
         Ok(())
     }
 

@@ -1,10 +1,10 @@
 //! Applying journal entries to segments.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use highwater_io::{FileError, IO_ALIGNMENT, Io, IoBuf, fs};
 use highwater_model::batch::{self, BATCH_HEADER_BYTES, BatchHeader};
 use highwater_model::{LeaderEpoch, Offset, TopicPartition};
@@ -20,24 +20,12 @@ use crate::kafka_files::{
 };
 use crate::mutants;
 use crate::partition::state::{MAX_OFFSET, MAX_SEGMENT_BYTES, PartitionState};
+use crate::recovery::run::{Piece, Run};
 use crate::recovery::writes::{SegmentKey, Writes};
 use crate::recovery::{EIO, Listing, Settled, flush, inspect_segments, segment_names, settle_segments};
 
 /// Bytes of groups whose entries are gathered before they are written.
-const PENDING_BYTES: usize = 32 << 20;
-
-/// Bytes that go to one place of one segment.
-struct Piece {
-    segment_base: Offset,
-    position_bytes: u64,
-    bytes: Bytes,
-}
-
-impl Piece {
-    fn end_bytes(&self) -> u64 {
-        self.position_bytes + self.bytes.len() as u64
-    }
-}
+pub(super) const PENDING_BYTES: usize = 32 << 20;
 
 /// A partition while its journal is applied.
 struct Target {
@@ -794,109 +782,5 @@ impl Target {
             ));
         }
         Ok(())
-    }
-}
-
-/// Bytes of pieces that follow each other, from the start of a block.
-struct Run {
-    start_bytes: u64,
-    parts: Vec<Bytes>,
-    len_bytes: u64,
-}
-
-impl Run {
-    fn begin(first: &Piece, written: Option<(Offset, u64, Bytes)>) -> Result<Self, OpenError> {
-        let mut run = Run { start_bytes: first.position_bytes, parts: Vec::new(), len_bytes: 0 };
-        if !first.position_bytes.is_multiple_of(IO_ALIGNMENT as u64) {
-            // Only a piece that goes on where this replay wrote before may begin inside a block.
-            let block = written
-                .filter(|(base, end, _)| *base == first.segment_base && *end == first.position_bytes)
-                .map(|(_, _, block)| block);
-            let Some(block) = block else {
-                return Err(OpenError::Damaged {
-                    path: PathBuf::from(format!("segment {}", first.segment_base)),
-                    position_bytes: first.position_bytes,
-                    what: "the journal goes on inside a block that it does not repeat".to_owned(),
-                });
-            };
-            run.start_bytes -= block.len() as u64;
-            run.push(block);
-        }
-        run.push(first.bytes.clone());
-        Ok(run)
-    }
-
-    fn push(&mut self, bytes: Bytes) {
-        self.len_bytes += bytes.len() as u64;
-        self.parts.push(bytes);
-    }
-
-    fn end_bytes(&self) -> u64 {
-        self.start_bytes + self.len_bytes
-    }
-
-    /// Whether `next` goes on here, or repeats the last block and goes on.
-    fn accepts(&self, next: &Piece) -> bool {
-        self.len_bytes < PENDING_BYTES as u64
-            && next.position_bytes <= self.end_bytes()
-            && next.position_bytes >= self.start_bytes
-            && next.end_bytes() >= self.end_bytes()
-    }
-
-    fn add(&mut self, next: &Piece) {
-        let mut repeated = self.end_bytes() - next.position_bytes;
-        self.len_bytes -= repeated;
-        while repeated > 0 {
-            let last = self.parts.last_mut().expect("inside the run");
-            let keep = (last.len() as u64).saturating_sub(repeated);
-            repeated -= last.len() as u64 - keep;
-            last.truncate(usize::try_from(keep).expect("no longer than it was"));
-            if last.is_empty() {
-                self.parts.pop();
-            }
-        }
-        self.push(next.bytes.clone());
-    }
-
-    fn into_parts(self) -> Parts {
-        Parts { rest: self.parts.into(), len_bytes: self.len_bytes }
-    }
-}
-
-/// The bytes of a run on their way into buffers.
-struct Parts {
-    rest: VecDeque<Bytes>,
-    len_bytes: u64,
-}
-
-impl Parts {
-    /// What is behind the last whole block, a copy.
-    fn last_block(&self) -> Bytes {
-        let wanted = usize::try_from(self.len_bytes % IO_ALIGNMENT as u64).expect("less than a block");
-        let mut tail: Vec<Bytes> = Vec::new();
-        let mut missing = wanted;
-        for part in self.rest.iter().rev() {
-            if missing == 0 {
-                break;
-            }
-            let take = missing.min(part.len());
-            tail.push(part.slice(part.len() - take..));
-            missing -= take;
-        }
-        tail.reverse();
-        tail.concat().into()
-    }
-
-    /// Moves as much into `buf` as it has room for.
-    fn fill(&mut self, buf: &mut IoBuf) {
-        while let Some(part) = self.rest.front_mut() {
-            let take = part.len().min(buf.remaining());
-            buf.extend_from_slice(&part[..take]);
-            part.advance(take);
-            if !part.is_empty() {
-                return;
-            }
-            self.rest.pop_front();
-        }
     }
 }
