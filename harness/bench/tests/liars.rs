@@ -72,6 +72,14 @@ const CUT_AND_RETRY: Scene = Scene {
            disk.flush_delay = '400ms'\nrequest_timeout = '100ms'",
     settings: "",
 };
+/// A flush takes about as long as the producer waits: some requests are sent again while they are being stored, and some
+/// are answered in time, so that there are acks to wait for. The cut falls once much was sent again.
+const RETRY_THEN_CUT: Scene = Scene {
+    name: "retries, power cut",
+    grid: "fault = 'power-cut'\nwarm_up = '0s'\nfault_acked = 300\n\
+           disk.flush_delay = ['60ms', '80ms', '95ms']\nrequest_timeout = '100ms'",
+    settings: "",
+};
 /// So seldom flushed that no other flush makes up for the one that was dropped. A record, a flush: of ten numbers of
 /// records in a row, one is that of a dropped flush.
 const CUT_BETWEEN_FLUSHES: Scene = Scene {
@@ -95,13 +103,22 @@ const LIES: &[Lie] = &[
     lie("ack-before-flush", CUT_SLOW_CACHED, Anomaly::LostTail, 6),
     lie("skip-journal-flush", CUT_SLOW_CACHED, Anomaly::LostTail, 6),
     lie("drop-flush-sometimes", CUT_BETWEEN_FLUSHES, Anomaly::LostTail, 60),
-    lie("retry-stored-twice", KILL_AND_RETRY, Anomaly::Duplicate, 12),
+    lie("retry-stored-twice", RETRY_THEN_CUT, Anomaly::Duplicate, 9),
     lie("duplicate-acked-at-once", CUT_AND_RETRY, Anomaly::LostTail, 12),
 ];
 
 /// What the honest broker must come through.
-const HONEST: &[Scene] =
-    &[NO_FAULT, KILL, KILL_AND_RETRY, CUT, CUT_SLOW, CUT_SLOW_CACHED, CUT_AND_RETRY, CUT_BETWEEN_FLUSHES];
+const HONEST: &[Scene] = &[
+    NO_FAULT,
+    KILL,
+    KILL_AND_RETRY,
+    CUT,
+    CUT_SLOW,
+    CUT_SLOW_CACHED,
+    CUT_AND_RETRY,
+    RETRY_THEN_CUT,
+    CUT_BETWEEN_FLUSHES,
+];
 /// In so many cells that prove something, of at most so many.
 const HONEST_CELLS: (usize, u32) = (2, 5);
 
