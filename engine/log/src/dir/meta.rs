@@ -9,7 +9,9 @@ use super::{MetadataPlace, OpenOptions, SMALL_FILE_BYTES};
 use crate::error::OpenError;
 
 pub(super) const META_PROPERTIES: &str = "meta.properties";
+/// The format of the journal that belongs to the directory.
 const JOURNAL_PROPERTY: &str = "highwater.journal";
+const JOURNAL_VERSION: u32 = 1;
 /// In a directory that is one of several: the id of that with the metadata log.
 const METADATA_DIRECTORY_PROPERTY: &str = "highwater.metadata.directory.id";
 
@@ -20,6 +22,8 @@ pub(crate) struct MetaProperties {
     node_id: Option<i32>,
     pub(super) directory_id: DirectoryId,
     pub(crate) has_journal: bool,
+    /// The format of its journal, where this build does not know it.
+    unknown_journal: Option<u32>,
     metadata_directory: Option<DirectoryId>,
     others: Vec<(String, String)>,
 }
@@ -36,6 +40,7 @@ impl MetaProperties {
             node_id: None,
             directory_id: DirectoryId::UNASSIGNED,
             has_journal: false,
+            unknown_journal: None,
             metadata_directory: None,
             others: Vec::new(),
         };
@@ -50,7 +55,11 @@ impl MetaProperties {
                     meta.metadata_directory = Some(DirectoryId(TopicId::parse(value.trim())?.0));
                 }
                 "version" => {}
-                JOURNAL_PROPERTY => meta.has_journal = value.trim() == "1",
+                JOURNAL_PROPERTY => {
+                    meta.has_journal = true;
+                    meta.unknown_journal =
+                        Some(value.trim().parse().ok()?).filter(|&it| it != JOURNAL_VERSION);
+                }
                 other => meta.others.push((other.to_owned(), value.trim().to_owned())),
             }
         }
@@ -59,7 +68,7 @@ impl MetaProperties {
 
     pub(crate) fn encode(&self) -> String {
         let mut text = format!(
-            "version=1\ncluster.id={}\nnode.id={}\ndirectory.id={}\n{JOURNAL_PROPERTY}=1\n",
+            "version=1\ncluster.id={}\nnode.id={}\ndirectory.id={}\n{JOURNAL_PROPERTY}={JOURNAL_VERSION}\n",
             self.cluster_id,
             self.node_id.unwrap_or(0),
             self.directory_id,
@@ -81,6 +90,13 @@ pub(crate) async fn read_meta(io: &Io, path: &Path) -> Result<Option<MetaPropert
     }
     let bytes = io.fs().read_file(&file, SMALL_FILE_BYTES).await?;
     let meta = std::str::from_utf8(&bytes).ok().and_then(MetaProperties::parse);
+    if let Some(version) = meta.as_ref().and_then(|meta| meta.unknown_journal) {
+        let why = format!(
+            "its journal has format {version}, and this build knows {JOURNAL_VERSION} alone; \
+             start the Highwater that wrote it"
+        );
+        return Err(OpenError::NotOurs { path: file, why });
+    }
     meta.map(Some).ok_or_else(|| OpenError::NotOurs {
         path: file,
         why:
@@ -107,6 +123,7 @@ pub(super) fn check_meta(
             node_id: Some(options.node_id.0),
             directory_id: DirectoryId(io.random_uuid()),
             has_journal: false,
+            unknown_journal: None,
             metadata_directory: match options.metadata {
                 MetadataPlace::In(id) => Some(id),
                 MetadataPlace::Here | MetadataPlace::Anywhere => None,

@@ -41,6 +41,8 @@ pub(crate) const GROUP_HEADER_BYTES: usize = 72;
 pub(crate) const MIN_ALIGNMENT: u64 = 4096;
 
 const FILE_MAGIC: &[u8; 8] = b"HWJRNL01";
+/// What a file's magic begins with, whatever its version.
+const FILE_MAGIC_STEM: &[u8] = b"HWJRNL";
 const GROUP_MAGIC: &[u8; 4] = b"HWGR";
 const GROUP_VERSION: u16 = 1;
 
@@ -165,6 +167,14 @@ impl FileHeader {
         };
         Some(FileHeader { incarnation, generation, file_number, len_bytes })
     }
+
+    /// Whether this is the whole header of a journal file in a version that this build does not know.
+    pub(crate) fn is_of_unknown_version(bytes: &[u8]) -> bool {
+        let checksum = |covered| Some(Fields(bytes.get(48..)?).u64()? == XxHash3_64::oneshot(covered));
+        bytes.starts_with(FILE_MAGIC_STEM)
+            && !bytes.starts_with(FILE_MAGIC)
+            && bytes.get(..48).and_then(checksum) == Some(true)
+    }
 }
 
 /// Header of a group, without its two checksums.
@@ -206,9 +216,30 @@ impl GroupHeader {
 
     /// The header at the front of `bytes`, and its checksum; `None` if it is none of this file at this place.
     pub(crate) fn decode(bytes: &[u8], incarnation: Incarnation, position_bytes: u64) -> Option<(Self, u64)> {
+        let (header, checksum, version) = Self::decode_any(bytes, incarnation, position_bytes)?;
+        (version == GROUP_VERSION).then_some((header, checksum))
+    }
+
+    /// The version of the whole group header at the front of `bytes` that is one of this file at this place, if this build
+    /// does not know it.
+    pub(crate) fn unknown_version(
+        bytes: &[u8],
+        incarnation: Incarnation,
+        position_bytes: u64,
+    ) -> Option<u16> {
+        let (_, _, version) = Self::decode_any(bytes, incarnation, position_bytes)?;
+        (version != GROUP_VERSION).then_some(version)
+    }
+
+    /// Header, checksum and version, whatever that is: in all versions these fields stand where they stand in the first.
+    fn decode_any(bytes: &[u8], incarnation: Incarnation, position_bytes: u64) -> Option<(Self, u64, u16)> {
         let covered = bytes.get(..GROUP_HEADER_BYTES - 8)?;
         let mut fields = Fields(bytes);
-        if fields.array::<4>()? != *GROUP_MAGIC || fields.u16()? != GROUP_VERSION || fields.u16()? != 0 {
+        if fields.array::<4>()? != *GROUP_MAGIC {
+            return None;
+        }
+        let version = fields.u16()?;
+        if fields.u16()? != 0 {
             return None;
         }
         let sequence = fields.u64()?;
@@ -234,7 +265,7 @@ impl GroupHeader {
             position_bytes,
             entries_checksum,
         };
-        Some((header, checksum))
+        Some((header, checksum, version))
     }
 
     /// The sequence of what looks like a group at its place, in a file that does not tell its incarnation.

@@ -9,12 +9,13 @@
 //! Only after a clean stop is there nothing to search for. So a journal is read at most twice, forwards, in large reads.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use bytes::Bytes;
-use highwater_io::{BufPool, FileError, Io, concurrent, fs};
+use highwater_io::{BufPool, FileError, FileOp, Io, concurrent, fs};
 
 use crate::journal::JournalPlace;
 use crate::journal::files::lock_for_writing;
@@ -304,7 +305,7 @@ impl JournalReader {
                     break;
                 }
                 for block in window.pieces().iter().flat_map(|piece| piece.chunks(BLOCK_BYTES)) {
-                    let header = GroupHeader::decode(block, scanned.header.incarnation, position);
+                    let header = scanned.group_header(block, position)?;
                     if let Some((header, _)) = header.filter(|(header, _)| header.sequence > sequence) {
                         let (position_bytes, proven_through) = (position, header.durable_through);
                         found.push(Later { file: index, position_bytes, header, proven_through });
@@ -342,13 +343,28 @@ impl ScannedFile {
         ReadAhead::new(io, pool, Rc::clone(&self.file), position_bytes, self.len_bytes)
     }
 
+    /// The header of this file's group at this place, and its checksum.
+    fn group_header(
+        &self,
+        block: &[u8],
+        position_bytes: u64,
+    ) -> Result<Option<(GroupHeader, u64)>, FileError> {
+        let header = GroupHeader::decode(block, self.header.incarnation, position_bytes);
+        if header.is_none()
+            && GroupHeader::unknown_version(block, self.header.incarnation, position_bytes).is_some()
+        {
+            return Err(unknown_format(&self.path, position_bytes));
+        }
+        Ok(header)
+    }
+
     async fn group_at(&self, reading: &mut ReadAhead, position_bytes: u64) -> Result<Found, FileError> {
         if position_bytes >= self.len_bytes {
             return Ok(Found::Nothing);
         }
         let incarnation = self.header.incarnation;
         let first = reading.bytes(position_bytes, BLOCK_BYTES).await?;
-        let Some((header, checksum)) = GroupHeader::decode(&first, incarnation, position_bytes) else {
+        let Some((header, checksum)) = self.group_header(&first, position_bytes)? else {
             return Ok(Found::Nothing);
         };
         let content_bytes = header.content_bytes();
@@ -364,14 +380,30 @@ impl ScannedFile {
         }
         let payload_end = GROUP_HEADER_BYTES + header.payload_bytes as usize;
         let list = group.slice(payload_end..len);
-        let entries = (entries_checksum(incarnation, &list) == header.entries_checksum)
-            .then(|| Entry::decode_list(&list, header.entry_count))
-            .flatten();
-        let Some(entries) = entries else { return Ok(unreadable) };
+        if entries_checksum(incarnation, &list) != header.entries_checksum {
+            return Ok(unreadable);
+        }
+        let Some(entries) = Entry::decode_list(&list, header.entry_count) else {
+            return Err(unknown_format(&self.path, position_bytes));
+        };
         match split_payload(&entries, &group, GROUP_HEADER_BYTES..payload_end) {
             Some(entries) => Ok(Found::Whole { header, checksum, group: WholeGroup { entries, size_bytes } }),
             None => Ok(Found::Damaged { header, checksum, entries: Some(entries) }),
         }
+    }
+}
+
+/// What is whole and cannot be read is no damage: a later build wrote it. To take it for a torn end would lose it.
+fn unknown_format(path: &Path, position_bytes: u64) -> FileError {
+    FileError {
+        op: FileOp::Read,
+        path: path.to_owned(),
+        position_bytes: Some(position_bytes),
+        source: io::Error::new(
+            io::ErrorKind::Unsupported,
+            "whole, and in a format that this build does not know; start the Highwater that wrote it, and stop that \
+             cleanly before an older one is started",
+        ),
     }
 }
 
@@ -407,6 +439,9 @@ async fn list(io: &Io, dir: &Path, generation: [u8; 16], access: Access) -> Resu
     let mut listing = Listing::default();
     for opened in concurrent::all(io, OPENED_AT_ONCE, files).await {
         let (head, found) = opened?;
+        if FileHeader::is_of_unknown_version(&head) {
+            return Err(unknown_format(&found.path, 0));
+        }
         listing.slots.insert(found.slot);
         match FileHeader::decode(&head) {
             Some(header) if header.generation == generation => {
