@@ -9,7 +9,7 @@
 //! Kafka works on one request of a connection at a time. So do we, except that produce requests, whose acknowledgement
 //! waits for the disk, follow each other without waiting: each takes one in-flight permit, every other request takes all
 //! of them. Batches are appended in the order of their requests, and replies leave in that order. A fetch that waits
-//! holds its connection back as in Kafka, and no content of a further request is read meanwhile.
+//! holds its connection back as in Kafka; of what follows it, no more is read than came in one piece of memory with it.
 //!
 //! A client that goes away takes its waiting fetch with it; everything else that it asked for is done to the end, since
 //! it may be half done already, and since a producer with acks=0 may close right after its last batch.
@@ -20,6 +20,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::Future;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -78,7 +79,7 @@ struct Connection {
 struct AtWork {
     api_key: ApiKey,
     outcome: Task<Outcome>,
-    turn: Vec<Permit>,
+    turn: Permit,
     memory: RequestMemory,
 }
 
@@ -170,7 +171,9 @@ async fn read_requests(shard: &Rc<Shard>, connection: &Connection) -> End {
     let network = &shard.broker.config.network;
     let mut reader = FrameReader::new(&shard.io, &shard.request_budget, &shard.frame_pools, network);
     loop {
-        let (frame, turn) = match or_stop(shard, connection, read_frame(connection, &mut reader)).await {
+        // Too large to be moved for each request.
+        let read = pin!(read_frame(connection, &mut reader));
+        let (frame, turn) = match or_stop(shard, connection, read).await {
             Ok(Ok(read)) => read,
             Ok(Err(error)) => return end_of(shard, connection, &error),
             Err(end) => return end,
@@ -227,19 +230,19 @@ async fn or_stop<T>(shard: &Shard, connection: &Connection, work: impl Future<Ou
 async fn read_frame(
     connection: &Connection,
     reader: &mut FrameReader,
-) -> Result<(Frame, Vec<Permit>), FrameError> {
+) -> Result<(Frame, Permit), FrameError> {
     let size_bytes = reader.size(&connection.stream).await?;
-    let turn = vec![connection.in_flight.acquire(1).await];
+    let turn = connection.in_flight.acquire(1).await;
     let frame = reader.content(&connection.stream, size_bytes).await?;
     Ok((frame, turn))
 }
 
 /// What `request` needs before it is begun: of the in-flight permits one for a produce, all for every other.
-async fn whole_turn(connection: &Connection, request: &Request, mut turn: Vec<Permit>) -> Vec<Permit> {
+async fn whole_turn(connection: &Connection, request: &Request, mut turn: Permit) -> Permit {
     let api = request.header.api_key;
     let others = connection.in_flight.limit() - 1;
     if api != ApiKey::Produce && others > 0 {
-        turn.push(connection.in_flight.acquire(others).await);
+        turn.merge(connection.in_flight.acquire(others).await);
     }
     turn
 }
@@ -307,7 +310,7 @@ struct Batch {
     pieces: Vec<Bytes>,
     size_bytes: usize,
     closes: bool,
-    held: Vec<(Vec<Permit>, RequestMemory, Held)>,
+    held: Vec<(Permit, RequestMemory, Held)>,
 }
 
 impl Batch {

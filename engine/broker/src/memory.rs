@@ -72,11 +72,12 @@ impl RequestBudget {
     /// A holding of nothing, for a new frame of `size_bytes`.
     pub(crate) fn begin(&self, size_bytes: usize) -> RequestMemory {
         let is_small = size_bytes <= SMALL_FRAME_BYTES;
-        RequestMemory { budget: self.clone(), is_small, units: Vec::new(), reserve: None, last_resort: None }
+        let budget = self.clone();
+        RequestMemory { budget, is_small, units: None, reserve: None, last_resort: None, shared: None }
     }
 
     #[cfg(test)]
-    fn available(&self) -> usize {
+    pub(crate) fn available(&self) -> usize {
         self.units.available() + self.reserve.available()
     }
 }
@@ -86,19 +87,45 @@ impl RequestBudget {
 pub(crate) struct RequestMemory {
     budget: RequestBudget,
     is_small: bool,
-    units: Vec<Permit>,
+    units: Option<Permit>,
     reserve: Option<Permit>,
     last_resort: Option<Permit>,
+    /// What it shares with other frames that came in one piece of memory.
+    shared: Option<Rc<RequestMemory>>,
 }
 
 impl RequestMemory {
+    /// Holds `memory` as well, which others may hold, too.
+    pub(crate) fn beside(mut self, memory: Rc<RequestMemory>) -> Self {
+        self.shared = Some(memory);
+        self
+    }
+
+    /// Takes `bytes` more if that leaves half of the budget: for what one could do without.
+    pub(crate) fn try_spare(&mut self, bytes: usize) -> bool {
+        let units = &self.budget.units;
+        units.available() >= bytes + units.limit() / 2 && self.try_grow(bytes)
+    }
+
+    fn try_grow(&mut self, bytes: usize) -> bool {
+        let Some(permit) = self.budget.units.try_acquire(bytes) else { return false };
+        self.add(permit);
+        true
+    }
+
+    fn add(&mut self, permit: Permit) {
+        match &mut self.units {
+            Some(units) => units.merge(permit),
+            units => *units = Some(permit),
+        }
+    }
+
     /// Waits until `bytes` more may be taken.
     pub(crate) async fn grow(&mut self, bytes: usize) {
         if bytes == 0 || self.last_resort.is_some() {
             return;
         }
-        if let Some(permit) = self.budget.units.try_acquire(bytes) {
-            self.units.push(permit);
+        if self.try_grow(bytes) {
             return;
         }
         // Once, and no more than a small frame: what it asks the broker to do may take far more.
@@ -118,7 +145,7 @@ impl RequestMemory {
         let mut last_resort = pin!(self.budget.last_resort.acquire(1));
         poll_fn(|cx| {
             if let Poll::Ready(permit) = units.as_mut().poll(cx) {
-                self.units.push(permit);
+                self.add(permit);
             } else if may_take_reserve && let Poll::Ready(permit) = reserve.as_mut().poll(cx) {
                 self.reserve = Some(permit);
             } else if let Poll::Ready(permit) = last_resort.as_mut().poll(cx) {
@@ -133,7 +160,7 @@ impl RequestMemory {
 
     /// Resolves when somebody waits for memory that this holds, and still does after `patience`.
     pub(crate) async fn is_short_for(&self, io: &Io, patience: Duration) {
-        if self.units.is_empty() && self.last_resort.is_none() {
+        if self.units.is_none() && self.last_resort.is_none() && self.shared.is_none() {
             self.budget.small_shortage.lasts(io, patience).await;
         } else {
             self.budget.is_short_for(io, patience).await;

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use async_task::Runnable;
+use pin_project_lite::pin_project;
 use slab::Slab;
 
 /// Where a task that became ready goes. Called from any thread.
@@ -50,10 +51,7 @@ impl Executor {
         let mut live = self.live.borrow_mut();
         let entry = live.vacant_entry();
         let guard = LiveGuard { live: Rc::clone(&self.live), key: entry.key() };
-        let future = async move {
-            let _guard = guard;
-            future.await
-        };
+        let future = Guarded { future, _guard: guard };
         let sink = Arc::clone(&self.sink);
         let (runnable, task) = async_task::spawn_local(future, move |runnable| sink.push(runnable, place));
         entry.insert(runnable.waker());
@@ -73,6 +71,23 @@ impl Executor {
         for waker in wakers {
             waker.wake();
         }
+    }
+}
+
+pin_project! {
+    /// A task's future. An async block around it would take twice its memory, and move it once more.
+    struct Guarded<F> {
+        #[pin]
+        future: F,
+        _guard: LiveGuard,
+    }
+}
+
+impl<F: Future> Future for Guarded<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        self.project().future.poll(cx)
     }
 }
 

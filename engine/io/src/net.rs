@@ -161,7 +161,18 @@ impl TcpStream {
     /// As recv(2); an end of the stream before `len` bytes is `UnexpectedEof`.
     pub async fn recv_into(&self, buf: IoBuf, len: usize) -> io::Result<IoBuf> {
         assert!(len <= buf.remaining(), "{len} bytes fit into the buffer");
-        on_stream!(self, stream => stream.recv_into(buf, len).await)
+        on_stream!(self, stream => stream.recv_into(buf, len, len).await)
+    }
+
+    /// As [`recv_into`](Self::recv_into), but appends at least `len` bytes, and whatever else has arrived when these have,
+    /// as far as there is room. Bytes that arrive in pieces may cost a receive more.
+    ///
+    /// # Errors
+    /// As `recv_into`.
+    pub async fn recv_at_least(&self, buf: IoBuf, len: usize) -> io::Result<IoBuf> {
+        let room = buf.remaining();
+        assert!(len <= room, "{len} bytes fit into the buffer");
+        on_stream!(self, stream => stream.recv_into(buf, len, room).await)
     }
 
     /// Sends all of `data`, one piece after the other.

@@ -283,6 +283,17 @@ pub struct Permit {
     units: usize,
 }
 
+impl Permit {
+    /// Adds the units of another permit of the same semaphore.
+    ///
+    /// # Panics
+    /// If `other` is of another semaphore.
+    pub fn merge(&mut self, mut other: Permit) {
+        assert!(Rc::ptr_eq(&self.semaphore.inner, &other.semaphore.inner), "permits of one semaphore");
+        self.units += std::mem::take(&mut other.units);
+    }
+}
+
 impl fmt::Debug for Permit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Permit").field("units", &self.units).finish_non_exhaustive()

@@ -122,10 +122,10 @@ impl TcpStream {
         received.await
     }
 
-    pub(crate) async fn recv_into(&self, mut buf: IoBuf, len: usize) -> io::Result<IoBuf> {
+    pub(crate) async fn recv_into(&self, mut buf: IoBuf, least: usize, most: usize) -> io::Result<IoBuf> {
         let mut at = buf.len();
-        let target = at + len;
-        buf.set_len(target);
+        let target = at + least;
+        buf.set_len(at + most);
         while at < target {
             let received = poll_fn(|cx| {
                 ready!(self.poll_receivable(cx))?;
@@ -136,6 +136,7 @@ impl TcpStream {
                 received => at += received,
             }
         }
+        buf.set_len(at);
         Ok(buf)
     }
 

@@ -390,10 +390,10 @@ impl TcpStream {
         poll_fn(|cx| self.poll_recv(self.driver.recv_buffer_bytes, cx)).await
     }
 
-    pub(crate) async fn recv_into(&self, mut buf: IoBuf, len: usize) -> io::Result<IoBuf> {
-        let end = buf.len() + len;
-        while buf.len() < end {
-            let received = poll_fn(|cx| self.poll_recv(end - buf.len(), cx)).await?;
+    pub(crate) async fn recv_into(&self, mut buf: IoBuf, least: usize, most: usize) -> io::Result<IoBuf> {
+        let (target, limit) = (buf.len() + least, buf.len() + most);
+        while buf.len() < target {
+            let received = poll_fn(|cx| self.poll_recv(limit - buf.len(), cx)).await?;
             if received.is_empty() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }

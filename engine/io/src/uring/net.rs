@@ -100,8 +100,8 @@ impl TcpStream {
         self.receiver.recv(&self.core).await
     }
 
-    pub(crate) async fn recv_into(&self, buf: IoBuf, len: usize) -> io::Result<IoBuf> {
-        self.receiver.recv_into(&self.core, buf, len).await
+    pub(crate) async fn recv_into(&self, buf: IoBuf, least: usize, most: usize) -> io::Result<IoBuf> {
+        self.receiver.recv_into(&self.core, buf, least, most).await
     }
 
     pub(crate) async fn send(&self, data: Vec<Bytes>) -> io::Result<()> {

@@ -24,6 +24,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
+use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
@@ -163,23 +164,30 @@ impl Receiver {
         }
     }
 
-    /// Appends exactly `len` bytes to `buf`.
+    /// Appends at least `least` bytes to `buf`, and up to `most` if they are there.
     pub(super) async fn recv_into(
         self: &Rc<Self>,
         core: &Rc<Core>,
         mut buf: IoBuf,
-        len: usize,
+        least: usize,
+        most: usize,
     ) -> io::Result<IoBuf> {
-        let target = buf.len() + len;
+        let (target, mut limit) = (buf.len() + least, buf.len() + most);
         loop {
-            poll_fn(|cx| self.poll_ready_for_direct(core, &mut buf, target, cx)).await?;
-            let missing = target - buf.len();
-            if missing == 0 {
+            poll_fn(|cx| self.poll_ready_for_direct(core, &mut buf, target..=limit, cx)).await?;
+            if buf.len() >= target {
                 return Ok(buf);
             }
             self.inner.borrow_mut().phase = Phase::Direct;
-            let completion = core.submit(Request::receive_into(self, buf, missing)).await;
+            let request = if limit > target {
+                Request::receive_some_into(self, buf, limit)
+            } else {
+                Request::receive_into(self, buf, limit)
+            };
+            let completion = core.submit(request).await;
             buf = completion.held.into_buffer();
+            // What is missing now is waited for in one go.
+            limit = target;
             match completion.result {
                 Ok(0) => self.inner.borrow_mut().end = Some(End::Eof),
                 Ok(received) => {
@@ -192,17 +200,18 @@ impl Receiver {
         }
     }
 
-    /// Takes what is queued; resolves when that was enough or when nothing else receives.
+    /// Takes what is queued until the buffer has as much as is wanted; resolves when that was enough or when nothing else
+    /// receives.
     fn poll_ready_for_direct(
         &self,
         core: &Core,
         buf: &mut IoBuf,
-        target: usize,
+        wanted: RangeInclusive<usize>,
         cx: &Context<'_>,
     ) -> Poll<io::Result<()>> {
         let mut inner = self.inner.borrow_mut();
-        inner.take_queued(buf, target);
-        if buf.len() == target {
+        inner.take_queued(buf, *wanted.end());
+        if buf.len() >= *wanted.start() {
             return Poll::Ready(Ok(()));
         }
         match inner.end {

@@ -231,10 +231,19 @@ impl Request {
         Self::single(entry, Held::Pieces { pieces, _to: Rc::clone(socket) })
     }
 
-    /// Receives up to `len` bytes into the memory behind the buffer's content.
-    pub(super) fn receive_into(receiver: &Rc<Receiver>, mut buf: IoBuf, len: usize) -> Self {
-        let (to, len) = (spare(&mut buf), length(len.min(buf.remaining())));
-        let entry = opcode::Recv::new(raw(receiver.socket()), to, len).flags(libc::MSG_WAITALL).build();
+    /// Receives into the memory behind the buffer's content, until the buffer has `end` bytes.
+    pub(super) fn receive_into(receiver: &Rc<Receiver>, buf: IoBuf, end: usize) -> Self {
+        Self::receive_direct(receiver, buf, end, libc::MSG_WAITALL)
+    }
+
+    /// Receives what there is, at least a byte, into the memory behind the buffer's content, up to its byte `end`.
+    pub(super) fn receive_some_into(receiver: &Rc<Receiver>, buf: IoBuf, end: usize) -> Self {
+        Self::receive_direct(receiver, buf, end, 0)
+    }
+
+    fn receive_direct(receiver: &Rc<Receiver>, mut buf: IoBuf, end: usize, flags: i32) -> Self {
+        let (to, len) = (spare(&mut buf), length((end - buf.len()).min(buf.remaining())));
+        let entry = opcode::Recv::new(raw(receiver.socket()), to, len).flags(flags).build();
         Self::single(entry, Held::ReceiveInto { buf, receiver: Rc::clone(receiver) })
     }
 

@@ -162,15 +162,27 @@ pub(crate) fn receives_of_both_kinds_interleave_exactly<H: Host>() {
         });
         let mut at = 0;
         while at < TOTAL {
-            if below(&io, 2) == 0 {
-                let bytes = far.recv().await.expect("received");
-                assert!(bytes[..] == expected[at..at + bytes.len()], "recv at {at}");
-                at += bytes.len();
-            } else {
-                let len = (1 + below(&io, 100_000)).min(TOTAL - at);
-                let buf = far.recv_into(IoBuf::with_capacity(len), len).await.expect("received");
-                assert!(buf[..] == expected[at..at + len], "recv_into of {len} at {at}");
-                at += len;
+            let len = (1 + below(&io, 100_000)).min(TOTAL - at);
+            match below(&io, 3) {
+                0 => {
+                    let bytes = far.recv().await.expect("received");
+                    assert!(bytes[..] == expected[at..at + bytes.len()], "recv at {at}");
+                    at += bytes.len();
+                }
+                1 => {
+                    let buf = far.recv_into(IoBuf::with_capacity(len), len).await.expect("received");
+                    assert!(buf[..] == expected[at..at + len], "recv_into of {len} at {at}");
+                    at += len;
+                }
+                _ => {
+                    let mut buf = IoBuf::with_capacity(7 + len + below(&io, 100_000));
+                    buf.extend_from_slice(b"content");
+                    let buf = far.recv_at_least(buf, len).await.expect("received");
+                    let received = buf.len() - 7;
+                    assert!(received >= len && buf[..7] == *b"content");
+                    assert!(buf[7..] == expected[at..at + received], "recv_at_least of {len} at {at}");
+                    at += received;
+                }
             }
             if below(&io, 8) == 0 {
                 io.sleep(Duration::from_micros(50)).await;
