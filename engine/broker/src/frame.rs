@@ -123,11 +123,8 @@ fn next_capacity(capacity: usize, size_bytes: usize) -> usize {
 
 /// The memory of frames in which `bytes` fit, or the largest.
 fn capacity_for(bytes: usize) -> usize {
-    match bytes {
-        ..=SMALL_BYTES => SMALL_BYTES,
-        ..=MEDIUM_BYTES => MEDIUM_BYTES,
-        _ => LARGE_BYTES,
-    }
+    let sizes = [SMALL_BYTES, MEDIUM_BYTES];
+    sizes.into_iter().find(|&capacity| bytes <= capacity).unwrap_or(LARGE_BYTES)
 }
 
 /// Reads the frames of one connection.

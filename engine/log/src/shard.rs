@@ -590,6 +590,7 @@ impl ShardCore {
         if segments.is_empty() {
             return Ok(());
         }
+        core.departures.set(core.departures.get() + 1);
         for segment in segments {
             segment.set_removed();
             self.note_clean(core, segment);

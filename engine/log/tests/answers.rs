@@ -5,9 +5,12 @@ mod common;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{create, id, open, read_values, small_log};
+use common::{create, id, open, open_with, options, read_values, small_log, small_shard};
+use highwater_io::Io;
 use highwater_io::sim::{self, DiskOp, Fault, FaultEffect};
-use highwater_log::{Appended, LogConfig, Origin, Partition};
+use highwater_log::{
+    Appended, LogConfig, OpenOptions, Origin, Partition, ReadError, ReadRequest, ShardConfig,
+};
 use highwater_model::batch::{BatchBuilder, NewRecord, ProducerStamp};
 use highwater_model::compression::Compression;
 use highwater_model::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};
@@ -67,6 +70,62 @@ fn offset_for_a_time_below_the_start_of_the_log_is_the_start() {
             assert_eq!(offset_at(&partition, 2_000).await, None, "closed: {closes}");
             logs.close().await.expect("a clean stop");
         });
+    }
+}
+
+/// With few descriptors the file of a segment is opened for a read, and may be gone by then. The consumer was told that the
+/// storage had failed.
+#[test]
+fn segment_that_goes_under_a_reader_is_no_failure() {
+    let mut out_of_range = 0;
+    for seed in 0..8 {
+        let mut scene = Scene::new(seed);
+        let slow = FaultEffect::Delay(Duration::from_millis(1 + seed % 4));
+        scene.disk().inject(Fault::new(DiskOp::Open, slow).on(".log"));
+        out_of_range += scene.live(|io| async move {
+            let shard = ShardConfig { max_open_segments: 1, ..small_shard() };
+            let options = OpenOptions { shard, ..options() };
+            let (dir, logs, _) = open_with(&io, options.clone()).await;
+            let partition = create(&logs, 0).await;
+            for n in 0..200 {
+                append_at(&partition, &[1_000 + n; 40]).await;
+            }
+            logs.close().await.expect("a clean stop");
+            dir.mark_clean().await.expect("marked");
+            // Nothing is in memory any more.
+            let (_dir, logs, _) = open_with(&io, options).await;
+            let partition = logs.partition(&id(0)).expect("is there");
+            let reader = io.spawn(read_while_it_goes(io.clone(), partition.clone()));
+            for n in 1..=50 {
+                partition.delete_records_before(Offset(n * 160)).await.expect("durable");
+                io.sleep(Duration::from_millis(1)).await;
+            }
+            reader.await
+        });
+    }
+    assert!(out_of_range > 0, "no read met a removal");
+}
+
+/// Reads where the log begins, and asks for times, until it is empty. How many reads came too late.
+async fn read_while_it_goes(io: Io, partition: Partition) -> u32 {
+    let mut out_of_range = 0;
+    loop {
+        let marks = partition.watermarks().get();
+        if marks.log_start_offset == marks.log_end_offset {
+            return out_of_range;
+        }
+        let offset = marks.log_start_offset;
+        let upper_bound = marks.log_end_offset;
+        match partition.read(ReadRequest { offset, max_bytes: 100, min_one_batch: true, upper_bound }).await {
+            Ok(data) => assert!(data.size_bytes > 0),
+            Err(ReadError::OffsetOutOfRange { log_start_offset, .. }) if offset < log_start_offset => {
+                out_of_range += 1;
+            }
+            Err(error) => panic!("{error}"),
+        }
+        partition.offset_for_timestamp(Timestamp(1_100)).await.expect("readable");
+        partition.max_timestamp().await.expect("readable");
+        io.yield_now().await;
     }
 }
 

@@ -345,7 +345,7 @@ impl PartitionCore {
         }
         live.segments.insert(replaced.base_offset, Rc::clone(&segment));
         live.tail.forget_below(replaced.end);
-        self.replacements.set(self.replacements.get() + 1);
+        self.departures.set(self.departures.get() + 1);
         segment
     }
 }

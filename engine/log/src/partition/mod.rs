@@ -148,8 +148,8 @@ pub(crate) struct PartitionCore {
     pub(crate) files_turn: Semaphore,
     /// Truncations so far.
     pub(crate) cuts: Cell<u64>,
-    /// Compacted segments so far that took the place of others.
-    pub(crate) replacements: Cell<u64>,
+    /// How often segments left the log so far: compacted ones took their place, or they were removed.
+    pub(crate) departures: Cell<u64>,
     pub(crate) cleaning: Cleaning,
     /// Whether its files are as a clean stop leaves them: nothing was changed since the last one.
     pub(crate) is_complete: Cell<bool>,
@@ -219,7 +219,7 @@ impl PartitionCore {
             cleaning_turn: Semaphore::new(1),
             files_turn: Semaphore::new(1),
             cuts: Cell::new(0),
-            replacements: Cell::new(0),
+            departures: Cell::new(0),
             cleaning: Cleaning::default(),
             is_complete: Cell::new(false),
             drain_queue,

@@ -126,6 +126,17 @@ impl Partition {
     /// # Errors
     /// [`ReadError`]; an offset beyond the log's end or before its start is [`ReadError::OffsetOutOfRange`].
     pub async fn read(&self, request: ReadRequest) -> Result<ReadData, ReadError> {
+        loop {
+            let before = self.core.departures.get();
+            match self.read_once(request).await {
+                // Segments left the log in the middle of it: is the offset still there?
+                Err(_) if self.core.departures.get() != before => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn read_once(&self, request: ReadRequest) -> Result<ReadData, ReadError> {
         let marks = self.core.watermarks.get();
         if request.offset < marks.log_start_offset || request.offset > marks.log_end_offset {
             return Err(ReadError::OffsetOutOfRange {
@@ -425,10 +436,10 @@ impl Partition {
         timestamp: Timestamp,
     ) -> Result<Option<TimestampOffset>, ReadError> {
         loop {
-            let before = self.core.replacements.get();
+            let before = self.core.departures.get();
             let outcome = self.look_up_timestamp(timestamp).await;
-            // Where segments were replaced by compacted ones in the middle of it, what was seen does not fit together.
-            if self.core.replacements.get() == before {
+            // Where segments left the log in the middle of it, what was seen does not fit together.
+            if self.core.departures.get() == before {
                 return outcome;
             }
         }
@@ -515,9 +526,9 @@ impl Partition {
     /// [`ReadError`].
     pub async fn max_timestamp(&self) -> Result<Option<TimestampOffset>, ReadError> {
         loop {
-            let before = self.core.replacements.get();
+            let before = self.core.departures.get();
             let outcome = self.look_up_max_timestamp().await;
-            if self.core.replacements.get() == before {
+            if self.core.departures.get() == before {
                 return outcome;
             }
         }
