@@ -361,9 +361,9 @@ fn cleaner_rate(read: &Reader<'_>, shares: usize) -> Option<u64> {
     (share < u64::MAX as f64).then_some((share as u64).max(1))
 }
 
-/// One a core, and at least two, so that the way between shards is the normal one.
+/// One a core, but for one core, which is left to the kernel and to whoever else is on the machine.
 fn default_shards() -> usize {
-    std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2))
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1).max(1))
 }
 
 fn parse_log_dirs(value: &str) -> Result<Vec<PathBuf>, ConfigError> {

@@ -410,8 +410,8 @@ pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
         Int,
         Some("0"),
         Between(0, 1024),
-        "Threads that serve, each with its own partitions and connections; 0 for one a core, at least two. Not in \
-         Kafka.",
+        "Threads that serve, each with its own partitions and connections; 0 for one a core less one, at least \
+         one. Not in Kafka.",
     ),
     fixed(
         "producer.id.expiration.ms",

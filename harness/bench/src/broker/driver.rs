@@ -220,12 +220,12 @@ impl Driver {
     }
 
     /// The bytes of one lap of its journal or log buffer, by the settings in effect; `None` if it has none, or does not say.
-    /// A setting of 0 stands for one a core, at least two.
+    /// A setting of 0 stands for one a core less one, at least one.
     #[must_use]
     pub fn lap_bytes(&self, effective: &Settings) -> Option<u64> {
-        let cores = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2)) as u64;
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
         let value = |name: &String| match effective.get(name)?.parse::<u64>().ok()? {
-            0 => Some(cores),
+            0 => Some(cores.saturating_sub(1).max(1)),
             value => Some(value),
         };
         let product = self.lap.iter().try_fold(1_u64, |product, name| product.checked_mul(value(name)?));
@@ -499,7 +499,7 @@ check_interval = "check.ms"
             ])
         };
         assert_eq!(lap.lap_bytes(&effective("8")), Some(512));
-        assert!(lap.lap_bytes(&effective("0")).unwrap() >= 128);
+        assert!(lap.lap_bytes(&effective("0")).unwrap() >= 64);
         assert_eq!(lap.lap_bytes(&Settings::new()), None);
         assert_eq!(driver().lap_bytes(&effective("8")), None);
     }
