@@ -47,6 +47,9 @@ pub(crate) async fn run(io: Io, work: Work, shard: usize, seed: ShardSeed) -> Me
     let batch = batch(work.shape.append_bytes);
     let writers = work.in_flight_of(shard);
     let rounds = usize::try_from(work.rounds()).expect("rounds");
+    // Segments are there before the clock starts, as those of the bare loop are.
+    write(Rc::clone(&partitions), 0..partitions.len(), batch.clone()).await;
+    logs.checkpoint().await.expect("a checkpoint");
     work.start.wait();
     let (enters, groups) = (io.counters().enters, logs.journal_counters().groups);
 
