@@ -95,11 +95,11 @@ fn loss_on_a_disk_that_lies_is_booked_on_the_disk() {
 
 /// A topic is compacted, more than once in most lives: whatever ends the broker, the last record of each key is there, and no
 /// value whose tombstone is gone. In seeds 7100060 and 7100755 the final read came while a segment was being replaced, whose
-/// descriptor was gone.
+/// descriptor was gone. In seed 41009626 it was slower than a tombstone is kept: it had seen what that had covered.
 #[test]
 fn nothing_promised_is_broken_where_a_topic_is_compacted() {
     let mut compacted = 0;
-    for seed in seeds(60).chain([7_100_060, 7_100_755]) {
+    for seed in seeds(60).chain([7_100_060, 7_100_755, 41_009_626]) {
         let outcome = run(seed, &Scenario::seeded(seed).with_compaction(seed));
         assert!(outcome.is_kept(), "{}", complain(&outcome));
         compacted += outcome.figures.compacted;

@@ -32,11 +32,14 @@ const MAX_BATCH_BYTES: usize = 4 << 20;
 /// So many fetches in a row without a new record, although the broker says that there are more.
 const MAX_EMPTY_FETCHES: u32 = 50;
 
+/// Reads of a partition until two are equal. Nobody writes: compaction comes to an end, and so does retention.
+const MAX_READS: u32 = 100;
+
 /// The header in which a tombstone carries what is the value of any other record.
 pub(super) const IDENTITY_HEADER: &str = "identity";
 
 /// What a partition holds.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct PartitionContent {
     pub(crate) log_start: i64,
     pub(crate) log_end: i64,
@@ -64,6 +67,8 @@ pub(crate) enum ReadError {
     Gone,
     #[error("{what}: {code}")]
     Refused { what: String, code: ErrorCode },
+    #[error("{topic}-{partition} is another at every read, though nobody writes")]
+    Restless { topic: String, partition: u32 },
     #[error("{topic}-{partition} gives nothing at offset {offset}, though its log ends at {end}")]
     Stuck { topic: String, partition: u32, offset: i64, end: i64 },
 }
@@ -94,7 +99,7 @@ async fn read(io: &Io, hand: &Stagehand) -> Result<Content, ReadError> {
     }
     for (topic, count) in content.topics.clone() {
         for partition in 0..count {
-            let read = read_partition(&mut connection, hand, &topic, partition).await?;
+            let read = read_settled(&mut connection, hand, &topic, partition).await?;
             content.partitions.insert((topic.clone(), partition), read);
         }
         let describe = DescribeConfigs { resource: ConfigResource::Topic(topic.clone()) };
@@ -108,6 +113,28 @@ async fn read(io: &Io, hand: &Stagehand) -> Result<Content, ReadError> {
     }
     content.read_at = hand.books.clock.now();
     Ok(content)
+}
+
+/// Reads a partition, if compaction is at work until two reads show the same. A read that takes longer than
+/// `delete.retention.ms` may see values and then miss the tombstone that took them, as Kafka says; at rest it may not.
+async fn read_settled(
+    connection: &mut Connection,
+    hand: &Stagehand,
+    topic: &str,
+    partition: u32,
+) -> Result<PartitionContent, ReadError> {
+    let mut content = read_partition(connection, hand, topic, partition).await?;
+    if hand.scenario.compacted.is_none() {
+        return Ok(content);
+    }
+    for _ in 0..MAX_READS {
+        let again = read_partition(connection, hand, topic, partition).await?;
+        if again == content {
+            return Ok(content);
+        }
+        content = again;
+    }
+    Err(ReadError::Restless { topic: topic.to_owned(), partition })
 }
 
 async fn read_partition(
