@@ -2,6 +2,8 @@
 //! partition is fenced, or the directory is refused with a sentence. Never less without a word.
 
 mod common;
+#[path = "damage/later_build.rs"]
+mod later_build;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,7 +11,7 @@ use std::time::Duration;
 
 use common::scene::{End, Scene};
 use common::{DIR, append_one, batch_of, create, id, open_with, options, read_values, small_shard};
-use highwater_io::{Io, fs};
+use highwater_io::Io;
 use highwater_log::salvage::{Selection, salvage};
 use highwater_log::verify::verify;
 use highwater_log::{
@@ -18,7 +20,6 @@ use highwater_log::{
 };
 use highwater_model::batch::ProducerStamp;
 use highwater_model::{LeaderEpoch, Offset, batch};
-use twox_hash::XxHash3_64;
 
 const RECORDS: u32 = 120;
 
@@ -522,82 +523,6 @@ fn segment_of_a_roll_that_the_journal_lost_is_no_sign_of_damage() {
         let partition = logs.partition(&id(0)).expect("is there");
         assert_eq!(append_one(&partition, b"first").await.base_offset, Offset(0));
     });
-}
-
-/// What a later build may write, put over the first bytes of a journal file: each is whole by its checksums.
-fn of_a_later_build(journal: &[u8]) -> [Vec<u8>; 3] {
-    let seed = XxHash3_64::oneshot(&journal[8..24]);
-    let block = BLOCK_BYTES as usize;
-    let change_group = |change: &dyn Fn(&mut [u8])| {
-        let mut bytes = journal.to_vec();
-        let group = &mut bytes[block..];
-        change(group);
-        let checksum = XxHash3_64::oneshot_with_seed(seed, &group[..64]);
-        group[64..72].copy_from_slice(&checksum.to_be_bytes());
-        bytes
-    };
-    let another_kind = change_group(&|group| {
-        let number = |at: usize| u32::from_be_bytes(group[at..at + 4].try_into().expect("four")) as usize;
-        let entries = 72 + number(32)..72 + number(32) + number(36);
-        group[entries.start] = 99;
-        let checksum = XxHash3_64::oneshot_with_seed(seed, &group[entries]);
-        group[56..64].copy_from_slice(&checksum.to_be_bytes());
-    });
-    let another_version = change_group(&|group| group[5] = 2);
-    let mut another_file = journal.to_vec();
-    another_file[..8].copy_from_slice(b"HWJRNL02");
-    let checksum = XxHash3_64::oneshot(&another_file[..48]);
-    another_file[48..56].copy_from_slice(&checksum.to_be_bytes());
-    [another_kind, another_version, another_file]
-}
-
-/// Two blocks, or less where there is less.
-async fn read_start(io: &Io, path: &str) -> Vec<u8> {
-    let bytes = io.fs().read_file(path, 1 << 20).await.expect("is there");
-    bytes[..bytes.len().min(2 * BLOCK_BYTES as usize)].to_vec()
-}
-
-async fn write_start(io: &Io, path: &str, bytes: Vec<u8>) {
-    let file = io.fs().open(path, fs::OpenOptions::read_write()).await.expect("is there");
-    file.write_at(vec![bytes.into()], 0, fs::Durability::Plain).await.expect("written");
-}
-
-/// It was taken for the torn end of the journal, and everything from there on was lost.
-#[test]
-fn journal_of_a_later_build_is_a_refusal_that_loses_nothing() {
-    for which in 0..3 {
-        let mut scene = scene_with_records(false);
-        let journal = journal_path(&scene, "journal-0");
-        let path = journal.clone();
-        let before = scene.live_and(End::Kill, move |io| async move {
-            let before = read_start(&io, &path).await;
-            write_start(&io, &path, of_a_later_build(&before)[which].clone()).await;
-            before
-        });
-        assert_refused(&mut scene, "a format that this build does not know");
-        scene.live_and(End::Kill, |io| async move { write_start(&io, &journal, before).await });
-        assert_whole(&mut scene);
-    }
-}
-
-/// It was taken for a directory without a journal of ours.
-#[test]
-fn journal_in_a_later_format_is_a_refusal() {
-    let mut scene = scene_with_records(false);
-    let meta = format!("{DIR}/meta.properties");
-    let path = meta.clone();
-    scene.live_and(End::Kill, |io| async move {
-        let text = String::from_utf8(read_start(&io, &path).await).expect("text");
-        write_start(&io, &path, text.replace("highwater.journal=1", "highwater.journal=2").into_bytes())
-            .await;
-    });
-    assert_refused(&mut scene, "has format 2");
-    scene.live_and(End::Kill, |io| async move {
-        let text = String::from_utf8(read_start(&io, &meta).await).expect("text");
-        write_start(&io, &meta, text.replace("highwater.journal=2", "highwater.journal=1").into_bytes())
-            .await;
-    });
-    assert_whole(&mut scene);
 }
 
 /// Without it the directory looked like one of Kafka's, whose journal nobody misses, and got another cluster id.
