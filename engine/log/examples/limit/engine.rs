@@ -47,24 +47,15 @@ pub(crate) async fn run(io: Io, work: Work, shard: usize, seed: ShardSeed) -> Me
     let batch = batch(work.shape.append_bytes);
     let writers = work.in_flight_of(shard);
     let rounds = usize::try_from(work.rounds()).expect("rounds");
-    // Segments are there before the clock starts, as those of the bare loop are.
-    write(Rc::clone(&partitions), 0..partitions.len(), batch.clone()).await;
+    // Segments are there before the clock starts, and memory was written to, as those of the bare loop are.
+    let warm_up_appends = (work.settings.hot_tail_bytes / batch.len()).next_multiple_of(partitions.len());
+    append_all(&io, &partitions, writers, warm_up_appends.div_ceil(writers), &batch).await;
     logs.checkpoint().await.expect("a checkpoint");
     work.start.wait();
     let (enters, groups) = (io.counters().enters, logs.journal_counters().groups);
 
     let (begin, cpu) = (Instant::now(), thread_cpu());
-    let tasks: Vec<_> = (0..writers)
-        .map(|writer| {
-            // With fewer writers than partitions, each goes on to the next that nobody wrote to.
-            let (partitions, count) = (Rc::clone(&partitions), partitions.len());
-            let places = (writer..).step_by(writers).map(move |place| place % count);
-            io.spawn(write(partitions, places.take(rounds), batch.clone()))
-        })
-        .collect();
-    for task in tasks {
-        task.await;
-    }
+    append_all(&io, &partitions, writers, rounds, &batch).await;
     let acknowledged = begin.elapsed();
     logs.checkpoint().await.expect("a checkpoint");
     let drained = begin.elapsed();
@@ -81,6 +72,21 @@ pub(crate) async fn run(io: Io, work: Work, shard: usize, seed: ShardSeed) -> Me
     };
     logs.close().await.expect("a clean stop");
     measured
+}
+
+/// Appends from so many writers, so many each, to the partitions in turn.
+async fn append_all(io: &Io, partitions: &Rc<[Partition]>, writers: usize, each: usize, batch: &Bytes) {
+    let tasks: Vec<_> = (0..writers)
+        .map(|writer| {
+            // With fewer writers than partitions, each goes on to the next that nobody wrote to.
+            let (partitions, count) = (Rc::clone(partitions), partitions.len());
+            let places = (writer..).step_by(writers).map(move |place| place % count);
+            io.spawn(write(partitions, places.take(each), batch.clone()))
+        })
+        .collect();
+    for task in tasks {
+        task.await;
+    }
 }
 
 async fn write(partitions: Rc<[Partition]>, places: impl Iterator<Item = usize>, batch: Bytes) {

@@ -72,9 +72,10 @@ impl ShardCore {
         if mutants::REUSE_BEFORE_CHECKPOINT.is_on() {
             self.journal.release_through(boundary);
         }
-        for core in &touched {
-            self.drain_through(core, boundary).await?;
-        }
+        self.for_each(touched.clone(), move |shard, core| async move {
+            shard.drain_through(&core, boundary).await
+        })
+        .await?;
         if !mutants::CHECKPOINT_BEFORE_FLUSH.is_on() {
             self.flush_segments().await?;
         }

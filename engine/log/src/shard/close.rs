@@ -96,7 +96,11 @@ impl ShardCore {
     }
 
     /// Does `work` for many partitions, several at once, and gives the first failure.
-    async fn for_each<F, Fut>(self: &Rc<Self>, cores: Vec<Rc<PartitionCore>>, work: F) -> Result<(), LogError>
+    pub(super) async fn for_each<F, Fut>(
+        self: &Rc<Self>,
+        cores: Vec<Rc<PartitionCore>>,
+        work: F,
+    ) -> Result<(), LogError>
     where
         F: Fn(Rc<Self>, Rc<PartitionCore>) -> Fut + Clone + 'static,
         Fut: Future<Output = Result<(), LogError>> + 'static,
