@@ -9,7 +9,6 @@
 //! batch is as safe as the partition's `flush.messages` asks; with one replica they differ in two things only: acks=all
 //! respects `min.insync.replicas`, and gives up after the request's timeout.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
@@ -25,6 +24,7 @@ use highwater_protocol::messages::produce_request::{PartitionProduceData, Produc
 use highwater_protocol::messages::produce_response::{PartitionProduceResponse, TopicProduceResponse};
 use highwater_protocol::messages::{ProduceResponse, TopicName};
 use highwater_protocol::{ErrorCode, RequestHeader};
+use smallvec::SmallVec;
 
 use super::{message, reply};
 use crate::errors;
@@ -93,15 +93,18 @@ struct Wait {
     timeout: Duration,
 }
 
+/// A list of mostly one: producers send a request for each batch, or for a few.
+type Few<T> = SmallVec<[T; 1]>;
+
 /// The answers of one shard.
-type Answers = Vec<(Place, PartitionProduceResponse)>;
+type Answers = Few<(Place, PartitionProduceResponse)>;
 
 /// A produce request whose batches are on their way.
 struct Pending {
     header: RequestHeader,
     acks: Acks,
     topics: Vec<TopicProduceResponse>,
-    calls: Vec<(Vec<Place>, Call<Answers>)>,
+    calls: Few<(Few<Place>, Call<Answers>)>,
 }
 
 /// Begins with a request: its batches have their places in line when this returns.
@@ -129,7 +132,7 @@ async fn send_to_owners(shard: &Rc<Shard>, header: RequestHeader, request: Produ
         names_transaction: request.transactional_id.is_some(),
     };
     let mut topics = Vec::with_capacity(request.topic_data.len());
-    let mut by_owner: BTreeMap<usize, Vec<Batch>> = BTreeMap::new();
+    let mut by_owner: Few<(usize, Few<Batch>)> = Few::new();
     for (topic, data) in request.topic_data.into_iter().enumerate() {
         let found = find_topic(&image, terms.version, &data);
         let mut answer = TopicProduceResponse::default().with_name(data.name).with_topic_id(data.topic_id);
@@ -137,7 +140,7 @@ async fn send_to_owners(shard: &Rc<Shard>, header: RequestHeader, request: Produ
             let index = data.index;
             let mut response = PartitionProduceResponse::default().with_index(index);
             match check(&terms, found, Place { topic, partition }, data) {
-                Ok(batch) => by_owner.entry(shard.owner(&batch.id)).or_default().push(batch),
+                Ok(batch) => of_owner(&mut by_owner, shard.owner(&batch.id)).push(batch),
                 Err(error) => response = refusal(index, error),
             }
             answer.partition_responses.push(response);
@@ -146,12 +149,21 @@ async fn send_to_owners(shard: &Rc<Shard>, header: RequestHeader, request: Produ
     }
     let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
     let wait = Wait { acks: terms.acks.unwrap_or(Acks::Leader), timeout };
-    let mut calls = Vec::with_capacity(by_owner.len());
+    let mut calls = Few::with_capacity(by_owner.len());
     for (owner, batches) in by_owner {
         let places = batches.iter().map(|batch| batch.place).collect();
         calls.push((places, shard.on(owner, move |shard| append(shard, batches, wait)).await));
     }
     Pending { header, acks: wait.acks, topics, calls }
+}
+
+/// What goes to `owner`, of a list as long as there are shards at most.
+fn of_owner(by_owner: &mut Few<(usize, Few<Batch>)>, owner: usize) -> &mut Few<Batch> {
+    let place = by_owner.iter().position(|(other, _)| *other == owner).unwrap_or_else(|| {
+        by_owner.push((owner, Few::new()));
+        by_owner.len() - 1
+    });
+    &mut by_owner[place].1
 }
 
 fn find_topic<'a>(
@@ -222,7 +234,7 @@ fn refusal(index: i32, error: ErrorCode) -> PartitionProduceResponse {
 }
 
 /// On the owner: takes a place in the line of every partition now, and gives the answers when awaited.
-fn append(shard: Rc<Shard>, batches: Vec<Batch>, wait: Wait) -> impl Future<Output = Answers> {
+fn append(shard: Rc<Shard>, batches: Few<Batch>, wait: Wait) -> impl Future<Output = Answers> {
     let placed = batches
         .into_iter()
         .map(|batch| {
@@ -234,9 +246,9 @@ fn append(shard: Rc<Shard>, batches: Vec<Batch>, wait: Wait) -> impl Future<Outp
     append_in_turn(shard, placed, wait)
 }
 
-async fn append_in_turn(shard: Rc<Shard>, placed: Vec<Placed>, wait: Wait) -> Answers {
+async fn append_in_turn(shard: Rc<Shard>, placed: Few<Placed>, wait: Wait) -> Answers {
     let started = shard.io.now();
-    let mut accepted = Vec::with_capacity(placed.len());
+    let mut accepted = Few::with_capacity(placed.len());
     for Placed { batch, line } in placed {
         let Batch { place, id, replicas, records } = batch;
         let result = match line {
@@ -250,7 +262,7 @@ async fn append_in_turn(shard: Rc<Shard>, placed: Vec<Placed>, wait: Wait) -> An
         };
         accepted.push((place, id.partition.0, result));
     }
-    let mut answers = Vec::with_capacity(accepted.len());
+    let mut answers = Answers::with_capacity(accepted.len());
     for (place, index, result) in accepted {
         let answer = match result {
             Ok(appended) => {
