@@ -48,6 +48,13 @@ struct Truth {
 }
 
 impl Truth {
+    /// What compaction took away was superseded by records up to here, none of which may be cut off.
+    fn note_compacted(&self) {
+        for model in self.partitions.borrow_mut().values_mut() {
+            model.least_cut = model.accepted.last_key_value().map_or(model.least_cut, |(last, _)| last + 1);
+        }
+    }
+
     /// Notes what was done, for the message of a violation.
     fn note(&self, partition: i32, what: impl FnOnce() -> String) {
         let mut history = self.history.borrow_mut();
@@ -143,7 +150,10 @@ async fn life(io: Io, truth: Rc<Truth>, dice: Dice) {
     }
     check_recovered(&io, &truth, &logs).await;
     truth.retaining.set(false);
-    truth.compacting.set(false);
+    if truth.compacting.replace(false) {
+        // It may have been decided before the end came.
+        truth.note_compacted();
+    }
     truth.recovered.set(true);
     truth.epoch.set(truth.epoch.get() + 1);
     let workers: Vec<_> = (0..WORKERS)
@@ -341,9 +351,7 @@ async fn compact(logs: &ShardLogs, truth: &Truth) {
     truth.note(-1, || "compaction".to_owned());
     let done = logs.compact().await.is_ok();
     truth.note(-1, || format!("compaction done: {done}"));
-    for model in truth.partitions.borrow_mut().values_mut() {
-        model.least_cut = model.accepted.last_key_value().map_or(model.least_cut, |(last, _)| last + 1);
-    }
+    truth.note_compacted();
     truth.compacting.set(false);
 }
 
