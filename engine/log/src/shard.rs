@@ -497,12 +497,11 @@ impl ShardCore {
         end_bytes: u64,
     ) -> Result<(), LogError> {
         core.is_complete.set(false);
-        let end_bytes = end_bytes.next_multiple_of(IO_ALIGNMENT as u64);
-        let reserved = segment.reserved_bytes.get();
-        if end_bytes <= reserved && (segment.is_open() || reserved > 0) {
+        if segment.is_reserved(end_bytes) {
             return Ok(());
         }
-        let is_new = reserved == 0 && !segment.is_open();
+        let end_bytes = end_bytes.next_multiple_of(IO_ALIGNMENT as u64);
+        let is_new = segment.reserved_bytes.get() == 0 && !segment.is_open();
         let file = segment.file(&self.io, self.direct).await.map_err(|error| self.fence(&error))?;
         if is_new {
             self.new_names.borrow_mut().insert(core.id);

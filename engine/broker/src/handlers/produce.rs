@@ -235,7 +235,7 @@ fn refusal(index: i32, error: ErrorCode) -> PartitionProduceResponse {
 
 /// On the owner: takes a place in the line of every partition now, and gives the answers when awaited.
 fn append(shard: Rc<Shard>, batches: Few<Batch>, wait: Wait) -> impl Future<Output = Answers> {
-    let placed = batches
+    let mut placed: Few<Placed> = batches
         .into_iter()
         .map(|batch| {
             let partition = shard.partition(&batch.id);
@@ -243,40 +243,39 @@ fn append(shard: Rc<Shard>, batches: Few<Batch>, wait: Wait) -> impl Future<Outp
             Placed { batch, line }
         })
         .collect();
-    append_in_turn(shard, placed, wait)
-}
-
-async fn append_in_turn(shard: Rc<Shard>, placed: Few<Placed>, wait: Wait) -> Answers {
-    let started = shard.io.now();
-    let mut accepted = Few::with_capacity(placed.len());
-    for Placed { batch, line } in placed {
-        let Batch { place, id, replicas, records } = batch;
-        let result = match line {
-            Some((_, partition))
-                if wait.acks == Acks::All && !replicas.suffice(partition.min_in_sync_replicas()) =>
-            {
-                Err(refusal(id.partition.0, ErrorCode::NOT_ENOUGH_REPLICAS))
-            }
-            Some((turn, partition)) => append_one(&shard, &partition, turn, records).await,
-            None => Err(refusal(id.partition.0, shard.why_missing(&id))),
-        };
-        accepted.push((place, id.partition.0, result));
-    }
-    let mut answers = Answers::with_capacity(accepted.len());
-    for (place, index, result) in accepted {
-        let answer = match result {
-            Ok(appended) => {
-                let left = wait.timeout.saturating_sub(shard.io.now() - started);
-                acknowledge(&shard, index, &appended, Wait { timeout: left, ..wait }).await
-            }
-            Err(refusal) => refusal,
-        };
-        if answer.error_code != ErrorCode::NONE.0 {
-            shard.counters().produce_errors.add(1);
+    // Lists are emptied where they are: moved, each would be in here twice, and there is one of these for each request.
+    async move {
+        let started = shard.io.now();
+        let mut accepted = Few::with_capacity(placed.len());
+        for Placed { batch, line } in placed.drain(..) {
+            let Batch { place, id, replicas, records } = batch;
+            let result = match line {
+                Some((_, partition))
+                    if wait.acks == Acks::All && !replicas.suffice(partition.min_in_sync_replicas()) =>
+                {
+                    Err(refusal(id.partition.0, ErrorCode::NOT_ENOUGH_REPLICAS))
+                }
+                Some((turn, partition)) => append_one(&shard, &partition, turn, records).await,
+                None => Err(refusal(id.partition.0, shard.why_missing(&id))),
+            };
+            accepted.push((place, id.partition.0, result));
         }
-        answers.push((place, answer));
+        let mut answers = Answers::with_capacity(accepted.len());
+        for (place, index, result) in accepted.drain(..) {
+            let answer = match result {
+                Ok(appended) => {
+                    let left = wait.timeout.saturating_sub(shard.io.now() - started);
+                    acknowledge(&shard, index, &appended, Wait { timeout: left, ..wait }).await
+                }
+                Err(refusal) => refusal,
+            };
+            if answer.error_code != ErrorCode::NONE.0 {
+                shard.counters().produce_errors.add(1);
+            }
+            answers.push((place, answer));
+        }
+        answers
     }
-    answers
 }
 
 /// Appends when the turn has come, and lets the next one have its turn as soon as the batch is accepted.

@@ -216,7 +216,7 @@ impl ShardCore {
         }
         let mut dirtiest: Option<(Rc<PartitionCore>, Plan)> = None;
         for core in self.all_partitions() {
-            let config = core.config.borrow().clone();
+            let config = Rc::clone(&core.config.borrow());
             if !config.compact_enabled || self.is_closing() || !core.may_be_compacted() {
                 continue;
             }
@@ -264,7 +264,7 @@ impl ShardCore {
 
     /// What there is to do; `None` if nothing can be told.
     async fn plan(&self, core: &Rc<PartitionCore>, reach: Reach) -> Option<Plan> {
-        let config = core.config.borrow().clone();
+        let config = Rc::clone(&core.config.borrow());
         let stored = self.first_dirty(core).await;
         let (candidates, active_base) = {
             let live = core.live.borrow();
@@ -346,7 +346,7 @@ impl ShardCore {
     }
 
     async fn pass(&self, core: &Rc<PartitionCore>, plan: Plan) -> Result<(), Stop> {
-        let config = core.config.borrow().clone();
+        let config = Rc::clone(&core.config.borrow());
         let cuts = core.cuts.get();
         let mut pace = Pace::new(self, core);
         let scan = self.scan(core, &plan, &mut pace).await?;

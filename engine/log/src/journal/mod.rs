@@ -304,6 +304,12 @@ impl Journal {
         }
     }
 
+    /// Whether an append of so many bytes is [admitted](Self::admit) without a wait.
+    pub(crate) fn admits(&self, payload_bytes: usize, entries: usize) -> bool {
+        self.progress.failure().is_none()
+            && self.obstacle(group::bytes_needed(payload_bytes, entries)).is_none()
+    }
+
     /// Whether a change without bytes is [admitted](Self::admit) without a wait. A failed journal admits it, to say so.
     pub(crate) fn admits_change(&self) -> bool {
         self.progress.failure().is_some() || self.obstacle(group::bytes_needed(0, 1)).is_none()

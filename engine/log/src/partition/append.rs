@@ -124,7 +124,7 @@ impl Partition {
         leader_epoch: LeaderEpoch,
         origin: Origin,
     ) -> Result<Appended, AppendError> {
-        let config = self.config();
+        let config = Rc::clone(&self.core.config.borrow());
         // First: what is too large is not worth the work of looking inside.
         self.check_sizes(&batches, &config)?;
         let incoming = validate(&batches, origin)?;
@@ -144,10 +144,20 @@ impl Partition {
         if let Some(original) = self.find_duplicate(&incoming)? {
             return Ok(original);
         }
-        self.know_end_block().await?;
+        // What is seldom waited for is apart, in memory of its own: it would be most of what each append is, and there is
+        // one for each request at work.
+        if !self.knows_end_block() {
+            Box::pin(self.know_end_block()).await?;
+        }
         let roll = self.needs_roll(batches.len() as u64, &config);
-        self.reserve_space(roll, batches.len() as u64).await?;
-        self.shard.journal.admit(batches.len() + MOST_BESIDE_BATCHES, 3).await?;
+        if roll || !self.has_space(batches.len() as u64) {
+            Box::pin(self.reserve_space(roll, batches.len() as u64)).await?;
+        }
+        self.core.is_complete.set(false);
+        let journal = &self.shard.journal;
+        if !journal.admits(batches.len() + MOST_BESIDE_BATCHES, 3) {
+            Box::pin(journal.admit(batches.len() + MOST_BESIDE_BATCHES, 3)).await?;
+        }
         self.core.check_writable()?;
         // Only now: a checkpoint may have drawn its line while we waited.
         let prefix = self.end_block_to_repeat();
@@ -302,9 +312,13 @@ impl Partition {
         }
     }
 
+    fn knows_end_block(&self) -> bool {
+        matches!(self.core.live.borrow().end_block, EndBlock::Known(_))
+    }
+
     /// Reads the end block from the segment, where recovery settled it, if it is not in memory.
     pub(crate) async fn know_end_block(&self) -> Result<(), LogError> {
-        if matches!(self.core.live.borrow().end_block, EndBlock::Known(_)) {
+        if self.knows_end_block() {
             return Ok(());
         }
         let (segment, position) = {
@@ -357,6 +371,14 @@ impl Partition {
         live.state.position_bytes + add_bytes > config.segment_bytes.min(i32::MAX as u64)
             || expired
             || index_full
+    }
+
+    /// Whether [`reserve_space`](Self::reserve_space) has nothing to do for so many bytes in the active segment.
+    fn has_space(&self, add_bytes: u64) -> bool {
+        let live = self.core.live.borrow();
+        let segment = live.segments.get(&live.state.segment_base);
+        live.next_segment.is_none()
+            && segment.is_some_and(|segment| segment.is_reserved(live.state.position_bytes + add_bytes))
     }
 
     /// Makes sure that the segment's file has room on the medium, before anything is accepted (rule 8).

@@ -134,7 +134,8 @@ pub(crate) struct PartitionCore {
     pub(crate) id: TopicPartition,
     pub(crate) topic_name: Rc<str>,
     pub(crate) dir: Rc<Path>,
-    pub(crate) config: RefCell<LogConfig>,
+    /// Replaced when it changes: who works under the old one may keep it.
+    pub(crate) config: RefCell<Rc<LogConfig>>,
     pub(crate) live: RefCell<Live>,
     pub(crate) watermarks: Watch<Watermarks>,
     pub(crate) fenced: RefCell<Option<FenceReason>>,
@@ -210,7 +211,7 @@ impl PartitionCore {
             id: live.state.id,
             topic_name: live.state.topic_name.as_str().into(),
             dir,
-            config: RefCell::new(config),
+            config: RefCell::new(Rc::new(config)),
             watermarks: Watch::new(watermarks),
             fenced: RefCell::new(live.state.fenced.as_deref().map(Arc::from)),
             live: RefCell::new(live),
@@ -347,7 +348,7 @@ impl Partition {
     /// Current settings.
     #[must_use]
     pub fn config(&self) -> LogConfig {
-        self.core.config.borrow().clone()
+        LogConfig::clone(&self.core.config.borrow())
     }
 
     /// Changes the settings; they take effect at once.
@@ -356,7 +357,7 @@ impl Partition {
             let mut current = self.core.config.borrow_mut();
             let stricter =
                 config.flush_messages < current.flush_messages || config.flush_ms != current.flush_ms;
-            *current = config;
+            *current = Rc::new(config);
             stricter
         };
         // What waited under the old settings is not left to wait longer than the new ones allow.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use highwater_io::sync::Semaphore;
-use highwater_io::{FileError, Io, IoBuf, fs};
+use highwater_io::{FileError, IO_ALIGNMENT, Io, IoBuf, fs};
 use highwater_model::Offset;
 use highwater_model::batch::{BATCH_HEADER_BYTES, BatchError, BatchHeader};
 
@@ -138,6 +138,12 @@ impl Segment {
 
     pub(crate) fn log_path(&self) -> PathBuf {
         self.path(LOG_SUFFIX)
+    }
+
+    /// Whether its file is there and has room on the medium up to `end_bytes`.
+    pub(crate) fn is_reserved(&self, end_bytes: u64) -> bool {
+        let reserved = self.reserved_bytes.get();
+        end_bytes.next_multiple_of(IO_ALIGNMENT as u64) <= reserved && (self.is_open() || reserved > 0)
     }
 
     /// Whether a descriptor is open.
