@@ -149,6 +149,9 @@ async fn send_to_owners(shard: &Rc<Shard>, header: RequestHeader, request: Produ
     }
     let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
     let wait = Wait { acks: terms.acks.unwrap_or(Acks::Leader), timeout };
+    // In the order of shards, whatever the client's: what this shard has to do itself runs when its turn among the calls comes,
+    // and holds places in lines until then. Two requests that wait for each other's would wait for ever.
+    by_owner.sort_unstable_by_key(|(owner, _)| *owner);
     let mut calls = Few::with_capacity(by_owner.len());
     for (owner, batches) in by_owner {
         let places = batches.iter().map(|batch| batch.place).collect();

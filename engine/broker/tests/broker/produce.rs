@@ -1,10 +1,12 @@
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use highwater_model::batch::ProducerStamp;
 use highwater_model::compression::Compression;
 use highwater_protocol::ErrorCode;
 use highwater_protocol::messages::{ProduceRequest, TransactionalId};
 
-use crate::client::{TestBroker, batch, batch_of, fetch_request, produce_request, stamp, values};
+use crate::client::{Client, TestBroker, batch, batch_of, fetch_request, produce_request, stamp, values};
 
 #[test]
 fn batches_come_back_in_every_version() {
@@ -151,6 +153,46 @@ fn one_bad_partition_does_not_spoil_the_others() {
         .collect();
     let unknown = ErrorCode::UNKNOWN_TOPIC_OR_PARTITION;
     assert_eq!(codes, [(0, ErrorCode::NONE), (9, unknown), (1, ErrorCode::NONE)]);
+}
+
+/// Requests name partitions of different shards in any order, and each waits for its place in all of them.
+#[test]
+fn requests_that_name_partitions_of_shards_in_opposite_orders_do_not_wait_for_each_other() {
+    const CONNECTIONS: usize = 8;
+    const REQUESTS: usize = 150;
+    const IN_FLIGHT: usize = 5;
+    let broker = TestBroker::start(&[]);
+    broker.create_topic("t", 4, &[]);
+    let address = broker.addr();
+    let produce = |number: usize| {
+        std::thread::spawn(move || {
+            let mut client = Client::connect(address);
+            let mut order: Vec<i32> = (0..4).collect();
+            if number.is_multiple_of(2) {
+                order.reverse();
+            }
+            let batches = order.iter().map(|partition| (*partition, batch(&["x"]))).collect();
+            let request = produce_request("t", -1, batches);
+            let mut sent = VecDeque::new();
+            for _ in 0..REQUESTS {
+                if sent.len() == IN_FLIGHT {
+                    receive(&mut client, sent.pop_front().expect("not empty"));
+                }
+                sent.push_back(client.send(9, &request));
+            }
+            sent.into_iter().for_each(|id| receive(&mut client, id));
+        })
+    };
+    let threads: Vec<_> = (0..CONNECTIONS).map(produce).collect();
+    threads.into_iter().for_each(|thread| thread.join().expect("all is answered"));
+    let ends = broker.connect().fetch_values("t", 0, 0).len();
+    assert_eq!(ends, CONNECTIONS * REQUESTS);
+}
+
+fn receive(client: &mut Client, correlation_id: i32) {
+    let response = client.receive::<ProduceRequest>(9, correlation_id);
+    let answers = &response.responses[0].partition_responses;
+    assert!(answers.iter().all(|answer| answer.error_code == 0), "{answers:?}");
 }
 
 #[test]
