@@ -398,7 +398,7 @@ const STEPS: u64 = 45;
 const FLUSHES_OF_A_PASS: u64 = 2;
 
 /// Seeds that are tried of each.
-const SEEDS_OF_A_PASS: u64 = 40;
+const SEEDS_OF_A_PASS: u64 = 18;
 
 /// Steps of a start until it has finished a replacement, and some more.
 const STEPS_OF_A_START: u64 = 60;
