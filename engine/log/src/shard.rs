@@ -85,6 +85,8 @@ pub(crate) struct ShardCore {
     dirty: RefCell<Dirty>,
     /// Directories with new names that no flush covers.
     new_names: RefCell<BTreeSet<TopicPartition>>,
+    /// Those whose names somebody is making durable at this moment.
+    naming: Watch<BTreeSet<TopicPartition>>,
     /// Held while segments are flushed: what is being flushed stands in no list meanwhile.
     flush_turn: Semaphore,
     pub(crate) open_files: Rc<OpenFiles>,
@@ -157,6 +159,7 @@ impl ShardLogs {
             rolled: RefCell::default(),
             dirty: RefCell::default(),
             new_names: RefCell::default(),
+            naming: Watch::new(BTreeSet::new()),
             flush_turn: Semaphore::new(1),
             open_files: OpenFiles::new(config.max_open_segments),
             flush_deadlines: RefCell::default(),
@@ -556,10 +559,14 @@ impl ShardCore {
         self.dirty.borrow_mut().remove(&(core.id, segment.base_offset));
     }
 
+    /// Makes the names in a partition's directory durable, unless they are; whoever else does so is waited for.
     pub(crate) async fn flush_dir_if_new(&self, core: &PartitionCore) -> Result<(), LogError> {
-        if self.new_names.borrow_mut().remove(&core.id)
-            && let Err(error) = self.io.fs().sync_dir(&core.dir).await
-        {
+        self.naming.wait_for(|naming| (!naming.contains(&core.id)).then_some(())).await;
+        if !self.new_names.borrow_mut().remove(&core.id) {
+            return Ok(());
+        }
+        let _naming = Naming::begin(&self.naming, core.id);
+        if let Err(error) = self.io.fs().sync_dir(&core.dir).await {
             self.new_names.borrow_mut().insert(core.id);
             return Err(self.fence_device(&error));
         }
@@ -705,5 +712,24 @@ impl ShardCore {
         for core in self.partitions.borrow().values() {
             core.live.borrow_mut().state.producers.expire(oldest);
         }
+    }
+}
+
+/// A partition in the list of those whose names are being made durable, until this is dropped.
+struct Naming<'a> {
+    list: &'a Watch<BTreeSet<TopicPartition>>,
+    id: TopicPartition,
+}
+
+impl<'a> Naming<'a> {
+    fn begin(list: &'a Watch<BTreeSet<TopicPartition>>, id: TopicPartition) -> Self {
+        list.update(|naming| naming.insert(id));
+        Naming { list, id }
+    }
+}
+
+impl Drop for Naming<'_> {
+    fn drop(&mut self) {
+        self.list.update(|naming| naming.remove(&self.id));
     }
 }

@@ -71,6 +71,42 @@ fn roll_that_finds_no_space_hides_nothing_later() {
     }
 }
 
+/// While a checkpoint flushes a segment, that one is completed, and its name is being made durable: the checkpoint does not vouch
+/// for it before.
+#[test]
+fn checkpoint_waits_for_names_that_are_being_made_durable() {
+    for seed in 0..20 {
+        let mut scene = Scene::new(seed);
+        let disk = scene.disk();
+        scene.live_for(Duration::from_secs(20), End::PowerCut, move |io| async move {
+            let (_dir, logs, _) = open(&io).await;
+            let partition = create(&logs, 0).await;
+            let slowly = |seconds| FaultEffect::Delay(Duration::from_secs(seconds));
+            disk.inject(Fault::new(DiskOp::Flush, slowly(2)).on("00000000.log").times(1));
+            disk.inject(Fault::new(DiskOp::SyncDirectory, slowly(60)).on("topic-0").times(1));
+            for number in 0..30_u8 {
+                append_one(&partition, &[number; 1_000])
+                    .await
+                    .acknowledged()
+                    .await
+                    .expect("the disk is sound");
+                if number == 10 {
+                    let logs = logs.clone();
+                    io.spawn(async move { logs.checkpoint().await }).detach();
+                    io.sleep(Duration::from_millis(500)).await;
+                }
+            }
+            std::future::pending::<()>().await;
+        });
+        scene.live(move |io| async move {
+            let (_dir, logs, report) = open(&io).await;
+            assert!(report.fenced.is_empty(), "seed {seed}: {report:?}");
+            let partition = logs.partition(&id(0)).expect("is there");
+            assert_eq!(read_values(&partition).await.len(), 30, "seed {seed}");
+        });
+    }
+}
+
 /// The name under which a directory waits for its removal is longer than the topic's.
 #[test]
 fn topic_with_the_longest_name_is_deleted() {

@@ -5,7 +5,6 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use highwater_io::IO_ALIGNMENT;
-use highwater_model::TopicPartition;
 
 use super::{Dirty, FLUSHES_IN_FLIGHT, ShardCore};
 use crate::checkpoint;
@@ -137,7 +136,8 @@ impl ShardCore {
     }
 
     pub(super) async fn flush_new_names(self: &Rc<Self>) -> Result<(), LogError> {
-        let new_names: Vec<TopicPartition> = self.new_names.borrow().iter().copied().collect();
+        let mut new_names = self.new_names.borrow().clone();
+        self.naming.with(|naming| new_names.extend(naming));
         for id in new_names {
             let core = self.partitions.borrow().get(&id).cloned();
             match core {
