@@ -25,7 +25,7 @@ use crate::journal::format::{
 };
 use crate::journal::read_ahead::{CHUNK_BYTES, ReadAhead, Stretch, read_or_nothing};
 use crate::mutants;
-use crate::partition::append::entry_crc;
+use crate::partition::entry::entry_crc;
 
 /// Bytes that are searched at a time.
 const SEARCH_BYTES: usize = CHUNK_BYTES as usize;

@@ -19,6 +19,7 @@
 //! Everything here is single-threaded; a `RefCell` is never borrowed across an await.
 
 pub(crate) mod append;
+pub(crate) mod entry;
 pub(crate) mod epochs;
 pub(crate) mod index;
 pub(crate) mod open_files;
