@@ -18,7 +18,7 @@ use highwater_model::compression::Compression;
 use highwater_model::record;
 use highwater_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use highwater_protocol::messages::fetch_response::PartitionData;
-use highwater_protocol::messages::{BrokerId, FetchRequest};
+use highwater_protocol::messages::{BrokerId, FetchRequest, FetchResponse};
 
 use crate::broker::admin::{self, EARLIEST, LATEST, topic_name};
 use crate::broker::wire::{Connection, WireError};
@@ -30,7 +30,8 @@ const PARTITION_MAX_BYTES: i32 = 4 << 20;
 const MAX_WAIT_MS: i32 = 100;
 /// A batch does not decompress to more than this.
 const MAX_BATCH_BYTES: usize = 64 << 20;
-/// So many fetches in a row without a single new batch, although the broker says that there are more.
+/// So many fetches in a row that get no new batch of a partition, although the broker says that there are more. Where others
+/// got something, only those count that name it first: what comes behind may get nothing for as long as the response is full.
 const MAX_EMPTY_FETCHES: u32 = 100;
 /// A broker that refuses an offset for so long, asked again and again, does not mean to give it.
 const REFUSED_FOR: Duration = Duration::from_secs(3);
@@ -83,7 +84,6 @@ pub fn final_read(
         }
     };
     let mut failures = 0;
-    // A span's place is its partition's number.
     while spans.iter().any(|span| span.next < span.end) {
         cancel.check()?;
         let Err(error) = read_some(&mut connection, source.topic, level(isolation), &mut spans, &mut reading)
@@ -147,6 +147,10 @@ struct Span {
     next: i64,
     /// Exclusive.
     end: i64,
+    /// Fetches that gave something of it, or named it first.
+    turns: u64,
+    /// Whether the fetch on its way names it first.
+    is_first: bool,
     empty_fetches: u32,
     /// Since when the broker refuses what is at `next`, and how it says so.
     refused: Option<Refused>,
@@ -169,10 +173,10 @@ fn read_some(
     spans: &mut [Span],
     reading: &mut Reading,
 ) -> Result<(), WireError> {
-    let partitions = spans.iter().filter(|span| span.next < span.end).map(|span| {
+    let partitions = in_turn(spans).into_iter().map(|(partition, offset)| {
         FetchPartition::default()
-            .with_partition(span.partition)
-            .with_fetch_offset(span.next)
+            .with_partition(partition)
+            .with_fetch_offset(offset)
             .with_current_leader_epoch(-1)
             .with_log_start_offset(-1)
             .with_partition_max_bytes(PARTITION_MAX_BYTES)
@@ -189,28 +193,59 @@ fn read_some(
         .with_session_epoch(-1)
         .with_topics(topics);
     let response = connection.call(&request, 11)?;
-    let (mut moved, now) = (false, Instant::now());
-    for data in response.responses.iter().flat_map(|topic| &topic.partitions) {
-        let Some(span) = spans.iter_mut().find(|span| span.partition == data.partition_index) else {
-            continue;
-        };
-        let before = span.next;
-        span.take(data, reading, now);
-        moved |= span.next > before;
-    }
-    if !moved {
+    if !take(&response, spans, reading, Instant::now()) {
         // A broker that refuses does so at once: it is asked again, not hammered.
         std::thread::sleep(ASK_AGAIN_AFTER);
     }
     Ok(())
 }
 
+/// What the next fetch asks for: partition and offset of each that is not read to its end, whose turn came least often first.
+fn in_turn(spans: &mut [Span]) -> Vec<(i32, i64)> {
+    spans.sort_by_key(|span| span.turns);
+    let mut pending: Vec<&mut Span> = spans.iter_mut().filter(|span| span.next < span.end).collect();
+    if let Some(first) = pending.first_mut() {
+        first.is_first = true;
+    }
+    pending.iter().map(|span| (span.partition, span.next)).collect()
+}
+
+/// Takes what a response gives of each partition that was asked for; one that it leaves out has nothing. Whether anything new
+/// came.
+fn take(response: &FetchResponse, spans: &mut [Span], reading: &mut Reading, now: Instant) -> bool {
+    let given = || response.responses.iter().flat_map(|topic| &topic.partitions);
+    let nothing = PartitionData::default().with_error_code(response.error_code);
+    let is_empty = given().all(|data| data.records.as_deref().unwrap_or_default().is_empty());
+    let mut moved = false;
+    for span in spans.iter_mut().filter(|span| span.next < span.end) {
+        let data = given().find(|data| data.partition_index == span.partition).unwrap_or(&nothing);
+        let before = span.next;
+        span.is_first |= is_empty;
+        span.take(data, reading, now);
+        moved |= span.next > before;
+    }
+    moved
+}
+
 impl Span {
     fn new(partition: i32, place: PartitionIndex, start: i64, end: i64) -> Self {
-        Span { partition, place, next: start, end, empty_fetches: 0, refused: None, search: SEARCH_FOR }
+        let (turns, is_first, empty_fetches) = (0, false, 0);
+        Span {
+            partition,
+            place,
+            next: start,
+            end,
+            turns,
+            is_first,
+            empty_fetches,
+            refused: None,
+            search: SEARCH_FOR,
+        }
     }
 
+    /// Takes what a response gives of it.
     fn take(&mut self, data: &PartitionData, reading: &mut Reading, now: Instant) {
+        let was_its_turn = std::mem::take(&mut self.is_first);
         if data.error_code != 0 {
             return self.refuse(&refusal(data.error_code), reading, now);
         }
@@ -224,7 +259,9 @@ impl Span {
         for (at, header) in batch::headers(bytes).map_while(Result::ok) {
             self.take_batch(&header, &bytes[at..at + header.size_bytes], reading);
         }
-        self.empty_fetches = if self.next > before { 0 } else { self.empty_fetches + 1 };
+        let has_moved = self.next > before;
+        self.turns += u64::from(was_its_turn || has_moved);
+        self.empty_fetches = if has_moved { 0 } else { self.empty_fetches + u32::from(was_its_turn) };
         if self.empty_fetches >= MAX_EMPTY_FETCHES {
             self.refuse("nothing is given, though the log goes on", reading, now);
         }
@@ -331,11 +368,12 @@ fn level(isolation: Isolation) -> i8 {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use highwater_checker::{Acks, Filler, Flush, Setting, Verdict, promise};
+    use highwater_checker::{Acks, Filler, Flush, Identity, Setting, Verdict, promise};
     use highwater_checker::{Anomaly, Ledger, Nanos, ProducerId, ProducerLedger, Sequences, Trial, judge};
     use highwater_model::Timestamp;
     use highwater_model::batch::{BatchBuilder, NewRecord, ProducerStamp};
     use highwater_model::crc::crc32c;
+    use highwater_protocol::messages::fetch_response::FetchableTopicResponse;
 
     use super::*;
 
@@ -373,6 +411,65 @@ mod tests {
         let (polls, observations) = (Vec::new(), Vec::new());
         let trial = Trial { ledger, faults: Vec::new(), readings: vec![reading], polls, observations };
         judge(trial, &promise(&Setting::single_broker(Acks::All, Flush::EVERY_MESSAGE), None)).unwrap()
+    }
+
+    /// How many records of two partitions with 300 batches of one record each are read from a broker whose response has room
+    /// for one batch, and which gives nothing of the partitions that `withheld` names.
+    fn records_read(withheld: &[i32], error_code: i16) -> u64 {
+        const RECORDS: i64 = 300;
+        let layout = Layout::new(&[2]);
+        let mut reading = Reading::new(Reader::FINAL, RUN, &layout);
+        let span = |(number, place)| Span::new(number, place, 0, RECORDS);
+        let mut spans: Vec<Span> = (0..).zip(layout.partitions()).map(span).collect();
+        let mut now = Instant::now();
+        while spans.iter().any(|span| span.next < span.end) {
+            now += MAX_WAIT_MS.unsigned_abs() * Duration::from_millis(1);
+            let asked = in_turn(&mut spans);
+            let first = asked.iter().find(|(partition, _)| !withheld.contains(partition));
+            let data = first.map(|&(partition, offset)| {
+                let id = PartitionId { topic: 0, partition: partition.unsigned_abs() };
+                let (producer, sequence, sent_at) = (ProducerId(0), offset.unsigned_abs(), Nanos(1));
+                let mut value = [0; 100];
+                Identity { run: RUN, producer, partition: id, sequence, sent_at, value_len: 100 }
+                    .encode(&mut value, Filler { zero_percent: 0 })
+                    .unwrap();
+                let mut batch = BatchBuilder::new(Compression::None);
+                batch.push(&NewRecord {
+                    timestamp: Timestamp(1),
+                    key: None,
+                    value: Some(&value),
+                    headers: &[],
+                });
+                let mut bytes = batch.build(ProducerStamp::NONE).unwrap().to_vec();
+                bytes[..8].copy_from_slice(&offset.to_be_bytes());
+                PartitionData::default()
+                    .with_partition_index(partition)
+                    .with_records(Some(Bytes::from(bytes)))
+            });
+            let topic = FetchableTopicResponse::default().with_partitions(data.into_iter().collect());
+            let response = FetchResponse::default().with_error_code(error_code).with_responses(vec![topic]);
+            take(&response, &mut spans, &mut reading, now);
+        }
+        reading.records()
+    }
+
+    /// A response takes what is named first: where the others are long, a partition that is always named last gets nothing
+    /// for hundreds of fetches, which is not to be held against the broker.
+    #[test]
+    fn partition_behind_long_ones_is_read_too() {
+        assert_eq!(records_read(&[], 0), 600);
+    }
+
+    #[test]
+    fn partition_of_which_nothing_is_given_is_given_up() {
+        assert_eq!(records_read(&[0], 0), 300);
+        assert_eq!(records_read(&[1], 0), 300);
+        assert_eq!(records_read(&[0, 1], 0), 0);
+    }
+
+    #[test]
+    fn read_ends_where_every_response_is_an_error() {
+        assert_eq!(records_read(&[0, 1], 56), 0);
     }
 
     fn corrupt_and_lost(verdict: &Verdict) -> (u64, u64) {
