@@ -199,8 +199,12 @@ impl Permission {
 /// corrupt and phantom records, aborted reads, two values at one offset among survivors.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contract {
-    /// What may be lost.
+    /// What may be lost. Where faults of several kinds struck: the most that any of them may take.
     pub loss: Loss,
+    /// Where faults of several kinds struck, what each kind may take: a loss is held against that of the fault which took it, where
+    /// that is certain.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub loss_by_kind: Vec<(FaultKind, Loss)>,
     /// Why, in one sentence for the report.
     pub because: String,
     /// Added to a window of time: how long the flush itself may take once it is due. [`promise`] says
@@ -210,6 +214,10 @@ pub struct Contract {
     pub duplicates: Permission,
     /// Records of one producer in another order than it sent them.
     pub reordering: Permission,
+    /// Whether of a record that is twice in the log the first copy may have been deleted by request, so that the second seems to
+    /// come late. What was acknowledged is in order all the same.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub first_copies_deleted: bool,
     /// A record that a consumer saw and that is gone.
     pub read_then_lost: Permission,
     /// Longest time without an ack under load; absent: not judged.
@@ -279,10 +287,12 @@ pub fn promise(setting: &Setting, fault: Option<&Fault>) -> Contract {
     let visible = fault.is_some_and(|fault| consumers_may_see_loss(setting, fault));
     Contract {
         loss,
+        loss_by_kind: Vec::new(),
         because: because.to_owned(),
         flush_allowance: Nanos::from_millis(500),
         duplicates: Permission::when(!setting.idempotence),
         reordering: Permission::when(!setting.idempotence && setting.max_in_flight > 1),
+        first_copies_deleted: false,
         read_then_lost: Permission::when(loss != Loss::Nothing && visible),
         unavailable_at_most: None,
         retention_bytes: None,

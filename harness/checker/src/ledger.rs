@@ -234,7 +234,7 @@ pub(crate) struct Lane {
     pub(crate) sent_at: Vec<Nanos>,
     pub(crate) acks: Vec<AckRun>,
     /// Acks of records that were deleted by request since. Nobody holds them against the log.
-    deleted: Vec<AckRun>,
+    pub(crate) deleted: Vec<AckRun>,
     sizes: Sizes,
     errors: Vec<ErrorRun>,
     /// As long as up to the last record with a key.

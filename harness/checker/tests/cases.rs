@@ -52,6 +52,31 @@ impl Case {
         self
     }
 
+    fn ack_at(mut self, sequence: u64, offset: i64, seconds: f64) -> Self {
+        let partition = self.partition();
+        self.ledger.ack(partition, Sequences::one(sequence), Offset(offset), at(seconds)).unwrap();
+        self
+    }
+
+    /// Acknowledges a record at the offset of its sequence, which was deleted by request since.
+    fn deleted(mut self, sequence: u64, seconds: f64) -> Self {
+        let (partition, one) = (self.partition(), Sequences::one(sequence));
+        self.ledger.deleted(partition, one, Offset(sequence as i64), at(seconds)).unwrap();
+        self
+    }
+
+    /// Where the log ended right after the recovery from the last fault.
+    fn recovered(mut self, end: i64) -> Self {
+        let partition = self.partition();
+        self.faults.last_mut().unwrap().recovered_ends.push((partition, Offset(end)));
+        self
+    }
+
+    fn struck_by(mut self, kind: FaultKind) -> Self {
+        self.faults.last_mut().unwrap().fault.kind = kind;
+        self
+    }
+
     fn log(mut self, entries: &[(i64, u64)], log_end: i64) -> Self {
         self.log = entries.to_vec();
         self.log_end = log_end;
@@ -153,6 +178,70 @@ fn lost_tail_whose_offsets_were_reused_is_still_a_tail() {
     assert_eq!((verdict.losses.tail, verdict.losses.holes), (2, 0));
     let names: Vec<Anomaly> = verdict.permitted.iter().map(|finding| finding.anomaly).collect();
     assert_eq!(names, [Anomaly::LostTail, Anomaly::OffsetReused]);
+}
+
+/// The broker lost 1 and 2 in the cut, went on at offset 1, and then retention deleted everything below 3.
+#[test]
+fn what_retention_deletes_later_excuses_no_lost_tail() {
+    let case = || {
+        let acked = Case::new(5).ack(0, 1.1).ack(1, 2.1).ack(2, 3.1).cut(3.5, 3.6, 3.7);
+        acked.ack_at(3, 1, 4.1).ack_at(4, 3, 5.1).log(&[(3, 4)], 4).log_start(3)
+    };
+    let contract = retained(u64::from(SIZE));
+    let verdict = case().recovered(1).verdict(&contract);
+    assert_eq!((verdict.losses.records, verdict.losses.expired), (2, 2));
+    assert_eq!(verdict.violation(Anomaly::LostTail), 2);
+    // That two records were acknowledged at one offset is seen in any case.
+    let unseen = case().verdict(&contract);
+    assert_eq!((unseen.losses.expired, unseen.violation(Anomaly::InconsistentOffset)), (4, 1));
+    let permitted = case().recovered(1).verdict(&Contract { retention_bytes: Some(1), ..unflushed() });
+    assert_eq!((permitted.violations, permitted.losses.tail), (vec![], 2));
+}
+
+#[test]
+fn what_is_deleted_by_request_later_excuses_no_lost_tail() {
+    let case = || Case::new(3).deleted(0, 1.1).deleted(1, 2.1).ack(2, 5.1).log(&[(2, 2)], 3).log_start(2);
+    let lost = case().cut(3.5, 3.6, 3.7).recovered(1).verdict(&durable());
+    assert_eq!((lost.losses.records, lost.violation(Anomaly::LostTail)), (1, 1));
+    for kept in [case(), case().cut(3.5, 3.6, 3.7), case().cut(3.5, 3.6, 3.7).recovered(2)] {
+        assert_eq!(kept.verdict(&durable()).standing, Standing::Kept);
+    }
+    // And an offset that was given twice was given twice.
+    let twice = Case::new(3).deleted(1, 2.1).ack_at(0, 1, 4.1).log(&[], 2).log_start(2).cut(3.5, 3.6, 3.7);
+    assert!(twice.verdict(&durable()).violation(Anomaly::InconsistentOffset) > 0);
+}
+
+/// A kill takes nothing although power cuts, which also struck, may take a tail.
+#[test]
+fn loss_is_held_against_the_fault_that_took_it() {
+    let case = || {
+        let acked = Case::new(2).ack(0, 1.1).ack(1, 2.1).log(&[(0, 0)], 1);
+        acked.cut(3.5, 3.6, 3.7).struck_by(FaultKind::ProcessKill)
+    };
+    let loss_by_kind =
+        vec![(FaultKind::ProcessKill, Loss::Nothing), (FaultKind::PowerCut, Loss::UNBOUNDED_TAIL)];
+    let contract = Contract { loss_by_kind, ..unflushed() };
+    let by_the_kill = case().recovered(1).cut(8.0, 8.1, 8.2).recovered(1).verdict(&contract);
+    assert_eq!(by_the_kill.violation(Anomaly::LostTail), 1);
+    let by_the_cut = case().recovered(2).cut(8.0, 8.1, 8.2).recovered(1).verdict(&contract);
+    assert_eq!((by_the_cut.violations, by_the_cut.losses.records), (vec![], 1));
+    // Where nobody looked it may have been the cut.
+    let by_either = case().cut(8.0, 8.1, 8.2).recovered(1).verdict(&contract);
+    assert_eq!((by_either.violations, by_either.losses.records), (vec![], 1));
+}
+
+/// Of a record that is twice in the log the first copy may be deleted: its place tells nothing then, its ack does.
+#[test]
+fn order_of_acks_is_judged_where_first_copies_may_be_gone() {
+    let contract = Contract { first_copies_deleted: true, ..durable() };
+    let kept = |log: &[(i64, u64)]| Case::new(2).ack(0, 1.1).ack(1, 2.1).log(log, 3).verdict(&contract);
+    assert_eq!(kept(&[(0, 0), (1, 1), (2, 0)]).violations, []);
+    let deleted = Case::new(2).deleted(0, 1.1).ack(1, 2.1).log(&[(1, 1), (2, 0)], 3).log_start(1);
+    assert_eq!(deleted.verdict(&contract).violations, []);
+    let turned = || Case::new(2).ack_at(0, 1, 1.1).ack_at(1, 0, 2.1).log(&[(0, 1), (1, 0)], 2);
+    for contract in [&contract, &durable()] {
+        assert_eq!(turned().verdict(contract).violation(Anomaly::NonMonotonicSend), 1);
+    }
 }
 
 fn retained(bytes: u64) -> Contract {

@@ -1,9 +1,9 @@
 //! What compaction may take and what it may not, each case built by hand.
 
 use highwater_checker::{
-    Acks, Anomaly, Compaction, Contract, ErrorClass, Flush, Isolation, Key, Layout, Ledger, Nanos, Offset,
-    PartitionIndex, Polls, ProducerId, ProducerLedger, Reader, Reading, RunId, Sequences, Setting, Standing,
-    Trial, Verdict, judge, promise,
+    Acks, Anomaly, Compaction, Contract, ErrorClass, Fault, FaultEvent, FaultKind, Flush, Isolation, Key,
+    Layout, Ledger, Nanos, Offset, PartitionIndex, Polls, ProducerId, ProducerLedger, Reader, Reading, RunId,
+    Scope, Sequences, Setting, Standing, Trial, Verdict, judge, promise,
 };
 
 const RUN: RunId = RunId(1);
@@ -209,6 +209,40 @@ fn trial_of(records: &[(u64, Key, Fate)], there: &[(i64, usize)], bounds: (i64, 
     }
     let ledger = Ledger::gather(RUN, &layout, vec![ledger]).expect("of one run");
     Trial { ledger, faults: Vec::new(), readings: vec![reading], polls: Vec::new(), observations: Vec::new() }
+}
+
+/// The cut took the record of key 7 at offset 1; a later one of its key, at the same offset or behind it, makes up for nothing.
+#[test]
+fn later_record_of_its_key_excuses_no_lost_tail() {
+    let records = [
+        (1, value(8), Fate::Acked(0)),
+        (2, value(7), Fate::Acked(1)),
+        (20, value(8), Fate::Acked(2)),
+        (21, value(7), Fate::Acked(3)),
+    ];
+    for (recovered_end, lost) in [(None, 0), (Some(2), 0), (Some(1), 1)] {
+        let mut trial = trial_of(&records, &[(2, 2), (3, 3)], (0, 4));
+        let place = partition(&Layout::new(&[1]));
+        let fault = Fault { kind: FaultKind::PowerCut, scope: Scope::AllBrokers, in_sync_replicas: None };
+        trial.faults.push(FaultEvent {
+            fault,
+            struck_at: Nanos(10),
+            silenced_at: Nanos(10),
+            restored_at: Nanos(15),
+            recovered_ends: recovered_end.map(|end| (place, Offset(end))).into_iter().collect(),
+        });
+        let verdict = judge(trial, &durable()).expect("whole");
+        assert_eq!(verdict.losses.records, lost, "{recovered_end:?}");
+        assert_eq!(verdict.losses.compacted, 2 - lost);
+    }
+}
+
+/// With one request in flight the next record is sent once the one before is acknowledged, wherever copies of it lie.
+#[test]
+fn acks_are_in_order_also_where_there_may_be_copies() {
+    let records = [(1, value(7), Fate::Acked(1)), (3, value(8), Fate::Acked(0))];
+    let verdict = judge(trial_of(&records, &[(0, 1), (1, 0)], (0, 2)), &with_copies()).expect("whole");
+    assert_eq!(verdict.violation(Anomaly::NonMonotonicSend), 1);
 }
 
 /// Where it was is known: a value behind it was none of its.

@@ -6,6 +6,7 @@ use crate::ledger::{AckRun, Lane, Outcome, Sequences};
 use crate::reading::{Reading, Run};
 use crate::units::{Nanos, PartitionIndex};
 use crate::verdict::Anomaly;
+use std::borrow::Cow;
 
 /// An acknowledged run, and how much of it is where it was acknowledged.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +56,27 @@ pub(super) struct Joined {
     pub(super) missing: Vec<Missing>,
 }
 
+/// Makes a deleted record an acknowledged one again where a recovery showed that it had been lost by then: what was deleted
+/// later is no excuse.
+pub(super) fn take_back_deletions(case: &mut Case<'_>) {
+    for partition in case.ledger.layout.partitions() {
+        for producer in 0..case.ledger.lanes.len() {
+            let deleted = std::mem::take(&mut case.ledger.lanes[producer][partition.get()].deleted);
+            let end = |ack: &AckRun| ack.base_offset.saturating_add(i64::from(ack.count));
+            let (lost, deleted): (Vec<AckRun>, Vec<AckRun>) =
+                deleted.into_iter().partition(|ack| case.was_cut_off(ack.acked_at, partition, end(ack) - 1));
+            let lane = &mut case.ledger.lanes[producer][partition.get()];
+            lane.deleted = deleted;
+            for ack in lost {
+                let first = ack.first_sequence as usize;
+                let records = &mut lane.states[first..first + ack.count as usize];
+                records.iter_mut().for_each(|state| state.set_outcome(Outcome::Ack));
+                lane.acks.push(ack);
+            }
+        }
+    }
+}
+
 /// Books a record apart whose every ack came between a power cut and the silence after it: whether
 /// the broker knew of the cut, and what the disk had promised by then, cannot be told. (Where nothing may be lost that is
 /// no excuse: [`trust_where_nothing_may_be_lost`].)
@@ -99,8 +121,9 @@ pub(super) fn trust_where_nothing_may_be_lost(case: &mut Case<'_>) {
 
 /// Joins a partition's acks with the reference reading.
 pub(super) fn join(case: &mut Case<'_>, partition: PartitionIndex, reference: &Reading) -> Joined {
-    let mut views = views_by_offset(case, partition);
-    let contested = contested_offsets(case, partition, &views);
+    let mut views = views_by_offset(case, partition, |lane| &lane.acks);
+    let deleted = views_by_offset(case, partition, |lane| &lane.deleted);
+    let contested = contested_offsets(case, partition, &merged(&views, &deleted));
     let runs = &reference.partitions[partition.get()].runs;
     let mut missing = Vec::new();
     let mut from = 0;
@@ -111,10 +134,14 @@ pub(super) fn join(case: &mut Case<'_>, partition: PartitionIndex, reference: &R
     Joined { views, missing }
 }
 
-fn views_by_offset(case: &Case<'_>, partition: PartitionIndex) -> Vec<AckView> {
+fn views_by_offset(
+    case: &Case<'_>,
+    partition: PartitionIndex,
+    acks: impl Fn(&Lane) -> &Vec<AckRun>,
+) -> Vec<AckView> {
     let mut views = Vec::new();
     for (producer, lanes) in case.ledger.lanes.iter().enumerate() {
-        views.extend(lanes[partition.get()].acks.iter().map(|ack| AckView {
+        views.extend(acks(&lanes[partition.get()]).iter().map(|ack| AckView {
             producer: producer as u32,
             count: ack.count,
             first_sequence: ack.first_sequence,
@@ -125,20 +152,36 @@ fn views_by_offset(case: &Case<'_>, partition: PartitionIndex) -> Vec<AckView> {
             kept_end: i64::MIN,
         }));
     }
-    views.sort_unstable_by_key(|view| (view.base_offset, view.acked_at, view.producer, view.first_sequence));
+    sort_by_offset(&mut views);
     views
 }
 
-/// Offsets acknowledged for two records with no fault between the acks: no loss explains that.
+fn sort_by_offset(views: &mut [AckView]) {
+    views.sort_unstable_by_key(|view| (view.base_offset, view.acked_at, view.producer, view.first_sequence));
+}
+
+fn merged<'a>(views: &'a [AckView], deleted: &[AckView]) -> Cow<'a, [AckView]> {
+    if deleted.is_empty() {
+        return Cow::Borrowed(views);
+    }
+    let mut all = [views, deleted].concat();
+    sort_by_offset(&mut all);
+    Cow::Owned(all)
+}
+
+/// Offsets acknowledged for two records with no fault between the acks, or where no fault may take anything: no loss explains
+/// that, whether the records are still there or deleted.
 fn contested_offsets(case: &mut Case<'_>, partition: PartitionIndex, views: &[AckView]) -> Vec<(i64, i64)> {
     let mut contested: Vec<(i64, i64)> = Vec::new();
+    let may_be_lost = case.contract.loss != Loss::Nothing;
     let Some(mut furthest) = views.first().copied() else { return contested };
     for view in &views[1..] {
         let end = furthest.end().min(view.end());
         if view.base_offset < end {
             let same_records = furthest.producer == view.producer
                 && furthest.sequence_at(view.base_offset) == view.first_sequence;
-            if !same_records && !case.fault_between(furthest.acked_at, view.acked_at) {
+            let is_explained = may_be_lost && case.fault_between(furthest.acked_at, view.acked_at);
+            if !same_records && !is_explained {
                 match contested.last_mut().filter(|last| view.base_offset <= last.1) {
                     Some(last) => last.1 = last.1.max(end),
                     None => contested.push((view.base_offset, end)),
@@ -238,15 +281,17 @@ fn book_occupied(
     contested: &[(i64, i64)],
 ) {
     let Missing { producer, sequence, offset, acked_at } = missing;
-    let explained = case.explanation(acked_at, partition, offset).is_some();
+    let explanation = case.explanation(acked_at, partition, offset);
+    let explained = explanation.is_some();
     let before = contested.partition_point(|(from, _)| *from <= offset);
     if !explained && contested[..before].last().is_some_and(|(_, to)| offset < *to) {
         return;
     }
-    let (anomaly, permission) = if explained {
-        (Anomaly::OffsetReused, case.loss_permitted())
-    } else {
-        (Anomaly::InconsistentOffset, Permission::Forbidden)
+    let (anomaly, permission) = match explanation {
+        Some(fault) => {
+            (Anomaly::OffsetReused, Permission::when(case.loss_by(fault, partition) != Loss::Nothing))
+        }
+        None => (Anomaly::InconsistentOffset, Permission::Forbidden),
     };
     let id = case.ledger.layout.id(partition);
     case.findings.add(anomaly, permission, || {

@@ -127,10 +127,8 @@ fn mark_run(case: &mut Case<'_>, partition: PartitionIndex, run: &Run, next: &mu
             offset.saturating_add(i64::from(*count))
         )
     };
-    // Where the first copy of a record was compacted away, the second seems to come late.
-    let lacks_copies = case.contract.compaction.is_some()
-        && case.contract.duplicates == Permission::Permitted
-        && case.ledger.lane(run.producer, partition).is_some_and(|lane| lane.keys().next().is_some());
+    // What was acknowledged is held against its order in another place ([`super::order`]).
+    let lacks_copies = case.may_lack_copies(run.producer, partition);
     let reordering = if lacks_copies { Permission::Permitted } else { case.contract.reordering };
     // Without idempotence an attempt that the client gave up may land after its later records.
     let late_landing = match case.contract.duplicates {
@@ -143,6 +141,17 @@ fn mark_run(case: &mut Case<'_>, partition: PartitionIndex, run: &Run, next: &mu
     findings.add_many(Anomaly::Duplicate, case.contract.duplicates, duplicates, || line("again"));
     findings.add_many(Anomaly::NonMonotonicSend, reordering, late, || line("after later ones"));
     findings.add_many(Anomaly::NonMonotonicSend, late_landing, late_unknown, || line("after later ones"));
+}
+
+impl Case<'_> {
+    /// Whether the first copy of a producer's records may have been deleted or compacted away, so that the second seems to come
+    /// late.
+    pub(super) fn may_lack_copies(&self, producer: u32, partition: PartitionIndex) -> bool {
+        let has_keys =
+            || self.ledger.lane(producer, partition).is_some_and(|lane| lane.keys().next().is_some());
+        self.contract.duplicates == Permission::Permitted
+            && (self.contract.first_copies_deleted || self.contract.compaction.is_some() && has_keys())
+    }
 }
 
 fn is_unknown(state: State) -> bool {

@@ -132,12 +132,14 @@ pub(super) fn book(case: &mut Case<'_>, partition: PartitionIndex, joined: &Join
         if !first_sight(case, partition, missing) {
             continue;
         }
-        if may_expire && missing.offset < log_start {
+        let was_cut_off = case.was_cut_off(missing.acked_at, partition, missing.offset);
+        if may_expire && !was_cut_off && missing.offset < log_start {
             case.losses.expired += 1;
             continue;
         }
         // Compaction leaves the offset empty; where it does not, it is no excuse.
-        if occupant(&reference.partitions[partition.get()].runs, missing.offset).is_none()
+        if !was_cut_off
+            && occupant(&reference.partitions[partition.get()].runs, missing.offset).is_none()
             && case.may_be_compacted(partition, (missing.producer, missing.sequence), missing.offset)
         {
             case.losses.compacted += 1;
@@ -211,7 +213,7 @@ fn find(case: &mut Case<'_>, lost: &Lost) {
 fn classify(case: &Case<'_>, lost: &Lost) -> (Anomaly, Permission) {
     let by_place = if lost.is_hole { Anomaly::LostHole } else { Anomaly::LostTail };
     let Some(fault) = lost.fault else { return (by_place, Permission::Forbidden) };
-    match case.contract.loss {
+    match case.loss_by(fault, lost.partition) {
         Loss::Nothing => (by_place, Permission::Forbidden),
         Loss::Tail { .. } if lost.is_hole => (by_place, Permission::Forbidden),
         Loss::Tail { window: Some(window), .. } => {
@@ -228,14 +230,16 @@ fn classify(case: &Case<'_>, lost: &Lost) -> (Anomaly, Permission) {
     }
 }
 
-/// More messages of one partition than the contract's window by count.
+/// More messages of one partition than the window by count that the contract gives a fault.
 fn book_excess(case: &mut Case<'_>, partition: PartitionIndex, around: &[Around]) {
-    let Loss::Tail { messages: Some(bound), .. } = case.contract.loss else { return };
     let id = case.ledger.layout.id(partition);
-    for lost in around.iter().map(|around| around.lost) {
-        let excess = lost.saturating_sub(bound);
-        case.findings.add_many(Anomaly::LostBeyondWindow, Permission::Forbidden, excess, || {
-            format!("partition {id}: {lost} messages lost, at most {bound} may be")
-        });
+    for (fault, &Around { lost, .. }) in around.iter().enumerate() {
+        let Loss::Tail { messages: Some(bound), .. } = case.loss_by(fault, partition) else { continue };
+        case.findings.add_many(
+            Anomaly::LostBeyondWindow,
+            Permission::Forbidden,
+            lost.saturating_sub(bound),
+            || format!("partition {id}: {lost} messages lost, at most {bound} may be"),
+        );
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! In order, each step in a file of its own:
 //!
-//! 1. acks between a power cut and the silence after it are booked apart, unless their record is gone and
+//! 1. acks of what was deleted, which nobody can hold against a log, count after all where the records were lost before (`acks`);
+//!    acks between a power cut and the silence after it are booked apart, unless their record is gone and
 //!    nothing may be lost (`acks`);
 //! 2. the reference reading (the plain final read) marks what was found: phantoms, duplicates, order
 //!    within a producer (`found`);
@@ -31,7 +32,7 @@ mod retention;
 mod unreadable;
 
 use crate::contract::{Contract, Loss, Permission};
-use crate::fault::FaultEvent;
+use crate::fault::{Fault, FaultEvent};
 use crate::ledger::Ledger;
 use crate::reading::{Observation, Polls, Reader, Reading};
 use crate::units::{Nanos, PartitionId, PartitionIndex};
@@ -104,6 +105,7 @@ pub fn judge(trial: Trial, contract: &Contract) -> Result<Verdict, JudgeError> {
     readings.iter_mut().for_each(|reading| found::normalise(&mut case, reading));
     let (reference, others) = split_reference(readings).ok_or(JudgeError::NoFinalRead)?;
 
+    acks::take_back_deletions(&mut case);
     acks::book_after_cut(&mut case);
     found::mark(&mut case, &reference);
     acks::trust_where_nothing_may_be_lost(&mut case);
@@ -202,6 +204,24 @@ impl<'a> Case<'a> {
         let survived =
             |fault: usize| self.faults[fault].recovered_end(partition).is_some_and(|end| end.0 > offset);
         later().find(|fault| !survived(*fault)).or_else(|| later().next_back())
+    }
+
+    /// Whether a log ended, right after a recovery, before a record that had been acknowledged until then: it was lost there,
+    /// whatever was deleted since.
+    fn was_cut_off(&self, acked_at: Nanos, partition: PartitionIndex, offset: i64) -> bool {
+        let shows = |fault: &FaultEvent| {
+            acked_at <= fault.silenced_at && fault.recovered_end(partition).is_some_and(|end| end.0 <= offset)
+        };
+        self.faults.iter().any(shows)
+    }
+
+    /// What a fault may have taken of a partition: by its own kind where it is known for certain that it was this one, since its
+    /// recovery was looked at; by the weakest promise of the trial where another may have been it.
+    fn loss_by(&self, fault: usize, partition: PartitionIndex) -> Loss {
+        let FaultEvent { fault: Fault { kind, .. }, .. } = self.faults[fault];
+        let is_certain = self.faults[fault].recovered_end(partition).is_some();
+        let of_kind = self.contract.loss_by_kind.iter().find(|(of, _)| *of == kind);
+        of_kind.filter(|_| is_certain).map_or(self.contract.loss, |(_, loss)| *loss)
     }
 
     /// Whether any fault was in effect between two instants.

@@ -94,7 +94,7 @@ fn check_real_time(
 }
 
 /// Acknowledged offsets must rise with the sequence. What is kept is judged where it was found; here
-/// are only pairs of which something is gone.
+/// are only pairs of which something is gone, or whose place in the log may be that of a second copy.
 fn check_sends(case: &mut Case<'_>, partition: PartitionIndex, views: &[AckView]) {
     let mut by_send: Vec<&AckView> = views.iter().collect();
     by_send.sort_by_key(|view| (view.producer, view.first_sequence, view.acked_at));
@@ -104,7 +104,9 @@ fn check_sends(case: &mut Case<'_>, partition: PartitionIndex, views: &[AckView]
             && earlier.records().first < later.records().first
             && later.base_offset < earlier.end();
         if !falls
-            || (earlier.is_all_kept() && later.is_all_kept())
+            || (earlier.is_all_kept()
+                && later.is_all_kept()
+                && !case.may_lack_copies(later.producer, partition))
             || case.fault_between(earlier.acked_at, later.acked_at)
         {
             continue;
