@@ -92,6 +92,8 @@ mutants! {
     26 TOMBSTONE_DROPPED_EARLY = "tombstone-dropped-early", rule 0;
     /// Drops the last record of a key in the pass that meets it first.
     30 LAST_OF_KEY_DROPPED = "last-of-key-dropped", rule 0;
+    /// Lets retention take one segment more than leaves `retention.bytes`.
+    32 RETENTION_TAKES_TOO_MUCH = "retention-takes-too-much", rule 0;
     /// Drops one flush of ten.
     22 DROP_FLUSH_SOMETIMES = "drop-flush-sometimes", rule 1;
 }

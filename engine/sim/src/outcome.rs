@@ -35,6 +35,8 @@ pub enum Breach {
     LogStartWentBack(String),
     /// A log begins after every start that was asked for.
     LogStartWentAhead(String),
+    /// Retention left less of a log than it was ever asked to keep.
+    DeletedEarly(String),
     /// A log ended, after a recovery, below where it had ended after an earlier one, although recovery flushes.
     LogEndWentBack(String),
     /// So many handles outlived every process: something of the broker's keeps itself in memory.
@@ -60,6 +62,7 @@ impl fmt::Display for Breach {
             Breach::SettingLost(what) => write!(f, "setting lost: {what}"),
             Breach::LogStartWentBack(what) => write!(f, "log start went back: {what}"),
             Breach::LogStartWentAhead(what) => write!(f, "log start went ahead: {what}"),
+            Breach::DeletedEarly(what) => write!(f, "deleted early: {what}"),
             Breach::LogEndWentBack(what) => write!(f, "log end went back: {what}"),
             Breach::MemoryKept(handles) => write!(f, "{handles} handles outlived every process"),
         }

@@ -63,6 +63,8 @@ pub(crate) struct Promises {
     pub(crate) topics: Vec<Topic>,
     /// By topic number and name of the setting.
     pub(crate) settings: BTreeMap<(usize, &'static str), Setting>,
+    /// The smallest `retention.bytes` that was ever asked for, by topic number; a topic that is not here keeps everything.
+    pub(crate) retained_bytes: BTreeMap<usize, u64>,
     /// By topic number and partition.
     pub(crate) trims: BTreeMap<(usize, u32), Trim>,
 }

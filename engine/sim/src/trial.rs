@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use highwater_checker::{
-    Anomaly, Compaction, Contract, Fault, FaultEvent, FaultKind, Isolation, Layout, Ledger, Loss, Nanos,
-    Observation, Observed, Offset, PartitionId, PartitionIndex, Permission, Polls, ProducerId,
+    Anomaly, Compaction, Contract, Fault, FaultEvent, FaultKind, Identity, Isolation, Layout, Ledger, Loss,
+    Nanos, Observation, Observed, Offset, PartitionId, PartitionIndex, Permission, Polls, ProducerId,
     ProducerLedger, Reader, Reading, RunId, Scope, Sequences, Setting, Trial, Verdict, judge, promise,
 };
 use highwater_io::sim::TornUnit;
 
 use crate::actor::producer::REQUEST_TIMEOUT;
-use crate::actor::reader::Content;
+use crate::actor::reader::{Content, PartitionContent};
 use crate::books::{Books, Event, Lane, PollNote, Records};
 use crate::outcome::Breach;
 use crate::promises::{Presence, Promises};
@@ -38,10 +38,13 @@ pub(crate) fn fault_kind(scenario: &Scenario, death: Death) -> FaultKind {
     }
 }
 
-/// What was owed after all these deaths: the least of what was owed after each.
+/// What was owed after all these deaths: the least of what was owed after each, and of what is lost by which death, what was owed
+/// after that one.
 pub(crate) fn contract(setting: &Setting, kinds: &[FaultKind]) -> Contract {
     let fault = |&kind: &FaultKind| Fault { kind, scope: Scope::AllBrokers, in_sync_replicas: None };
     let contracts: Vec<Contract> = kinds.iter().map(|kind| promise(setting, Some(&fault(kind)))).collect();
+    let loss_by_kind: BTreeMap<FaultKind, Loss> =
+        kinds.iter().copied().zip(contracts.iter().map(|contract| contract.loss)).collect();
     let may_see = contracts.iter().any(|contract| contract.read_then_lost == Permission::Permitted);
     let weight = |contract: &Contract| match contract.loss {
         Loss::Nothing => 0,
@@ -53,6 +56,7 @@ pub(crate) fn contract(setting: &Setting, kinds: &[FaultKind]) -> Contract {
     if may_see {
         least.read_then_lost = Permission::Permitted;
     }
+    least.loss_by_kind = loss_by_kind.into_iter().collect();
     least
 }
 
@@ -152,12 +156,9 @@ impl Evidence<'_> {
         let events = self.books.take_events();
         // The last producer is the administrator.
         let producers = self.scenario.producers + 1;
-        let kinds: Vec<FaultKind> =
-            self.deaths.iter().map(|struck| fault_kind(self.scenario, struck.death)).collect();
-        let mut contract = contract(&self.scenario.setting(), &kinds);
+        let mut contract = self.contract();
         if contract.duplicates == Permission::Permitted && starts.values().any(|&start| start > 0) {
-            // Where the first copy of a record was deleted by request, a second one seems to come late.
-            contract.reordering = Permission::Permitted;
+            contract.first_copies_deleted = true;
         }
         contract.compaction = self.scenario.compacted.map(|compacted| Compaction {
             // The broker counts whole milliseconds.
@@ -170,14 +171,24 @@ impl Evidence<'_> {
             faults: self
                 .deaths
                 .iter()
-                .zip(&kinds)
-                .map(|(struck, &kind)| event(&layout, struck, kind))
+                .map(|struck| event(&layout, struck, fault_kind(self.scenario, struck.death)))
                 .collect(),
             readings: vec![self.reading(&layout)],
             polls: vec![self.polls(&layout, log_start)],
             observations: self.observations(&layout),
         };
         judge(trial, &contract).expect("the evidence is whole")
+    }
+
+    fn contract(&self) -> Contract {
+        let kinds: Vec<FaultKind> =
+            self.deaths.iter().map(|struck| fault_kind(self.scenario, struck.death)).collect();
+        contract(&self.scenario.setting(), &kinds)
+    }
+
+    /// Whether retention may have discarded segments of a topic: it was asked to.
+    fn may_expire(&self, topic: usize) -> bool {
+        self.scenario.may_expire(topic) && self.promises.retained_bytes.contains_key(&topic)
     }
 
     fn name(&self, layout: &Layout, place: PartitionIndex) -> (String, u32) {
@@ -193,7 +204,7 @@ impl Evidence<'_> {
             let log_start = self.content.partitions.get(&(name, partition))?.log_start;
             let topic = layout.id(place).topic as usize;
             let asked = self.promises.trims.get(&(topic, partition)).map_or(0, |trim| trim.asked);
-            let may_expire = self.scenario.may_expire(topic);
+            let may_expire = self.may_expire(topic);
             Some((place.get(), if may_expire { log_start } else { log_start.min(asked) }))
         };
         layout.partitions().filter_map(start).collect()
@@ -303,9 +314,22 @@ impl Evidence<'_> {
             }
             let compacted = number.and_then(|number| self.scenario.compacted_topic(number));
             let drops_emptied = compacted.is_some_and(|compacted| compacted.deletes_too);
-            let may_expire = number.is_some_and(|number| self.scenario.may_expire(number));
+            let may_expire = number.is_some_and(|number| self.may_expire(number));
             if content.log_start > trim.asked && !may_expire && !drops_emptied {
                 breaches.push(Breach::LogStartWentAhead(line()));
+            }
+            let retained = number.and_then(|number| self.promises.retained_bytes.get(&number).copied());
+            let at_most = bytes_at_most(content);
+            // Where the end of a log may be lost, what is left may be small for that reason.
+            let is_judged = may_expire && compacted.is_none() && self.contract().loss == Loss::Nothing;
+            if is_judged
+                && content.log_start > trim.asked
+                && retained.is_some_and(|retained| at_most < retained)
+            {
+                breaches.push(Breach::DeletedEarly(format!(
+                    "{}; what is left has {at_most} bytes at most, {retained:?} had to stay",
+                    line()
+                )));
             }
         }
     }
@@ -324,6 +348,19 @@ impl Evidence<'_> {
             }
         }
     }
+}
+
+/// The most that a record takes in a log beside its value: a batch header of its own (61), the longest fields of the record's
+/// own header, a key.
+const OVERHEAD_BYTES: u64 = 61 + 32 + 16;
+
+/// What is left of a partition has no more bytes than this, as segments count them.
+fn bytes_at_most(content: &PartitionContent) -> u64 {
+    let value_bytes = |value: &Result<Identity, Vec<u8>>| match value {
+        Ok(identity) => u64::from(identity.value_len),
+        Err(bytes) => bytes.len() as u64,
+    };
+    content.records.iter().map(|(_, value)| value_bytes(value) + OVERHEAD_BYTES).sum()
 }
 
 fn nanos(duration: Duration) -> Nanos {
@@ -352,7 +389,6 @@ pub fn is_loss(anomaly: Anomaly) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::actor::reader::PartitionContent;
     use crate::actor::steady_topic;
     use crate::promises::Topic;
     use crate::scenario::Compacted;
@@ -360,6 +396,10 @@ mod tests {
     /// What is said of the only topic's start at 5, which nobody asked for: whether it is a breach, and below which offset
     /// records may be gone.
     fn judged(retention: bool, compacted: Option<Compacted>) -> (bool, i64) {
+        judged_where(retention, compacted, Some(20_000))
+    }
+
+    fn judged_where(retention: bool, compacted: Option<Compacted>, retained: Option<u64>) -> (bool, i64) {
         let scenario = Scenario { retention, compacted, ..Scenario::seeded(0) };
         let (books, mut promises, mut content) =
             (Books::new(RunId(1)), Promises::default(), Content::default());
@@ -368,6 +408,7 @@ mod tests {
         let read = PartitionContent { log_start: 5, log_end: 9, records: Vec::new() };
         content.partitions.insert((topic.name.clone(), 0), read);
         promises.topics.push(topic);
+        promises.retained_bytes.extend(retained.map(|bytes| (0, bytes)));
         let evidence = Evidence {
             scenario: &scenario,
             books: &books,
@@ -390,5 +431,7 @@ mod tests {
         assert_eq!(judged(true, compacted(true)), (false, 5));
         assert_eq!(judged(true, compacted(false)), (true, 0));
         assert_eq!(judged(false, None), (true, 0));
+        // Nobody asked for any.
+        assert_eq!(judged_where(true, None, None), (true, 0));
     }
 }

@@ -12,6 +12,8 @@ enum Report {
     Of(Anomaly),
     /// The data directory looks clean and is not.
     LooksClean,
+    /// Retention left less than it had to.
+    DeletedEarly,
     /// What was said to be durable is not, and the broker itself finds out and does not start.
     Refused,
 }
@@ -22,13 +24,14 @@ impl Report {
         match self {
             Report::Of(anomaly) => outcome.violation(anomaly) > 0,
             Report::Refused => breaches(|breach| matches!(breach, Breach::StartRefused(_))),
+            Report::DeletedEarly => breaches(|breach| matches!(breach, Breach::DeletedEarly(_))),
             Report::LooksClean => breaches(|breach| *breach == Breach::LooksClean(true)),
         }
     }
 }
 
 /// Lies that seeds of the whole broker show. Those that need a death within a flush are shown by the log's own seeds.
-const LIES: [(Mutant, Report, u64); 11] = [
+const LIES: [(Mutant, Report, u64); 12] = [
     (mutants::ACK_BEFORE_WRITE, Report::Of(Anomaly::LostTail), 20),
     (mutants::DROP_FLUSH_SOMETIMES, Report::Of(Anomaly::LostTail), 300),
     (mutants::SKIP_JOURNAL_FLUSH, Report::Refused, 100),
@@ -40,6 +43,7 @@ const LIES: [(Mutant, Report, u64); 11] = [
     (mutants::LAST_OF_KEY_DROPPED, Report::Of(Anomaly::LostHole), 60),
     (mutants::TOMBSTONE_DROPPED_EARLY, Report::Of(Anomaly::LostHole), 100),
     (mutants::KEEP_CLEAN_MARKER, Report::LooksClean, 40),
+    (mutants::RETENTION_TAKES_TOO_MUCH, Report::DeletedEarly, 200),
 ];
 
 /// The first seed that reports the lie so.

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use highwater_model::{Offset, Timestamp};
 
 use crate::error::LogError;
+use crate::mutants;
 use crate::partition::Partition;
 use crate::partition::segment::Segment;
 
@@ -27,7 +28,8 @@ impl Partition {
         });
         let mut new_start = None;
         for (index, segment) in segments.iter().enumerate() {
-            let by_size = excess >= segment.size_bytes() && segment.size_bytes() > 0;
+            let lies = mutants::RETENTION_TAKES_TOO_MUCH.is_on() && excess > 0;
+            let by_size = (lies || excess >= segment.size_bytes()) && segment.size_bytes() > 0;
             let by_time = match oldest_kept {
                 // Compaction left nothing of it.
                 Some(_) if segment.size_bytes() == 0 => true,

@@ -41,5 +41,7 @@ pub(crate) const BY_SCENARIO: [(Mutant, fn() -> Verdict); 12] = [
     (mutants::FINISH_BEFORE_REMOVAL, scenarios::replacement_is_whole_wherever_the_power_goes),
 ];
 
-/// Lies about retries, which need a client that retries: the tests of a whole simulated broker.
-pub(crate) const BY_BROKERS: [Mutant; 2] = [mutants::RETRY_STORED_TWICE, mutants::DUPLICATE_ACKED_AT_ONCE];
+/// Lies about retries, which need a client that retries, and about a setting that is asked for while records come: the tests of a
+/// whole simulated broker.
+pub(crate) const BY_BROKERS: [Mutant; 3] =
+    [mutants::RETRY_STORED_TWICE, mutants::DUPLICATE_ACKED_AT_ONCE, mutants::RETENTION_TAKES_TOO_MUCH];

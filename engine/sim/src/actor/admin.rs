@@ -36,6 +36,7 @@ const PAUSE_US: u64 = 8_000;
 const MAX_PASSING_TOPICS: usize = 24;
 const PASSING_VALUE_BYTES: u32 = 300;
 /// Kafka's way to say never.
+const RETENTION_BYTES: &str = "retention.bytes";
 const NEVER: &str = "9223372036854775807";
 
 /// Works until the end is asked for.
@@ -230,7 +231,15 @@ impl Admin {
     async fn change_setting(&self, connection: &mut Connection) -> Result<(), Gone> {
         let topic = self.any_steady_topic();
         let (name, value) = self.new_setting();
-        self.hand.promises.borrow_mut().settings.entry((topic, name)).or_default().asked.push(value.clone());
+        {
+            let mut promises = self.hand.promises.borrow_mut();
+            promises.settings.entry((topic, name)).or_default().asked.push(value.clone());
+            // -1 keeps everything.
+            if let Some(bytes) = value.parse().ok().filter(|_: &u64| name == RETENTION_BYTES) {
+                let retained = promises.retained_bytes.entry(topic).or_insert(bytes);
+                *retained = bytes.min(*retained);
+            }
+        }
         let resource = ConfigResource::Topic(self.hand.promises.borrow().topics[topic].name.clone());
         let changes = vec![(name.to_owned(), Some(value.clone()))];
         let changed = connection.operate(1, &AlterConfigs { resource, changes }).await?;
@@ -249,7 +258,7 @@ impl Admin {
         match self.dice.below(4) {
             0 => ("segment.ms", self.dice.pick(&["1", "20", "200", "604800000"]).to_owned()),
             1 if scenario.retention => {
-                ("retention.bytes", self.dice.pick(&["-1", "20000", "100000"]).to_owned())
+                (RETENTION_BYTES, self.dice.pick(&["-1", "20000", "100000"]).to_owned())
             }
             2 => {
                 let most = scenario.flush.messages.unwrap_or(u64::MAX);
