@@ -36,6 +36,7 @@ use crate::kafka_files::{
 use crate::mutants;
 use crate::partition::open_files::{OpenFile, OpenFiles};
 use crate::partition::read_bufs::ReadBufs;
+use crate::partition::read_pace::ReadPace;
 use crate::partition::segment::Segment;
 use crate::partition::state::PartitionState;
 use crate::partition::{Effect, Live, Partition, PartitionCore};
@@ -75,6 +76,7 @@ pub(crate) struct ShardCore {
     pub(crate) hot_pool: BufPool,
     pub(crate) chunk_pool: BufPool,
     pub(crate) read_bufs: ReadBufs,
+    pub(crate) read_pace: ReadPace,
     pub(crate) drain_queue: Rc<DrainQueue>,
     partitions: RefCell<BTreeMap<TopicPartition, Rc<PartitionCore>>>,
     /// Their directories, of which no two are the same.
@@ -153,6 +155,7 @@ impl ShardLogs {
             hot_pool,
             chunk_pool: BufPool::new(chunk_bytes + 2 * IO_ALIGNMENT, chunks * 2, chunks * 2),
             read_bufs: ReadBufs::new(config.hot_tail_bytes),
+            read_pace: ReadPace::new(io.now()),
             drain_queue: DrainQueue::new(chunk_bytes),
             partitions: RefCell::default(),
             dirs: RefCell::default(),

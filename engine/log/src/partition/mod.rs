@@ -26,6 +26,7 @@ pub(crate) mod open_files;
 pub(crate) mod producers;
 pub(crate) mod read;
 pub(crate) mod read_bufs;
+pub(crate) mod read_pace;
 pub(crate) mod segment;
 pub(crate) mod state;
 pub(crate) mod tail;

@@ -9,8 +9,10 @@ use highwater_model::compression::Compression;
 use highwater_model::{LeaderEpoch, Offset, Timestamp, record};
 
 use crate::error::ReadError;
+use crate::journal::progress::Mark;
 use crate::mutants;
 use crate::partition::Partition;
+use crate::partition::read_pace::BESIDE_APPENDS_BYTES;
 use crate::partition::segment::{OffsetRange, Part, Segment, Walk};
 
 /// Reads at or below this size are copied, so that a few bytes do not hold a whole slab of the hot tail.
@@ -255,7 +257,10 @@ impl Partition {
         request: &ReadRequest,
     ) -> Result<ReadData, ReadError> {
         let segment = &stretch.segment;
-        let budget = request.max_bytes.min(MAX_SEGMENT_READ_BYTES);
+        let written = self.shard.journal.progress().through(Mark::Written);
+        let has_appends = self.shard.read_pace.has_appends(written, self.shard.io.now());
+        let most_bytes = if has_appends { BESIDE_APPENDS_BYTES } else { MAX_SEGMENT_READ_BYTES };
+        let budget = request.max_bytes.min(most_bytes);
         let Start { part, hint } = self.start_for(stretch, offset).await?;
         let Part { from_bytes, end_bytes, mut offsets } = part;
         let mut position = from_bytes;
@@ -265,7 +270,10 @@ impl Partition {
             let end = (position + len + BATCH_HEADER_BYTES as u64).min(end_bytes);
             let (io, direct) = (&self.shard.io, self.shard.direct);
             let take = |len| self.shard.read_bufs.take(len);
+            let len_bytes = usize::try_from(end - position).unwrap_or(usize::MAX);
+            let under_way = self.shard.read_pace.begin(len_bytes, has_appends).await;
             let bytes = segment.read_into(io, direct, position, end, take).await?;
+            drop(under_way);
             if let Some(last_offset) = hint.filter(|_| position == from_bytes)
                 && segment.header(position, &bytes, &mut { offsets })?.last_offset() != last_offset
             {

@@ -1,0 +1,93 @@
+//! How much is read from segments at once. A device does first what it was asked for first: a flush that comes to it behind eight
+//! reads of a megabyte waits for all of them. So those who catch up go deep while nobody appends, and one read at a time beside
+//! appends.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use highwater_io::MonoTime;
+use highwater_io::sync::{Permit, Semaphore};
+
+/// Under way at once while nothing is appended: enough for a device that is far away.
+const MOST_UNDER_WAY_BYTES: usize = 8 << 20;
+
+/// Under way at once beside appends: on a device of 2 GB/s a flush waits for half a millisecond at most.
+pub(super) const BESIDE_APPENDS_BYTES: usize = 1 << 20;
+
+/// So long after the last group was seen to be written nobody appends.
+const QUIET_AFTER: Duration = Duration::from_millis(100);
+
+/// The reads from segments of one shard and directory.
+pub(crate) struct ReadPace {
+    room: Semaphore,
+    /// How far the journal was written when somebody looked, and when that was first seen.
+    written: Cell<(u64, MonoTime)>,
+}
+
+impl ReadPace {
+    pub(crate) fn new(now: MonoTime) -> Self {
+        ReadPace { room: Semaphore::new(MOST_UNDER_WAY_BYTES), written: Cell::new((0, now)) }
+    }
+
+    /// Whether groups are being written, of which the newest has this sequence.
+    pub(super) fn has_appends(&self, written_through: u64, now: MonoTime) -> bool {
+        let (through, since) = self.written.get();
+        if through != written_through {
+            self.written.set((written_through, now));
+            return true;
+        }
+        through > 0 && now - since < QUIET_AFTER
+    }
+
+    /// Waits until `len_bytes` may be read. More than may be under way is read alone.
+    pub(super) async fn begin(&self, len_bytes: usize, has_appends: bool) -> Permit {
+        let weight = if has_appends { MOST_UNDER_WAY_BYTES / BESIDE_APPENDS_BYTES } else { 1 };
+        self.room.acquire(len_bytes.saturating_mul(weight)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    fn now_or_never<T>(future: impl Future<Output = T>) -> Option<T> {
+        match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(value) => Some(value),
+            Poll::Pending => None,
+        }
+    }
+
+    /// Bytes under way when one more read has to wait.
+    fn under_way(has_appends: bool, len_bytes: usize) -> usize {
+        let pace = ReadPace::new(MonoTime::default());
+        let begun = std::iter::from_fn(|| now_or_never(pace.begin(len_bytes, has_appends)));
+        begun.collect::<Vec<Permit>>().len() * len_bytes
+    }
+
+    #[test]
+    fn beside_appends_less_is_under_way() {
+        assert_eq!(under_way(false, 256 << 10), MOST_UNDER_WAY_BYTES);
+        assert_eq!(under_way(true, 256 << 10), BESIDE_APPENDS_BYTES);
+        assert_eq!(under_way(true, BESIDE_APPENDS_BYTES), BESIDE_APPENDS_BYTES);
+        // One that is larger than all of it goes alone.
+        assert_eq!(under_way(false, 64 << 20), 64 << 20);
+        assert_eq!(under_way(true, 4 << 20), 4 << 20);
+    }
+
+    #[test]
+    fn nobody_appends_once_the_journal_stood_still_for_a_while() {
+        let begin = MonoTime::default();
+        let pace = ReadPace::new(begin);
+        assert!(!pace.has_appends(0, begin));
+        assert!(pace.has_appends(1, begin));
+        let soon = begin + QUIET_AFTER / 2;
+        assert!(pace.has_appends(1, soon));
+        assert!(pace.has_appends(2, soon));
+        assert!(pace.has_appends(2, begin + QUIET_AFTER));
+        assert!(!pace.has_appends(2, soon + QUIET_AFTER));
+    }
+}
