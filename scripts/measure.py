@@ -282,9 +282,17 @@ def percentile(values, part):
     return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
 
 
+# So many pairs it takes for a 95 % bootstrap interval of the median to mean what it says: with fewer it is the range of all pairs,
+# which holds the true median 94 times in 100 with five, 88 with four and 75 with three.
+FEWEST_PAIRS = 6
+INTERVAL = f"95 % bootstrap interval; of fewer than {FEWEST_PAIRS} the least and the most"
+
+
 def ratio(pairs):
-    """Median of the ratios, and a 95 % bootstrap interval of it."""
+    """Median of the ratios, and a 95 % bootstrap interval of it; with fewer than `FEWEST_PAIRS` pairs their least and most."""
     ratios = [a / b for a, b in pairs]
+    if len(ratios) < FEWEST_PAIRS:
+        return statistics.median(ratios), min(ratios), max(ratios)
     chance = random.Random(1)
     medians = sorted(statistics.median(chance.choices(ratios, k=len(ratios))) for _ in range(2000))
     return statistics.median(ratios), medians[50], medians[1949]

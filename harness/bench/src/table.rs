@@ -89,6 +89,12 @@ pub fn render(sweep: &Sweep, report: &Path, colour: Colour) -> String {
         let expired = text::rounded(expired);
         out.push_str(&format!("acked: without {expired} that retention deleted before they could be read\n"));
     }
+    let judged = || cells.iter().filter_map(|cell| cell.judged.as_ref());
+    let cuts: usize = judged().map(|judged| judged.cuts).sum();
+    if cuts > 0 {
+        let into_writes: usize = judged().map(|judged| judged.cuts_into_writes).sum();
+        out.push_str(&format!("{into_writes} of {cuts} power cuts met writes that were not durable yet\n"));
+    }
     if cells.iter().any(|cell| !cell.sustained) {
         out.push_str("! the offered rate was not sustained\n");
     }

@@ -299,6 +299,7 @@ impl Killed {
             restored_at,
             since_last_ack: Some(crate::clock::nanos(since_last_ack)),
             aim: None,
+            unflushed: None,
         };
         (FaultEvent { restored_at, ..event }, mark)
     }

@@ -9,6 +9,7 @@ use super::CellError;
 use crate::broker::process::Broker;
 use crate::clock::Clock;
 use crate::load::Running;
+use crate::results::Unflushed;
 use crate::seed::Seed;
 use crate::workload::Cell;
 use crate::workload::grid::CellSettings;
@@ -24,6 +25,14 @@ pub(super) struct Strike {
     pub(super) cut: Option<CutReport>,
     /// Flushes that the disk answered and did not do.
     pub(super) flushes_lied: u64,
+}
+
+impl Strike {
+    /// What the disk had not made durable. One that does not see its writes has no last flush to tell of, and nothing to say.
+    pub(super) fn unflushed(&self) -> Option<Unflushed> {
+        let cut = self.cut.filter(|cut| cut.last_flush.is_some())?;
+        Some(Unflushed { sectors: cut.dropped_sectors + cut.kept_sectors, requests: cut.requests_in_flight })
+    }
 }
 
 /// Tells the disk how to behave while the clock runs.

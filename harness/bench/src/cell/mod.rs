@@ -431,6 +431,7 @@ impl<'a> Trial<'a> {
                 restored_at: event.restored_at,
                 since_last_ack: Some(crate::clock::nanos(strike.since_last_ack)),
                 aim: reached.mark(self.cell.settings.aim, event.struck_at),
+                unflushed: strike.unflushed(),
             });
         }
         (events, marks)

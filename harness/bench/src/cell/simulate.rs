@@ -352,6 +352,7 @@ fn outcome(bench: &Bench<'_>, cell: &Cell, account: Account) -> Result<Outcome, 
         restored_at: event.restored_at,
         since_last_ack: None,
         aim: None,
+        unflushed: None,
     };
     let marks = faults.iter().map(mark).collect();
     let trial = checker::Trial {

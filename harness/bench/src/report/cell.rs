@@ -106,6 +106,10 @@ fn sentence(cell: &CellSummary<'_>, judged: &Judged) -> String {
             text::exact(judged.acknowledged_after_cut)
         ));
     }
+    if judged.cuts > 0 {
+        let (met, of) = (judged.cuts_into_writes, judged.cuts);
+        parts.push(format!("{met} of {of} cuts met writes that were not durable yet"));
+    }
     parts.push(format!("{} with an outcome unknown to the producer", text::exact(judged.unknown)));
     if judged.application_lost > 0 {
         parts.push(format!("{} given up by the application itself", text::exact(judged.application_lost)));

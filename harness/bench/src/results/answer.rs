@@ -399,6 +399,10 @@ fn acknowledged_words(read: u64, expired: u64) -> String {
     }
 }
 
+/// So many trials of both it takes to say that one is slower: that three are by chance all below three others happens one time in
+/// twenty.
+const FEWEST_TRIALS: usize = 3;
+
 /// What a setting costs against the fastest one of its broker under the same workload whose records are acknowledged.
 struct Price<'a> {
     own: Spread,
@@ -428,10 +432,22 @@ fn price<'a>(cells: &[CellSummary<'a>], keeper: &Keeper<'_, 'a>) -> Option<Price
 }
 
 impl Price<'_> {
+    /// Whether the difference is more than noise: the fastest of several is partly the luckiest of them.
+    fn tells(&self) -> bool {
+        self.trials() >= FEWEST_TRIALS && !overlaps(self.own, self.fastest)
+    }
+
+    fn trials(&self) -> usize {
+        self.own.trials.min(self.fastest.trials)
+    }
+
     /// `it costs 7 % of the fastest`.
     fn words(&self) -> String {
         if self.is_fastest {
             return "no setting measured here was faster".to_owned();
+        }
+        if !self.tells() {
+            return "no setting was faster beyond the noise of these trials".to_owned();
         }
         let lost = (1.0 - self.own.median / self.fastest.median).max(0.0);
         format!("it costs {} of the fastest setting's throughput", text::percent(lost))
@@ -447,10 +463,13 @@ impl Price<'_> {
                 measured(own)
             );
         }
-        let noise = match own.trials.min(fastest.trials) {
-            0 | 1 => " One trial each: the noise between trials is not known.",
-            _ if overlaps(*own, *fastest) => " The trials of both overlap: the difference may be noise.",
-            _ => "",
+        let noise = match self.trials() {
+            _ if self.tells() => String::new(),
+            0 | 1 => " One trial each: the noise between trials is not known.".to_owned(),
+            _ if overlaps(*own, *fastest) => {
+                " The trials of both overlap: the difference may be noise.".to_owned()
+            }
+            trials => format!(" {trials} trials each are too few to tell the difference from noise."),
         };
         format!(
             "{} against {} with {}, the fastest acknowledged setting of that broker on this machine.{noise}",

@@ -492,6 +492,18 @@ pub struct FaultMark {
     /// What its instant was aimed at, if at anything, and how near it fell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aim: Option<AimMark>,
+    /// What the disk had not made durable when its power went; absent where it was not cut, or cannot tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unflushed: Option<Unflushed>,
+}
+
+/// What a power cut met on its disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unflushed {
+    /// Sectors of 512 bytes that were written and not flushed, gone or kept.
+    pub sectors: u64,
+    /// Requests that had come and were not answered.
+    pub requests: u64,
 }
 
 /// What the instant of a fault was aimed at, and how near it fell.
@@ -512,6 +524,12 @@ impl FaultMark {
     #[must_use]
     pub fn met_acks(&self) -> bool {
         self.since_last_ack.is_none_or(|silence| silence <= FLOWING)
+    }
+
+    /// There was something for it to take: a write on its way, or one that was answered and not flushed.
+    #[must_use]
+    pub fn met_writes(&self) -> Option<bool> {
+        self.unflushed.map(|Unflushed { sectors, requests }| sectors + requests > 0)
     }
 
     /// It fell as near as it was to.

@@ -65,6 +65,10 @@ pub struct Judged {
     pub trials: usize,
     /// Trials in which something could be lost: something was acknowledged, and acks were flowing when a fault struck.
     pub telling_trials: usize,
+    /// Power cuts of which it is known what they met on the disk, and those of them that met a write that was not durable yet.
+    pub cuts: usize,
+    /// See there.
+    pub cuts_into_writes: usize,
     /// Broken if any trial was.
     pub standing: Standing,
     /// Violations, added up by name.
@@ -314,8 +318,13 @@ fn judged(cell: &Cell, acks: Acks) -> Option<Judged> {
         // A kill on the way to the fault cannot vouch for a fault that met silence.
         acked && trial.faults.last().is_none_or(FaultMark::met_acks)
     };
+    let cuts: Vec<bool> = (verdicts.iter())
+        .filter_map(|(_, trial, _)| trial.faults.last().and_then(FaultMark::met_writes))
+        .collect();
     Some(Judged {
         trials: verdicts.len(),
+        cuts: cuts.len(),
+        cuts_into_writes: cuts.iter().filter(|met| **met).count(),
         telling_trials: verdicts.iter().filter(|(_, trial, verdict)| telling(trial, verdict)).count(),
         standing: if broken { Standing::Broken } else { Standing::Kept },
         violations: added_up(verdicts.iter().flat_map(|(_, _, verdict)| &verdict.violations)),

@@ -3,7 +3,7 @@
 
 use highwater_bench::results::{
     Broker, Ceiling, Cell, CellPlan, Comparison, Configuration, DeviceFloor, DiskKind, Environment,
-    FaultMark, Latency, Load, Property, Purpose, Stamp, Sweep, Timeline, Trial, Used, Workload,
+    FaultMark, Latency, Load, Property, Purpose, Stamp, Sweep, Timeline, Trial, Unflushed, Used, Workload,
 };
 use highwater_checker::verdict::{Gap, Place};
 use highwater_checker::{
@@ -194,6 +194,10 @@ fn trial(rng: &mut Rng, sort: &Sort, cell: &str, number: u64, fault: Option<&Fau
                 restored_at: seconds(restored),
                 since_last_ack: Some(Nanos::from_millis(3)),
                 aim: None,
+                unflushed: fault
+                    .kind
+                    .cuts_power()
+                    .then_some(Unflushed { sectors: 8 * (number % 3), requests: 0 }),
             })
             .into_iter()
             .collect(),
