@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::config::broker::{self, UpdateMode};
 use crate::config::effective::ConfigView;
-use crate::config::{ConfigDef, ConfigType, parse_list, topic};
+use crate::config::{ConfigDef, ConfigType, check_value_size, parse_list, topic};
 use crate::error::MetadataError;
 use crate::image::ConfigResource;
 use crate::record::Record;
@@ -77,6 +77,7 @@ pub fn alter_configs(
         .map(|change| {
             let value = new_value(view, resource, change)?;
             if let Some(value) = &value {
+                check_value_size(value)?;
                 validate(resource, &change.name, value)?;
             }
             Ok(Record::Config { resource: resource.clone(), name: change.name.clone(), value })
@@ -141,10 +142,12 @@ fn new_value(
     resource: &ConfigResource,
     change: &ConfigChange,
 ) -> Result<Option<String>, MetadataError> {
-    let given = change.value.clone().unwrap_or_default();
     if change.op == AlterOp::Delete {
         return Ok(None);
     }
+    let given = change.value.clone().unwrap_or_default();
+    // Before anything is done with it.
+    check_value_size(&given)?;
     if change.op == AlterOp::Set {
         return Ok(Some(given));
     }
@@ -158,20 +161,31 @@ fn new_value(
     };
     let current = view.image.overrides(resource).and_then(|overrides| overrides.get(&change.name));
     let current = current.map(String::as_str).or(def.default).unwrap_or_default();
+    Ok(Some(match change.op {
+        AlterOp::Subtract => without(current, &given),
+        _ => with(current, &given),
+    }))
+}
+
+/// The list `current`, and behind it what of `given` it does not have yet.
+fn with(current: &str, given: &str) -> String {
     let mut elements: Vec<&str> = parse_list(current).collect();
-    for element in parse_list(&given) {
-        match change.op {
-            AlterOp::Append if !elements.contains(&element) => elements.push(element),
-            AlterOp::Subtract => elements.retain(|existing| *existing != element),
-            _ => {}
-        }
-    }
-    Ok(Some(elements.join(",")))
+    let mut known: BTreeSet<&str> = elements.iter().copied().collect();
+    elements.extend(parse_list(given).filter(|element| known.insert(element)));
+    elements.join(",")
+}
+
+/// The list `current` without the elements of `given`.
+fn without(current: &str, given: &str) -> String {
+    let gone: BTreeSet<&str> = parse_list(given).collect();
+    let left: Vec<&str> = parse_list(current).filter(|element| !gone.contains(element)).collect();
+    left.join(",")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::MAX_VALUE_BYTES;
     use crate::config::effective::StaticConfig;
     use crate::image::MetadataImage;
     use highwater_model::{BrokerId, TopicId};
@@ -223,6 +237,30 @@ mod tests {
         assert_eq!(alter(&topic(), &[("cleanup.policy", Append, Some("compact"))]), both);
         let none = Ok(overrides("cleanup.policy", Some("")));
         assert_eq!(alter(&topic(), &[("cleanup.policy", Subtract, Some("delete"))]), none);
+    }
+
+    /// Each element was once compared with every other one: minutes in which the shard of the controller served nobody.
+    #[test]
+    fn list_of_two_hundred_thousand_elements_is_gone_through_once() {
+        let given: Vec<String> = (0..200_000).map(|number| format!("element-{number:06}")).collect();
+        let given = given.join(",");
+        assert_eq!(with("", &given), given);
+        assert_eq!(with(&given, &given), given);
+        assert_eq!(without(&given, &given), "");
+        assert_eq!(with("a,a", "b,a,b"), "a,a,b");
+    }
+
+    #[test]
+    fn value_that_is_longer_than_kafkas_longest_is_refused() {
+        use AlterOp::{Append, Set, Subtract};
+        let longest = "delete,".repeat(MAX_VALUE_BYTES / 7);
+        let beyond = format!("{longest}delete");
+        assert!(longest.len() <= MAX_VALUE_BYTES && beyond.len() > MAX_VALUE_BYTES);
+        for op in [Set, Append, Subtract] {
+            let refused = alter(&topic(), &[("cleanup.policy", op, Some(&beyond))]).expect_err("refused");
+            assert!(refused.contains("exceeds the maximum value size of 32767 bytes"), "{refused}");
+            assert!(alter(&topic(), &[("cleanup.policy", op, Some(&longest))]).is_ok());
+        }
     }
 
     #[test]

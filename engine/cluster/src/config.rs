@@ -15,6 +15,20 @@ pub mod topic;
 
 use std::fmt;
 
+use crate::error::MetadataError;
+
+/// Most bytes of a value, as in Kafka: beyond that, older versions of DescribeConfigs could not tell it.
+pub(crate) const MAX_VALUE_BYTES: usize = i16::MAX as usize;
+
+/// Checks that `value` is not longer than a value may be, whatever the setting.
+pub(crate) fn check_value_size(value: &str) -> Result<(), MetadataError> {
+    if value.len() <= MAX_VALUE_BYTES {
+        return Ok(());
+    }
+    let beyond = "The configuration value cannot be added because it exceeds the maximum value size of";
+    Err(MetadataError::InvalidConfig(format!("{beyond} {MAX_VALUE_BYTES} bytes.")))
+}
+
 /// Type of a setting, as DescribeConfigs tells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each variant is the Kafka type that it is named after")]

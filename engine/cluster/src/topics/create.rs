@@ -8,7 +8,7 @@ use highwater_model::{BrokerId, PartitionIndex, TopicId, TopicPartition};
 use super::names::{check_new_name, collision};
 use super::{MAX_PARTITIONS_PER_REQUEST, check_assignment, new_partition, place};
 use crate::config::effective::ConfigView;
-use crate::config::topic;
+use crate::config::{check_value_size, topic};
 use crate::error::MetadataError;
 use crate::image::{ConfigOverrides, ConfigResource, metric_name};
 use crate::record::Record;
@@ -201,6 +201,7 @@ fn check_configs(configs: &[(String, Option<String>)]) -> Result<ConfigOverrides
     }
     for (name, value) in configs {
         let value = value.as_deref().unwrap_or_default();
+        check_value_size(value)?;
         validate_topic_config(name, value)?;
         overrides.insert(name.clone(), value.to_owned());
     }
