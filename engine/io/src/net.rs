@@ -175,6 +175,12 @@ impl TcpStream {
         on_stream!(self, stream => stream.recv_into(buf, len, room).await)
     }
 
+    /// Resolves when nothing follows from the peer, or the connection failed, even where bytes that came before that were not
+    /// received yet. Takes none of them.
+    pub async fn hung_up(&self) {
+        on_stream!(self, stream => stream.hung_up().await);
+    }
+
     /// Sends all of `data`, one piece after the other.
     ///
     /// # Errors

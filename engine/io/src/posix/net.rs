@@ -180,6 +180,10 @@ impl TcpStream {
         }
     }
 
+    pub(crate) async fn hung_up(&self) {
+        poll_fn(|cx| self.source.poll_ended(cx)).await;
+    }
+
     pub(crate) async fn send(&self, data: Vec<Bytes>) -> io::Result<()> {
         let mut pieces = Pieces::new(data);
         poll_fn(|cx| {

@@ -53,6 +53,11 @@ impl Side {
         Side { is_ready: Cell::new(true), waiting: RefCell::default() }
     }
 
+    /// Not ready before the first event.
+    fn not_ready() -> Self {
+        Side { is_ready: Cell::new(false), waiting: RefCell::default() }
+    }
+
     fn became_ready(&self) {
         self.is_ready.set(true);
         let waiting = self.waiting.take();
@@ -83,7 +88,8 @@ pub(super) struct Watched {
     generation: u32,
     reading: Side,
     writing: Side,
-    ended: Cell<bool>,
+    /// Ready once the stream has ended.
+    ending: Side,
     turn: Cell<u64>,
     calls: Cell<u32>,
 }
@@ -95,7 +101,7 @@ impl Watched {
             generation,
             reading: Side::new(),
             writing: Side::new(),
-            ended: Cell::new(false),
+            ending: Side::not_ready(),
             turn: Cell::new(0),
             calls: Cell::new(0),
         }
@@ -117,7 +123,7 @@ impl Watched {
 
     pub(super) fn became(&self, readiness: Readiness) {
         if readiness.ended {
-            self.ended.set(true);
+            self.ending.became_ready();
         }
         if readiness.readable {
             self.reading.became_ready();
@@ -173,7 +179,16 @@ impl Source {
 
     /// Whether the peer or an error has ended the stream: there is no further event to wait for.
     pub(super) fn has_ended(&self) -> bool {
-        self.watched.ended.get()
+        self.watched.ending.is_ready.get()
+    }
+
+    /// Resolves when it has.
+    pub(super) fn poll_ended(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.has_ended() {
+            return Poll::Ready(());
+        }
+        self.watched.ending.wait(cx);
+        Poll::Pending
     }
 
     /// Resolves when a call in this direction is worth a try.

@@ -402,6 +402,10 @@ impl TcpStream {
         Ok(buf)
     }
 
+    pub(crate) async fn hung_up(&self) {
+        poll_fn(|cx| self.driver.poll(|core| core.net.poll_hung_up((self.id, self.side), cx))).await;
+    }
+
     pub(crate) async fn send(&self, data: Vec<Bytes>) -> io::Result<()> {
         let mut data = VecDeque::from(data);
         let sent = poll_fn(|cx| {

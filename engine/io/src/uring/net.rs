@@ -104,6 +104,17 @@ impl TcpStream {
         self.receiver.recv_into(&self.core, buf, least, most).await
     }
 
+    pub(crate) async fn hung_up(&self) {
+        loop {
+            match self.core.submit(Request::poll_hung_up(&self.socket)).await.result {
+                Ok(_) => return,
+                Err(error) if is_transient(&error) => {}
+                // It cannot be told: as if the peer were there.
+                Err(_) => std::future::pending().await,
+            }
+        }
+    }
+
     pub(crate) async fn send(&self, data: Vec<Bytes>) -> io::Result<()> {
         let mut pieces = Outgoing::new(data, || self.core.spare_vector());
         while !pieces.is_done() {

@@ -215,6 +215,12 @@ impl Request {
         Self::single(entry, Held::Descriptor(Rc::clone(socket)))
     }
 
+    /// Completes when the peer sends no more, or the connection has failed, whatever is there to be received.
+    pub(super) fn poll_hung_up(socket: &Descriptor) -> Self {
+        let entry = opcode::PollAdd::new(raw(socket), u32::from(libc::POLLRDHUP.unsigned_abs())).build();
+        Self::single(entry, Held::Descriptor(Rc::clone(socket)))
+    }
+
     pub(super) fn connect(socket: &Descriptor, address: SockAddr) -> Self {
         let address = Box::new(address);
         let entry = opcode::Connect::new(raw(socket), address.as_ptr().cast(), address.len()).build();

@@ -86,6 +86,7 @@ promises! {
         both_ends_know_their_addresses,
         echo_returns_the_bytes,
         end_of_the_peer_is_the_end_of_the_stream,
+        end_of_the_peer_is_told_before_what_came_is_received,
         connection_to_nobody_is_refused,
         vectored_send_keeps_the_order_of_pieces,
         slow_receiver_holds_the_sender_back,

@@ -80,6 +80,27 @@ pub(crate) fn end_of_the_peer_is_the_end_of_the_stream<H: Host>() {
     });
 }
 
+pub(crate) fn end_of_the_peer_is_told_before_what_came_is_received<H: Host>() {
+    one_shard::<H, _>(|io, _| async move {
+        let (near, far) = connected::<H>(&io).await;
+        near.send(vec![Bytes::from_static(b"last words")]).await.expect("sent");
+        {
+            let mut hung_up = pin!(far.hung_up());
+            let mut cx = Context::from_waker(Waker::noop());
+            assert!(hung_up.as_mut().poll(&mut cx).is_pending(), "it may go on");
+        }
+        let told = io.spawn(async move {
+            far.hung_up().await;
+            far
+        });
+        io.yield_now().await;
+        near.shutdown();
+        let far = told.await;
+        assert_eq!(drain(&far).await, b"last words");
+        far.hung_up().await;
+    });
+}
+
 pub(crate) fn connection_to_nobody_is_refused<H: Host>() {
     one_shard::<H, _>(|io, _| async move {
         let listener = listen::<H>(&io).await;

@@ -77,6 +77,8 @@ struct End {
     missed: bool,
     receiver: Option<Waker>,
     sender: Option<Waker>,
+    /// Waits for the end of what comes.
+    watcher: Option<Waker>,
 }
 
 impl End {
@@ -91,11 +93,12 @@ impl End {
             missed: false,
             receiver: None,
             sender: None,
+            watcher: None,
         }
     }
 
     fn wake(&mut self) {
-        for waker in [self.receiver.take(), self.sender.take()].into_iter().flatten() {
+        for waker in [self.receiver.take(), self.sender.take(), self.watcher.take()].into_iter().flatten() {
             waker.wake();
         }
     }
@@ -441,7 +444,7 @@ impl Net {
             }
             (Life::Open, Packet::Fin) => {
                 pipe.finished = true;
-                end.receiver.take().into_iter().for_each(Waker::wake);
+                end.receiver.take().into_iter().chain(end.watcher.take()).for_each(Waker::wake);
             }
             (Life::Gone, Packet::Data(_)) if !self.machines[end.node].up => end.missed = true,
             (_, Packet::Data(_)) => {
@@ -477,6 +480,21 @@ impl Net {
             return Poll::Ready(Ok(Bytes::new()));
         }
         end.receiver = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    pub(crate) fn poll_hung_up(
+        &mut self,
+        (id, side): (ConnectionId, Side),
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        let Some(connection) = self.connections.get_mut(&id) else { return Poll::Pending };
+        let finished = connection.pipes[side.other() as usize].finished;
+        let end = connection.end(side);
+        if finished || end.reset || end.shut {
+            return Poll::Ready(());
+        }
+        end.watcher = Some(cx.waker().clone());
         Poll::Pending
     }
 
