@@ -4,7 +4,7 @@
 //! the sender wait or tells it so; nothing is dropped. Wakers cross threads: the receiving shard is woken through
 //! its driver if it sleeps. Both halves work under any executor.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -22,7 +22,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 struct Shared<T> {
     queue: ArrayQueue<T>,
     receiver: Mutex<Option<Waker>>,
-    waiting_senders: Mutex<VecDeque<Waker>>,
+    waiting_senders: Mutex<WaitingSenders>,
     sender_count: AtomicUsize,
     receiver_gone: AtomicBool,
 }
@@ -36,15 +36,57 @@ impl<T> Shared<T> {
     }
 
     fn wake_one_sender(&self) {
-        let waker = lock(&self.waiting_senders).pop_front();
-        if let Some(waker) = waker {
+        let waker = lock(&self.waiting_senders).wakers.pop_first();
+        if let Some((_, waker)) = waker {
             waker.wake();
         }
     }
 
     fn wake_all_senders(&self) {
-        let wakers = std::mem::take(&mut *lock(&self.waiting_senders));
-        wakers.into_iter().for_each(Waker::wake);
+        let wakers = std::mem::take(&mut lock(&self.waiting_senders).wakers);
+        wakers.into_values().for_each(Waker::wake);
+    }
+}
+
+/// Wakers in the order of waiting, each under a key of its sender's.
+#[derive(Default)]
+struct WaitingSenders {
+    wakers: BTreeMap<u64, Waker>,
+    next_key: u64,
+}
+
+/// The place of a sender among those that wait. One that is woken and goes without having sent wakes the next in its stead.
+struct Waiting<'a, T> {
+    shared: &'a Shared<T>,
+    key: Option<u64>,
+}
+
+impl<T> Waiting<'_, T> {
+    /// Takes a place, or the same again.
+    fn wait(&mut self, waker: &Waker) {
+        let mut waiting = lock(&self.shared.waiting_senders);
+        let key = *self.key.get_or_insert_with(|| {
+            waiting.next_key += 1;
+            waiting.next_key
+        });
+        waiting.wakers.insert(key, waker.clone());
+    }
+
+    /// The message is sent, or never will be.
+    fn is_over(&mut self) {
+        if let Some(key) = self.key.take() {
+            lock(&self.shared.waiting_senders).wakers.remove(&key);
+        }
+    }
+}
+
+impl<T> Drop for Waiting<'_, T> {
+    fn drop(&mut self) {
+        let Some(key) = self.key.take() else { return };
+        let was_woken = lock(&self.shared.waiting_senders).wakers.remove(&key).is_none();
+        if was_woken {
+            self.shared.wake_one_sender();
+        }
     }
 }
 
@@ -107,20 +149,27 @@ impl<T: Send> Sender<T> {
     /// [`SendError::Closed`], with the message.
     pub async fn send(&self, message: T) -> Result<(), SendError<T>> {
         let mut message = Some(message);
+        let mut waiting = Waiting { shared: &*self.shared, key: None };
         poll_fn(|cx| {
             let Some(unsent) = message.take() else { return Poll::Pending };
             let unsent = match self.try_send(unsent) {
                 Err(SendError::Full(unsent)) => unsent,
-                done => return Poll::Ready(done),
+                done => {
+                    waiting.is_over();
+                    return Poll::Ready(done);
+                }
             };
-            lock(&self.shared.waiting_senders).push_back(cx.waker().clone());
+            waiting.wait(cx.waker());
             // Room may have come between the attempt and the registration.
             match self.try_send(unsent) {
                 Err(SendError::Full(unsent)) => {
                     message = Some(unsent);
                     Poll::Pending
                 }
-                done => Poll::Ready(done),
+                done => {
+                    waiting.is_over();
+                    Poll::Ready(done)
+                }
             }
         })
         .await
@@ -318,6 +367,38 @@ mod tests {
         assert!(poll_once(send.as_mut()).is_pending());
         assert_eq!(receiver.try_recv(), Some(1));
         assert_eq!(poll_once(send), Poll::Ready(Ok(())));
+    }
+
+    struct Woken(AtomicBool);
+
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The room that a receive had made was once offered to senders that had given up, and to nobody else.
+    #[test]
+    fn sender_that_gives_up_does_not_take_the_turn_of_the_next() {
+        for is_woken_first in [false, true] {
+            let (sender, mut receiver) = channel(1);
+            sender.try_send(1).expect("room for one");
+            let woken = Arc::new(Woken(AtomicBool::new(false)));
+            let waker = Waker::from(Arc::clone(&woken));
+            let mut gives_up = Box::pin(sender.send(2));
+            let mut waits = std::pin::pin!(sender.send(3));
+            assert!(poll_once(gives_up.as_mut()).is_pending());
+            assert!(waits.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            if is_woken_first {
+                assert_eq!(receiver.try_recv(), Some(1));
+                drop(gives_up);
+            } else {
+                drop(gives_up);
+                assert_eq!(receiver.try_recv(), Some(1));
+            }
+            assert!(woken.0.load(Ordering::Relaxed), "there is room");
+            assert_eq!(poll_once(waits), Poll::Ready(Ok(())));
+        }
     }
 
     #[test]
