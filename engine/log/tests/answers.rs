@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::{create, id, open, open_with, options, read_values, small_log, small_shard};
 use highwater_io::Io;
+use highwater_io::race::{Either, first};
 use highwater_io::sim::{self, DiskOp, Fault, FaultEffect};
 use highwater_log::{
     Appended, LogConfig, OpenOptions, Origin, Partition, ReadError, ReadRequest, ShardConfig,
@@ -221,5 +222,35 @@ fn append_behind_one_that_asked_for_a_flush_waits_for_it() {
         behind.acknowledged().await.expect("the disk is sound");
         let durable = partition.watermarks().get().durable_offset;
         assert!(durable > asks.last_offset, "five are acknowledged, {durable} are durable");
+    });
+}
+
+/// Whoever set `flush.messages` to 1 was told so, and then an append that had been waiting was acknowledged when it was written.
+#[test]
+fn append_that_waited_while_each_one_came_to_be_flushed_waits_for_its_flush() {
+    let mut scene = Scene::new(1);
+    let disk = scene.disk();
+    scene.live(move |io| async move {
+        let (_dir, logs, _) = open(&io).await;
+        let config = LogConfig { flush_messages: 1_000, ..small_log() };
+        let partition = logs.create_partition(id(0), "topic", config).await.expect("created");
+        partition.begin_epoch(LeaderEpoch(0));
+        // The append waits for its segment's space, and the flush takes longer than the write.
+        let slow = FaultEffect::Delay(Duration::from_secs(2));
+        disk.inject(Fault::new(DiskOp::Allocate, slow).on("topic-0"));
+        disk.inject(Fault::new(DiskOp::Flush, slow).on("journal-0"));
+        let append = partition.append(batch_at(&[1], ProducerStamp::NONE), LeaderEpoch(0), Origin::Client);
+        let strict = async {
+            io.sleep(Duration::from_secs(1)).await;
+            partition.set_config(LogConfig { flush_messages: 1, ..small_log() });
+            std::future::pending::<()>().await;
+        };
+        let appended = match first(append, strict).await {
+            Either::Left(appended) => appended.expect("accepted"),
+            Either::Right(()) => unreachable!("it waits for ever"),
+        };
+        appended.acknowledged().await.expect("the disk is sound");
+        let durable = partition.watermarks().get().durable_offset;
+        assert!(durable > appended.last_offset, "acknowledged, and {durable} are durable");
     });
 }

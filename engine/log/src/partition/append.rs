@@ -440,11 +440,16 @@ impl Partition {
             (TimestampType::LogAppendTime, Origin::Client | Origin::Coordinator) => now,
             _ => Timestamp::NONE,
         };
+        // As it is now, not as it was before all waiting: who changed it has been told that it counts.
+        let (flush_messages, flush_ms) = {
+            let config = self.core.config.borrow();
+            (config.flush_messages, config.flush_ms)
+        };
         let mut live = self.core.live.borrow_mut();
         let records: u64 =
             incoming.iter().map(|batch| u64::try_from(batch.header.last_offset_delta).unwrap_or(0) + 1).sum();
         live.unflushed_messages += records;
-        let flush = live.unflushed_messages >= config.flush_messages;
+        let flush = live.unflushed_messages >= flush_messages;
         let mut base_offset = None;
         let mut last_offset = live.state.next_offset;
         let sequence = self.shard.journal.append(|group| {
@@ -496,7 +501,7 @@ impl Partition {
             live.last_flushing_sequence = sequence;
             live.unflushed_messages = 0;
             live.flush_deadline = None;
-        } else if let (Some(limit), None) = (config.flush_ms, live.flush_deadline) {
+        } else if let (Some(limit), None) = (flush_ms, live.flush_deadline) {
             let deadline = self.shard.io.now() + limit;
             live.flush_deadline = Some(deadline);
             self.shard.flush_by(deadline, &self.core, &mut live);
