@@ -11,8 +11,10 @@
 //! of them. Batches are appended in the order of their requests, and replies leave in that order. A fetch that waits
 //! holds its connection back as in Kafka; of what follows it, no more is read than came in one piece of memory with it.
 //!
-//! A client that goes away takes its waiting fetch with it; everything else that it asked for is done to the end, since
-//! it may be half done already, and since a producer with acks=0 may close right after its last batch.
+//! A client that goes away takes its waiting fetch with it, whatever it sent behind that; everything else that it asked for
+//! is done to the end, since it may be half done already, and since a producer with acks=0 may close right after its last
+//! batch. One that went away without a word is not told from one that waits: no fetch waits longer than a connection may be
+//! idle.
 //!
 //! Both tasks end together: when the peer ends the connection or is too slow, when a request cannot be decoded, when a
 //! reply cannot be sent, and when the broker stops and every accepted request is answered.
@@ -104,9 +106,13 @@ impl Queue {
         Queue { at_work: RefCell::default(), state: Watch::new(QueueState::default()) }
     }
 
-    fn push(&self, request: AtWork) {
+    fn push(&self, shard: &Shard, request: AtWork) {
         self.at_work.borrow_mut().push_back(request);
-        self.state.update(|_| ());
+        if self.state.get().abandoned {
+            self.abandon(shard);
+        } else {
+            self.state.update(|_| ());
+        }
     }
 
     fn close(&self) {
@@ -116,14 +122,14 @@ impl Queue {
     /// Nothing follows, and nobody waits for what is there.
     fn abandon(&self, shard: &Shard) {
         let abandoned = std::mem::take(&mut *self.at_work.borrow_mut());
-        for AtWork { api_key, outcome, memory, .. } in abandoned {
+        for AtWork { api_key, outcome, turn, memory } in abandoned {
             if api_key == ApiKey::Fetch {
                 drop(outcome);
                 continue;
             }
             let finish = async move {
                 outcome.await;
-                drop(memory);
+                drop((turn, memory));
             };
             shard.io.spawn(finish).detach();
         }
@@ -170,9 +176,10 @@ enum End {
 async fn read_requests(shard: &Rc<Shard>, connection: &Connection) -> End {
     let network = &shard.broker.config.network;
     let mut reader = FrameReader::new(&shard.io, &shard.request_budget, &shard.frame_pools, network);
+    let mut follows_fetch = false;
     loop {
         // Too large to be moved for each request.
-        let read = pin!(read_frame(connection, &mut reader));
+        let read = pin!(read_frame(shard, connection, &mut reader, follows_fetch));
         let (frame, turn) = match or_stop(shard, connection, read).await {
             Ok(Ok(read)) => read,
             Ok(Err(error)) => return end_of(shard, connection, &error),
@@ -194,17 +201,14 @@ async fn read_requests(shard: &Rc<Shard>, connection: &Connection) -> End {
                 };
                 // From here on the request is accepted, and is not cut off by a stop.
                 let api_key = request.header.api_key;
+                follows_fetch = api_key == ApiKey::Fetch;
                 let outcome = handlers::begin(shard, request).await;
-                connection.queue.push(AtWork { api_key, outcome, turn, memory });
+                connection.queue.push(shard, AtWork { api_key, outcome, turn, memory });
             }
             Err(DecodeError::UnsupportedVersion { api_key: ApiKey::ApiVersions, correlation_id, .. }) => {
                 let outcome = async move { handlers::api_versions::unsupported(correlation_id) };
-                connection.queue.push(AtWork {
-                    api_key: ApiKey::ApiVersions,
-                    outcome: shard.io.spawn(outcome),
-                    turn,
-                    memory,
-                });
+                let (api_key, outcome) = (ApiKey::ApiVersions, shard.io.spawn(outcome));
+                connection.queue.push(shard, AtWork { api_key, outcome, turn, memory });
             }
             Err(error) => {
                 shard.counters().malformed_requests.add(1);
@@ -228,13 +232,32 @@ async fn or_stop<T>(shard: &Shard, connection: &Connection, work: impl Future<Ou
 
 /// Reads the next frame. Its content waits until no request that needs the connection for itself is at work.
 async fn read_frame(
+    shard: &Shard,
     connection: &Connection,
     reader: &mut FrameReader,
+    follows_fetch: bool,
 ) -> Result<(Frame, Permit), FrameError> {
     let size_bytes = reader.size(&connection.stream).await?;
-    let turn = connection.in_flight.acquire(1).await;
+    let turn = if follows_fetch {
+        turn_after_fetch(shard, connection).await
+    } else {
+        connection.in_flight.acquire(1).await
+    };
     let frame = reader.content(&connection.stream, size_bytes).await?;
     Ok((frame, turn))
+}
+
+/// The turn behind a fetch, which may take long to come while nobody reads what the client sends. Once it sends no more the
+/// fetch is dropped; what follows it is there to be done.
+async fn turn_after_fetch(shard: &Shard, connection: &Connection) -> Permit {
+    let mut turn = pin!(connection.in_flight.acquire(1));
+    match first(turn.as_mut(), connection.stream.hung_up()).await {
+        Either::Left(turn) => turn,
+        Either::Right(()) => {
+            connection.queue.abandon(shard);
+            turn.await
+        }
+    }
 }
 
 /// What `request` needs before it is begun: of the in-flight permits one for a produce, all for every other.
@@ -276,7 +299,7 @@ async fn write_replies(shard: Rc<Shard>, connection: Rc<Connection>) {
         let mut batch = Batch::default();
         let mut next = Some(request);
         while let Some(request) = next {
-            // A fetch may wait for days. It holds the connection, so that nothing comes before or after it.
+            // A fetch may wait for long. It holds the connection, so that nothing comes before or after it.
             if request.api_key == ApiKey::Fetch {
                 match first(connection.queue.abandoned(), batch.add(request)).await {
                     Either::Left(()) => return,

@@ -92,7 +92,9 @@ pub(super) async fn handle(shard: &Rc<Shard>, header: RequestHeader, request: Fe
     let Some(isolation) = IsolationLevel::from_code(request.isolation_level) else {
         return refuse(&header, ErrorCode::INVALID_REQUEST);
     };
-    let max_wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
+    // Kafka ends a connection whose fetch waits for longer than that.
+    let max_wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0))
+        .min(shard.broker.config.network.max_idle);
     let max_bytes = shard.broker.config.fetch.max_bytes.min(usize::try_from(request.max_bytes).unwrap_or(0));
     let params = Params {
         isolation,
@@ -117,7 +119,7 @@ fn session_of(version: i16, request: &FetchRequest) -> SessionRequest {
     SessionRequest { id: request.session_id, epoch: request.session_epoch, uses_topic_ids: version >= 13 }
 }
 
-/// The memory that a fetch takes besides its frame. It may hold it for days, and a small request may go on with a large
+/// The memory that a fetch takes besides its frame. It may hold it for long, and a small request may go on with a large
 /// session.
 pub(super) fn state_bytes(shard: &Shard, header: &RequestHeader, request: &FetchRequest) -> usize {
     let session = session_of(header.api_version, request);

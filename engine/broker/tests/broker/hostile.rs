@@ -191,12 +191,13 @@ fn client_that_never_reads_its_answers_is_cut_off() {
 #[test]
 fn flood_of_fetches_that_never_end_does_not_hold_up_others() {
     let broker = start(&[]);
+    broker.create_topic("other", 1, &[]);
     let mut parked: Vec<_> = (0..100).map(|_| broker.connect()).collect();
     for client in &mut parked {
         client
             .send(11, &fetch_request(&[("good", 0, 0)]).with_max_wait_ms(i32::MAX).with_min_bytes(i32::MAX));
-        // A further request behind it, which is not read.
-        client.send(9, &produce_request("good", -1, vec![(0, batch(&[&"y".repeat(100_000)]))]));
+        // A further request behind it, which is not read before the client goes.
+        client.send(9, &produce_request("other", -1, vec![(0, batch(&[&"y".repeat(100_000)]))]));
     }
     for _ in 0..5 {
         assert_serves(&broker);
@@ -258,11 +259,17 @@ fn peer_that_closes_its_half_leaves_nothing_behind() {
     let before = broker.broker().metrics().connections_open;
     let mut halves: Vec<TcpStream> = (0..50).map(|_| connect(&broker)).collect();
     for (number, stream) in halves.iter_mut().enumerate() {
-        // Some in the middle of a request, some with one that is answered.
+        // Some in the middle of a request, some with one that is answered, some in the middle of the next one, for which
+        // nobody looks at the connection.
         let request = fetch_request(&[("good", 0, 0)]).with_max_wait_ms(i32::MAX).with_min_bytes(1);
         let frame = highwater_protocol::encode_request(11, 1, None, &request).expect("encodes");
-        let sent = if number % 2 == 0 { frame.len() } else { frame.len() / 2 };
-        stream.write_all(&frame[..sent]).expect("is sent");
+        let next = [&frame[..], &[0, 0, 1, 0]].concat();
+        let sent = match number % 3 {
+            0 => &frame[..],
+            1 => &frame[..frame.len() / 2],
+            _ => &next,
+        };
+        stream.write_all(sent).expect("is sent");
         stream.shutdown(std::net::Shutdown::Write).expect("can be shut");
     }
     for stream in &mut halves {
@@ -272,6 +279,35 @@ fn peer_that_closes_its_half_leaves_nothing_behind() {
     while broker.broker().metrics().connections_open > before {
         assert_serves(&broker);
     }
+}
+
+/// What a client asks for behind a fetch that waits is done, even where it goes away right after.
+#[test]
+fn produce_behind_a_waiting_fetch_survives_the_end_of_its_connection() {
+    let broker = start(&[]);
+    broker.create_topic("waits", 1, &[]);
+    let mut client = broker.connect();
+    client.send(11, &fetch_request(&[("waits", 0, 0)]).with_max_wait_ms(i32::MAX));
+    for number in 0..20 {
+        client.send(9, &produce_request("good", 0, vec![(0, batch(&[&number.to_string()]))]));
+    }
+    client.stream.shutdown(std::net::Shutdown::Write).expect("can be shut");
+    assert!(client.is_closed(), "nothing is answered out of order");
+    let mut all = fetch_request(&[("good", 0, 0)]).with_max_wait_ms(10_000);
+    all.min_bytes = i32::try_from(20 * batch(&["0"]).len()).expect("fits");
+    let response = broker.connect().call(11, &all);
+    let expected: Vec<String> = (0..20).map(|number| number.to_string()).collect();
+    assert_eq!(crate::client::values(&response, "good", 0), expected);
+}
+
+/// A client that went away without a word keeps its connection open, and once did so for as long as its fetch had asked.
+#[test]
+fn fetch_waits_no_longer_than_a_connection_may_be_idle() {
+    let broker = start(&[("connections.max.idle.ms", "300")]);
+    let mut silent = broker.connect();
+    silent.send(11, &fetch_request(&[("good", 0, 0)]).with_max_wait_ms(i32::MAX));
+    while silent.receive_frame().is_some() {}
+    assert_serves(&broker);
 }
 
 #[test]
