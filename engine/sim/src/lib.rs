@@ -34,6 +34,8 @@ mod promises;
 mod scenario;
 mod scene;
 mod trial;
+#[cfg(test)]
+mod turns_tests;
 mod wire;
 
 pub use books::{Event, Lane, Records};

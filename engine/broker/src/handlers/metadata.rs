@@ -37,7 +37,7 @@ pub(super) async fn handle(shard: &Rc<Shard>, header: &RequestHeader, request: M
     }
     let image = shard.image();
     let estimate = asked.partition_count(&image) * PARTITION_BYTES;
-    let memory = match estimate {
+    let mut memory = match estimate {
         0..=LARGE_BYTES => None,
         _ => Some(shard.response_budget.grant(estimate).await),
     };
@@ -54,7 +54,13 @@ pub(super) async fn handle(shard: &Rc<Shard>, header: &RequestHeader, request: M
         .with_topics(asked.answer(shard, &image, topic_operations))
         .with_cluster_authorized_operations(cluster_operations);
     match reply(header, &response) {
-        Outcome::Reply(reply) => Outcome::Reply(Reply { held: Held { memory, pinned: None }, ..reply }),
+        Outcome::Reply(reply) => {
+            // Also gives its place among the small grants to the next: a client that reads slowly holds up nobody.
+            if let Some(memory) = &mut memory {
+                memory.settle(reply.size_bytes());
+            }
+            Outcome::Reply(Reply { held: Held { memory, pinned: None }, ..reply })
+        }
         other => other,
     }
 }
