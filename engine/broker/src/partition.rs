@@ -16,6 +16,7 @@ pub(crate) struct ShardPartition {
     turn: Semaphore,
     leader_epoch: Cell<LeaderEpoch>,
     is_durable_ack: Cell<bool>,
+    recompresses: Cell<bool>,
     min_in_sync_replicas: Cell<usize>,
     high_watermark: Cell<Offset>,
 }
@@ -37,6 +38,7 @@ impl ShardPartition {
             turn: Semaphore::new(1),
             leader_epoch: Cell::new(leader_epoch),
             is_durable_ack: Cell::new(config.log.is_durable_ack()),
+            recompresses: Cell::new(config.log.compression.is_some()),
             min_in_sync_replicas: Cell::new(config.min_in_sync_replicas),
             high_watermark: Cell::new(Offset(0)),
         }
@@ -46,12 +48,18 @@ impl ShardPartition {
     #[must_use]
     pub(crate) fn set_config(&self, config: PartitionConfig) -> bool {
         self.is_durable_ack.set(config.log.is_durable_ack());
+        self.recompresses.set(config.log.compression.is_some());
         self.min_in_sync_replicas.set(config.min_in_sync_replicas);
         self.log.set_config(config.log);
         // What consumers may read may have moved.
         self.log.watermarks().update(|_| ());
         let watermarks = self.log.watermarks().get();
         self.is_durable_ack.get() && watermarks.durable_offset < watermarks.log_end_offset
+    }
+
+    /// Whether batches may be stored in another codec than they came in.
+    pub(crate) fn recompresses(&self) -> bool {
+        self.recompresses.get()
     }
 
     pub(crate) fn leader_epoch(&self) -> LeaderEpoch {

@@ -30,6 +30,7 @@ use crate::handlers::ADMIN_AT_ONCE;
 use crate::limits::ConnectionLimits;
 use crate::log_dirs::{LogDirs, Place};
 use crate::memory::{RequestBudget, ResponseBudget};
+use crate::pace::HeavySteps;
 use crate::partition::ShardPartition;
 use crate::producer_ids::ProducerIds;
 use crate::reply::{Pins, SlabCounts};
@@ -64,6 +65,7 @@ pub(crate) struct Shard {
     pub(crate) frame_pools: FramePools,
     /// One permit for each administrative request that may be at work.
     pub(crate) admin_lane: Semaphore,
+    pub(crate) heavy_steps: HeavySteps,
     pub(crate) fetch_sessions: RefCell<FetchSessions>,
     pub(crate) producer_ids: ProducerIds,
     /// What of the logs' own memory, its own or other shards', is being sent.
@@ -122,6 +124,7 @@ impl Shard {
             response_budget: ResponseBudget::new(config.fetch.response_memory_bytes),
             frame_pools: FramePools::new(),
             admin_lane: Semaphore::new(ADMIN_AT_ONCE),
+            heavy_steps: HeavySteps::new(),
             fetch_sessions: RefCell::new(sessions),
             producer_ids: ProducerIds::new(),
             pins: Rc::new(Pins::new(&broker.pinned_slabs)),

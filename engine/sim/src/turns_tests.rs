@@ -1,16 +1,25 @@
 //! Whether one client holds up others: requests that are much work, answers that nobody takes, devices that stand still.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use highwater_broker::BrokerConfig;
 use highwater_io::Io;
 use highwater_io::net::TcpStream;
 use highwater_io::sim::{Disk, Latency, NetConfig, World, WorldConfig};
+use highwater_model::Timestamp;
+use highwater_model::batch::{BatchBuilder, NewRecord, ProducerStamp};
+use highwater_model::compression::Compression;
 use highwater_protocol::encode_request;
 use highwater_protocol::messages::create_topics_request::CreatableTopic;
 use highwater_protocol::messages::metadata_request::MetadataRequestTopic;
-use highwater_protocol::messages::{CreateTopicsRequest, MetadataRequest};
+use highwater_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use highwater_protocol::messages::{
+    ApiVersionsRequest, CreateTopicsRequest, MetadataRequest, ProduceRequest,
+};
 
 use crate::boot::boot;
 use crate::wire::{Connection, topic_name};
@@ -79,6 +88,63 @@ impl Client {
         let told = self.connect().await.call(9, &known).await.expect("is answered");
         assert_eq!(told.topics[0].error_code, 0);
     }
+
+    /// How often another client of the broker is answered while `request` is worked on.
+    async fn answers_beside(&self, frame: Bytes) -> usize {
+        let is_over = Rc::new(Cell::new(false));
+        let (mut other, until) = (self.connect().await, Rc::clone(&is_over));
+        let count = self.io.spawn(async move {
+            let mut answers = 0;
+            while !until.get() {
+                other.call(3, &ApiVersionsRequest::default()).await.expect("is answered");
+                answers += 1;
+            }
+            answers
+        });
+        let stream = self.connect_raw().await;
+        stream.send(vec![frame]).await.expect("is sent");
+        assert!(!stream.recv().await.expect("is answered").is_empty());
+        is_over.set(true);
+        count.await
+    }
+}
+
+fn batch(value: &str, compression: Compression) -> Bytes {
+    let mut builder = BatchBuilder::new(compression);
+    builder.push(&NewRecord {
+        timestamp: Timestamp(1_700_000_000_000),
+        value: Some(value.as_bytes()),
+        ..NewRecord::default()
+    });
+    builder.build(ProducerStamp::NONE).expect("a batch")
+}
+
+fn produce(topic: &str, batches: Vec<(i32, Bytes)>) -> ProduceRequest {
+    let partitions = batches
+        .into_iter()
+        .map(|(index, batch)| PartitionProduceData::default().with_index(index).with_records(Some(batch)));
+    let topic =
+        TopicProduceData::default().with_name(topic_name(topic)).with_partition_data(partitions.collect());
+    ProduceRequest::default().with_acks(-1).with_timeout_ms(1_000_000).with_topic_data(vec![topic])
+}
+
+/// Each batch may become megabytes to look at. One request with some thousands of them once kept its shard from everybody else
+/// for minutes.
+#[test]
+fn compressed_batches_of_one_request_let_others_have_their_turn() {
+    play(&[("num.shards", "1")], |client| async move {
+        client.create("t", 1).await;
+        // Refused at the first look, so that nothing but the look is work.
+        let mut damaged = batch("x", Compression::Gzip).to_vec();
+        *damaged.last_mut().expect("not empty") ^= 1;
+        let damaged = Bytes::from(damaged);
+        let frame = |count| {
+            let request = produce("t", vec![(0, damaged.clone()); count]);
+            encode_request(9, 1, None, &request).expect("encodes")
+        };
+        let (few, many) = (client.answers_beside(frame(10)).await, client.answers_beside(frame(8_000)).await);
+        assert!(many >= few + 8, "{many} answers beside 8000 batches, {few} beside 10");
+    });
 }
 
 /// Eight answers that nobody took once kept the places of all that are large.

@@ -10,6 +10,7 @@
 //! respects `min.insync.replicas`, and gives up after the request's timeout.
 
 use std::future::Future;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ use smallvec::SmallVec;
 
 use super::{message, reply};
 use crate::errors;
+use crate::pace::Pace;
 use crate::partition::{ShardPartition, Turn};
 use crate::reply::Outcome;
 use crate::shard::{Call, Shard};
@@ -64,6 +66,7 @@ struct Batch {
     id: TopicPartition,
     replicas: Replicas,
     records: Bytes,
+    is_compressed: bool,
 }
 
 /// How many replicas a partition has, and how many of them are in sync.
@@ -196,16 +199,18 @@ fn check(
         return Err(ErrorCode::INVALID_TOPIC_EXCEPTION);
     }
     let records = data.records.unwrap_or_default();
-    check_batch(terms, &records)?;
+    let header = check_batch(terms, &records)?;
+    // What is no codec is the log's to name: the checksum comes first.
+    let is_compressed = header.compression() != Ok(Compression::None);
     let id = TopicPartition { topic_id: topic.id, partition };
     let replicas = Replicas { assigned: state.replicas.len(), in_sync: state.in_sync_replicas.len() };
-    Ok(Batch { place, id, replicas, records })
+    Ok(Batch { place, id, replicas, records, is_compressed })
 }
 
 /// One whole batch of format v2 and nothing else, as Kafka asks of every version that is served, and nothing of a
 /// transaction, since there are none: Kafka refuses it as one that nobody may write, if the request names no
 /// transaction, else as one that was not begun.
-fn check_batch(terms: &Terms, records: &[u8]) -> Result<(), ErrorCode> {
+fn check_batch(terms: &Terms, records: &[u8]) -> Result<BatchHeader, ErrorCode> {
     let mut headers = batch::headers(records);
     let (_, header): (usize, BatchHeader) = match headers.next() {
         Some(first) => first.map_err(|error| errors::of_batch(&error))?,
@@ -224,7 +229,7 @@ fn check_batch(terms: &Terms, records: &[u8]) -> Result<(), ErrorCode> {
     if terms.version < 7 && header.compression() == Ok(Compression::Zstd) {
         return Err(ErrorCode::UNSUPPORTED_COMPRESSION_TYPE);
     }
-    Ok(())
+    Ok(header)
 }
 
 fn refusal(index: i32, error: ErrorCode) -> PartitionProduceResponse {
@@ -250,15 +255,19 @@ fn append(shard: Rc<Shard>, batches: Few<Batch>, wait: Wait) -> impl Future<Outp
     async move {
         let started = shard.io.now();
         let mut accepted = Few::with_capacity(placed.len());
-        for Placed { batch, line } in placed.drain(..) {
-            let Batch { place, id, replicas, records } = batch;
+        let mut pace = Pace::new(&shard.io);
+        for (number, Placed { batch, line }) in placed.drain(..).enumerate() {
+            if number > 0 {
+                pace.step_of(batch.records.len()).await;
+            }
+            let Batch { place, id, replicas, .. } = batch;
             let result = match line {
                 Some((_, partition))
                     if wait.acks == Acks::All && !replicas.suffice(partition.min_in_sync_replicas()) =>
                 {
                     Err(refusal(id.partition.0, ErrorCode::NOT_ENOUGH_REPLICAS))
                 }
-                Some((turn, partition)) => append_one(&shard, &partition, turn, records).await,
+                Some((turn, partition)) => append_one(&shard, &partition, turn, batch).await,
                 None => Err(refusal(id.partition.0, shard.why_missing(&id))),
             };
             accepted.push((place, id.partition.0, result));
@@ -286,11 +295,19 @@ async fn append_one(
     shard: &Shard,
     partition: &ShardPartition,
     turn: Turn,
-    records: Bytes,
+    batch: Batch,
 ) -> Result<Appended, PartitionProduceResponse> {
     let _turn = turn.await;
-    let size_bytes = records.len();
-    let error = match partition.log.append(records, partition.leader_epoch(), Origin::Client).await {
+    let size_bytes = batch.records.len();
+    let is_heavy = batch.is_compressed || partition.recompresses();
+    let mut appending = pin!(partition.log.append(batch.records, partition.leader_epoch(), Origin::Client));
+    let appended = if is_heavy {
+        // What it does before it waits for the first time is to look into the batch.
+        shard.heavy_steps.first_poll(&shard.io, appending.as_mut()).await
+    } else {
+        appending.await
+    };
+    let error = match appended {
         Ok(appended) => {
             shard.counters().produced_batches.add(1);
             shard.counters().produced_bytes.add(size_bytes as u64);
