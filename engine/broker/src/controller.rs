@@ -214,13 +214,13 @@ impl Shard {
             config_of = Some((topic_id, topic_name, config));
         }
         let mut is_complete = true;
-        for ((logs, new), leaderships) in self.logs.iter().zip(new).zip(leaderships) {
+        for (index, ((logs, new), leaderships)) in self.logs.iter().zip(new).zip(leaderships).enumerate() {
             let Some(logs) = logs.as_ref().filter(|_| !new.is_empty()) else { continue };
             let opened = logs.create_partitions(new).await;
             for ((id, topic, leader_epoch, config), opened) in leaderships.into_iter().zip(opened) {
                 match opened {
                     Ok(log) => {
-                        let partition = Rc::new(ShardPartition::new(log, leader_epoch, &config));
+                        let partition = Rc::new(ShardPartition::new(log, index, leader_epoch, &config));
                         self.partitions.borrow_mut().insert(id, partition);
                     }
                     Err(error) => {

@@ -13,6 +13,7 @@ use highwater_protocol::ErrorCode;
 /// A partition that this shard leads.
 pub(crate) struct ShardPartition {
     pub(crate) log: Partition,
+    log_dir: usize,
     turn: Semaphore,
     leader_epoch: Cell<LeaderEpoch>,
     is_durable_ack: Cell<bool>,
@@ -30,11 +31,17 @@ pub(crate) struct PartitionConfig {
 }
 
 impl ShardPartition {
-    /// Begins to lead a partition, whose log has the settings already.
-    pub(crate) fn new(log: Partition, leader_epoch: LeaderEpoch, config: &PartitionConfig) -> Self {
+    /// Begins to lead a partition, whose log is in the directory with the index `log_dir` and has the settings already.
+    pub(crate) fn new(
+        log: Partition,
+        log_dir: usize,
+        leader_epoch: LeaderEpoch,
+        config: &PartitionConfig,
+    ) -> Self {
         log.begin_epoch(leader_epoch);
         ShardPartition {
             log,
+            log_dir,
             turn: Semaphore::new(1),
             leader_epoch: Cell::new(leader_epoch),
             is_durable_ack: Cell::new(config.log.is_durable_ack()),
@@ -42,6 +49,11 @@ impl ShardPartition {
             min_in_sync_replicas: Cell::new(config.min_in_sync_replicas),
             high_watermark: Cell::new(Offset(0)),
         }
+    }
+
+    /// Index of the log directory that has it.
+    pub(crate) fn log_dir(&self) -> usize {
+        self.log_dir
     }
 
     /// Changes the settings at once. Whether there is something unflushed that the new ones want flushed.

@@ -9,20 +9,23 @@ use bytes::Bytes;
 use highwater_broker::BrokerConfig;
 use highwater_io::Io;
 use highwater_io::net::TcpStream;
-use highwater_io::sim::{Disk, Latency, NetConfig, World, WorldConfig};
+use highwater_io::sim::{Disk, DiskOp, Fault, FaultEffect, Latency, NetConfig, World, WorldConfig};
 use highwater_model::Timestamp;
 use highwater_model::batch::{BatchBuilder, NewRecord, ProducerStamp};
 use highwater_model::compression::Compression;
-use highwater_protocol::encode_request;
 use highwater_protocol::messages::create_topics_request::CreatableTopic;
 use highwater_protocol::messages::metadata_request::MetadataRequestTopic;
 use highwater_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use highwater_protocol::messages::{
     ApiVersionsRequest, CreateTopicsRequest, MetadataRequest, ProduceRequest,
 };
+use highwater_protocol::{ErrorCode, encode_request};
 
 use crate::boot::boot;
 use crate::wire::{Connection, topic_name};
+
+/// Longer than any request here waits by itself.
+const STANDSTILL: Duration = Duration::from_secs(100);
 
 /// Steps and ways of equal length, so that turns can be counted.
 fn even() -> WorldConfig {
@@ -168,5 +171,66 @@ fn metadata_are_told_while_others_do_not_take_theirs() {
         let told = good.call(9, &request).await.expect("is answered");
         assert!(told.topics.iter().any(|topic| topic.partitions.len() == 1_200));
         drop(deaf);
+    });
+}
+
+/// A request that spans shards once held its places on one of them until the other one's device had answered.
+#[test]
+fn shard_that_stands_still_holds_up_no_partition_of_another_one() {
+    play(&[("num.shards", "2")], |client| async move {
+        client.create("t", 2).await;
+        for stalled in ["shard-0/", "shard-1/"] {
+            let fault = Fault::new(DiskOp::Write, FaultEffect::Delay(STANDSTILL)).on(stalled);
+            let fault = client.disk.inject(fault);
+            // From enough connections that each shard has some.
+            let mut waiting = Vec::new();
+            for _ in 0..8 {
+                let both = produce(
+                    "t",
+                    vec![(0, batch("both", Compression::None)), (1, batch("both", Compression::None))],
+                );
+                let stream = client.connect_raw().await;
+                stream
+                    .send(vec![encode_request(9, 1, None, &both).expect("encodes")])
+                    .await
+                    .expect("is sent");
+                waiting.push(stream);
+            }
+            client.io.sleep(Duration::from_secs(1)).await;
+            let mut served = 0;
+            for partition in 0..2 {
+                let one = produce("t", vec![(partition, batch("one", Compression::None))]);
+                served += usize::from(client.connect().await.call(9, &one).await.is_ok());
+            }
+            assert_eq!(served, 1, "the partition of the shard whose device goes on, {stalled}");
+            client.disk.lift(fault);
+            client.io.sleep(2 * STANDSTILL).await;
+        }
+    });
+}
+
+/// A request that waited for room on one device once held its places in the lines of partitions on others.
+#[test]
+fn log_directory_that_stands_still_holds_up_no_partition_of_another_one() {
+    play(&[("num.shards", "1"), ("log.dirs", "/data-0,/data-1")], |client| async move {
+        for partition in 0..2 {
+            let topic = format!("t{partition}");
+            client.create(&topic, 2).await;
+            // The partition that its own device holds up comes first in the request.
+            let stalled = format!("data-{partition}/{topic}-");
+            let fault = Fault::new(DiskOp::Allocate, FaultEffect::Delay(STANDSTILL)).on(&stalled);
+            let fault = client.disk.inject(fault);
+            let batches = [partition, 1 - partition].map(|index| (index, batch("both", Compression::None)));
+            let both = produce(&topic, batches.to_vec());
+            let waiting = client.connect_raw().await;
+            waiting.send(vec![encode_request(9, 1, None, &both).expect("encodes")]).await.expect("is sent");
+            client.io.sleep(Duration::from_millis(500)).await;
+            let one = produce(&topic, vec![(1 - partition, batch("one", Compression::None))]);
+            let answer = client.connect().await.call(9, &one).await.expect("is not held up");
+            let answer = &answer.responses[0].partition_responses[0];
+            assert_eq!((ErrorCode(answer.error_code), answer.base_offset), (ErrorCode::NONE, 1));
+            client.disk.lift(fault);
+            client.io.sleep(2 * STANDSTILL).await;
+        }
     });
 }

@@ -5,18 +5,27 @@
 //!   there:  turn ─► append (accepted: offsets assigned) ─► next turn ─► acknowledged ─► answer
 //! ```
 //!
+//! Shards, and on a shard the batches of each log directory, go on by themselves: what waits for a device that stands still
+//! holds up its own producer, and no others'.
+//!
+//! A partition that is named more than once has all of its batches appended, in order. Kafka appends the last one and
+//! acknowledges it alone.
+//!
 //! acks=0 is answered by nothing, and by a closed connection if something is wrong. acks=1 and acks=all wait until the
 //! batch is as safe as the partition's `flush.messages` asks; with one replica they differ in two things only: acks=all
 //! respects `min.insync.replicas`, and gives up after the request's timeout.
 
-use std::future::Future;
-use std::pin::pin;
+use std::collections::BTreeMap;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use highwater_cluster::image::is_internal;
 use highwater_cluster::{MetadataImage, Topic};
+use highwater_io::concurrent;
 use highwater_log::{Appended, Origin};
 use highwater_model::batch::{self, BatchHeader};
 use highwater_model::compression::Compression;
@@ -107,7 +116,7 @@ struct Pending {
     header: RequestHeader,
     acks: Acks,
     topics: Vec<TopicProduceResponse>,
-    calls: Few<(Few<Place>, Call<Answers>)>,
+    calls: Few<Option<(Few<Place>, Call<Answers>)>>,
 }
 
 /// Begins with a request: its batches have their places in line when this returns.
@@ -152,13 +161,13 @@ async fn send_to_owners(shard: &Rc<Shard>, header: RequestHeader, request: Produ
     }
     let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
     let wait = Wait { acks: terms.acks.unwrap_or(Acks::Leader), timeout };
-    // In the order of shards, whatever the client's: what this shard has to do itself runs when its turn among the calls comes,
-    // and holds places in lines until then. Two requests that wait for each other's would wait for ever.
+    // In the order of shards, whatever the client's: so are places in lines taken. Once they are, no shard waits for what another
+    // one does of the same request, so that no two requests wait for each other's places.
     by_owner.sort_unstable_by_key(|(owner, _)| *owner);
     let mut calls = Few::with_capacity(by_owner.len());
     for (owner, batches) in by_owner {
         let places = batches.iter().map(|batch| batch.place).collect();
-        calls.push((places, shard.on(owner, move |shard| append(shard, batches, wait)).await));
+        calls.push(Some((places, shard.on(owner, move |shard| append(shard, batches, wait)).await)));
     }
     Pending { header, acks: wait.acks, topics, calls }
 }
@@ -251,43 +260,62 @@ fn append(shard: Rc<Shard>, batches: Few<Batch>, wait: Wait) -> impl Future<Outp
             Placed { batch, line }
         })
         .collect();
-    // Lists are emptied where they are: moved, each would be in here twice, and there is one of these for each request.
     async move {
-        let started = shard.io.now();
-        let mut accepted = Few::with_capacity(placed.len());
-        let mut pace = Pace::new(&shard.io);
-        for (number, Placed { batch, line }) in placed.drain(..).enumerate() {
-            if number > 0 {
-                pace.step_of(batch.records.len()).await;
-            }
-            let Batch { place, id, replicas, .. } = batch;
-            let result = match line {
-                Some((_, partition))
-                    if wait.acks == Acks::All && !replicas.suffice(partition.min_in_sync_replicas()) =>
-                {
-                    Err(refusal(id.partition.0, ErrorCode::NOT_ENOUGH_REPLICAS))
-                }
-                Some((turn, partition)) => append_one(&shard, &partition, turn, batch).await,
-                None => Err(refusal(id.partition.0, shard.why_missing(&id))),
-            };
-            accepted.push((place, id.partition.0, result));
+        let dir_of = |placed: &Placed| placed.line.as_ref().map(|(_, partition)| partition.log_dir());
+        let first = placed.first().and_then(dir_of);
+        if placed.iter().all(|placed| dir_of(placed) == first) {
+            return append_in_order(&shard, &mut placed, wait).await;
         }
-        let mut answers = Answers::with_capacity(accepted.len());
-        for (place, index, result) in accepted.drain(..) {
-            let answer = match result {
-                Ok(appended) => {
-                    let left = wait.timeout.saturating_sub(shard.io.now() - started);
-                    acknowledge(&shard, index, &appended, Wait { timeout: left, ..wait }).await
-                }
-                Err(refusal) => refusal,
-            };
-            if answer.error_code != ErrorCode::NONE.0 {
-                shard.counters().produce_errors.add(1);
-            }
-            answers.push((place, answer));
+        // What waits for one device holds no places in the lines of partitions on others.
+        let mut by_dir: BTreeMap<Option<usize>, Few<Placed>> = BTreeMap::new();
+        for placed in placed.drain(..) {
+            by_dir.entry(dir_of(&placed)).or_default().push(placed);
         }
-        answers
+        let work = by_dir.into_values().map(|mut placed| {
+            let shard = Rc::clone(&shard);
+            async move { append_in_order(&shard, &mut placed, wait).await }
+        });
+        concurrent::all(&shard.io, usize::MAX, work).await.into_iter().flatten().collect()
     }
+}
+
+/// Appends one batch after the other, then waits until all of them are acknowledged. The list is emptied where it is: moved, it
+/// would be in here twice, and there is one of these for each request.
+async fn append_in_order(shard: &Rc<Shard>, placed: &mut Few<Placed>, wait: Wait) -> Answers {
+    let started = shard.io.now();
+    let mut accepted = Few::with_capacity(placed.len());
+    let mut pace = Pace::new(&shard.io);
+    for (number, Placed { batch, line }) in placed.drain(..).enumerate() {
+        if number > 0 {
+            pace.step_of(batch.records.len()).await;
+        }
+        let Batch { place, id, replicas, .. } = batch;
+        let result = match line {
+            Some((_, partition))
+                if wait.acks == Acks::All && !replicas.suffice(partition.min_in_sync_replicas()) =>
+            {
+                Err(refusal(id.partition.0, ErrorCode::NOT_ENOUGH_REPLICAS))
+            }
+            Some((turn, partition)) => append_one(shard, &partition, turn, batch).await,
+            None => Err(refusal(id.partition.0, shard.why_missing(&id))),
+        };
+        accepted.push((place, id.partition.0, result));
+    }
+    let mut answers = Answers::with_capacity(accepted.len());
+    for (place, index, result) in accepted.drain(..) {
+        let answer = match result {
+            Ok(appended) => {
+                let left = wait.timeout.saturating_sub(shard.io.now() - started);
+                acknowledge(shard, index, &appended, Wait { timeout: left, ..wait }).await
+            }
+            Err(refusal) => refusal,
+        };
+        if answer.error_code != ErrorCode::NONE.0 {
+            shard.counters().produce_errors.add(1);
+        }
+        answers.push((place, answer));
+    }
+    answers
 }
 
 /// Appends when the turn has come, and lets the next one have its turn as soon as the batch is accepted.
@@ -342,23 +370,23 @@ async fn acknowledge(shard: &Shard, index: i32, appended: &Appended, wait: Wait)
 }
 
 async fn finish(shard: Rc<Shard>, pending: Pending) -> Outcome {
-    let Pending { header, acks, mut topics, calls } = pending;
-    for (places, call) in calls {
-        match call.await {
-            Some(answers) => {
-                for (place, answer) in answers {
-                    topics[place.topic].partition_responses[place.partition] = answer;
-                }
-            }
-            // The shard has ended, or will before long: what became of the batches is not known.
-            None => {
-                for place in places {
-                    let response = &mut topics[place.topic].partition_responses[place.partition];
-                    *response = refusal(response.index, ErrorCode::KAFKA_STORAGE_ERROR);
-                }
+    let Pending { header, acks, mut topics, mut calls } = pending;
+    // All at once: what this shard has to do itself is done only when it is polled, and holds places in lines until then.
+    poll_fn(|cx| {
+        let mut are_over = true;
+        for waiting in &mut calls {
+            let Some((_, call)) = waiting else { continue };
+            let Poll::Ready(answers) = Pin::new(call).poll(cx) else {
+                are_over = false;
+                continue;
+            };
+            if let Some((places, _)) = waiting.take() {
+                put_in_place(&mut topics, &places, answers);
             }
         }
-    }
+        if are_over { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
     if acks == Acks::None {
         let mut answers = topics.iter().flat_map(|topic| &topic.partition_responses);
         return match answers.find(|answer| answer.error_code != ErrorCode::NONE.0) {
@@ -374,6 +402,21 @@ async fn finish(shard: Rc<Shard>, pending: Pending) -> Outcome {
         clear_other_version(header.api_version, topic);
     }
     reply(&header, &ProduceResponse::default().with_responses(topics))
+}
+
+/// Puts the answers of a shard where they belong; `None` if the shard has ended, or will before long: what became of the batches
+/// is not known.
+fn put_in_place(topics: &mut [TopicProduceResponse], places: &[Place], answers: Option<Answers>) {
+    let Some(answers) = answers else {
+        for place in places {
+            let response = &mut topics[place.topic].partition_responses[place.partition];
+            *response = refusal(response.index, ErrorCode::KAFKA_STORAGE_ERROR);
+        }
+        return;
+    };
+    for (place, answer) in answers {
+        topics[place.topic].partition_responses[place.partition] = answer;
+    }
 }
 
 /// A topic is named by its name or by its id, by the version.
