@@ -11,10 +11,10 @@
 //! of them. Batches are appended in the order of their requests, and replies leave in that order. A fetch that waits
 //! holds its connection back as in Kafka; of what follows it, no more is read than came in one piece of memory with it.
 //!
-//! A client that goes away takes its waiting fetch with it, whatever it sent behind that; everything else that it asked for
-//! is done to the end, since it may be half done already, and since a producer with acks=0 may close right after its last
-//! batch. One that went away without a word is not told from one that waits: no fetch waits longer than a connection may be
-//! idle.
+//! A client that goes away takes with it what only looks, such as a waiting fetch, whatever it sent behind that; everything
+//! else that it asked for is done to the end, since it may be half done already, and since a producer with acks=0 may close
+//! right after its last batch. One that went away without a word is not told from one that waits: no fetch waits longer than
+//! a connection may be idle.
 //!
 //! Both tasks end together: when the peer ends the connection or is too slow, when a request cannot be decoded, when a
 //! reply cannot be sent, and when the broker stops and every accepted request is answered.
@@ -123,7 +123,7 @@ impl Queue {
     fn abandon(&self, shard: &Shard) {
         let abandoned = std::mem::take(&mut *self.at_work.borrow_mut());
         for AtWork { api_key, outcome, turn, memory } in abandoned {
-            if api_key == ApiKey::Fetch {
+            if handlers::is_mere_look(api_key) {
                 drop(outcome);
                 continue;
             }
@@ -299,8 +299,8 @@ async fn write_replies(shard: Rc<Shard>, connection: Rc<Connection>) {
         let mut batch = Batch::default();
         let mut next = Some(request);
         while let Some(request) = next {
-            // A fetch may wait for long. It holds the connection, so that nothing comes before or after it.
-            if request.api_key == ApiKey::Fetch {
+            // A fetch may wait for long. Such a request holds the connection, so that nothing comes before or after it.
+            if handlers::is_mere_look(request.api_key) {
                 match first(connection.queue.abandoned(), batch.add(request)).await {
                     Either::Left(()) => return,
                     Either::Right(()) => {}

@@ -31,6 +31,7 @@ use highwater_protocol::{ApiKey, ErrorCode, Request, RequestBody, RequestHeader,
 
 use crate::log_dirs::Place;
 use crate::memory::USUAL_BATCH_BYTES;
+use crate::pace::Pace;
 use crate::reply::{Outcome, Reply};
 use crate::shard::Shard;
 
@@ -57,6 +58,11 @@ fn is_admin(api: ApiKey) -> bool {
         | ApiKey::DescribeCluster
         | ApiKey::DescribeTopicPartitions => true,
     }
+}
+
+/// Whether a request only reads: nobody misses what it would have found when its client goes away.
+pub(crate) fn is_mere_look(api: ApiKey) -> bool {
+    matches!(api, ApiKey::Fetch | ApiKey::ListOffsets | ApiKey::OffsetForLeaderEpoch)
 }
 
 /// The memory that a request takes until its reply is sent, besides its frame.
@@ -236,8 +242,10 @@ where
         let work = work.clone();
         let call = shard
             .on(owner, move |shard| async move {
+                let mut pace = Pace::new(&shard.io);
                 let mut answers = Vec::with_capacity(questions.len());
                 for (_, id, question) in questions {
+                    pace.step().await;
                     answers.push(work(Rc::clone(&shard), id, question).await);
                 }
                 answers

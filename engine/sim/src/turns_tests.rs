@@ -14,10 +14,11 @@ use highwater_model::Timestamp;
 use highwater_model::batch::{BatchBuilder, NewRecord, ProducerStamp};
 use highwater_model::compression::Compression;
 use highwater_protocol::messages::create_topics_request::CreatableTopic;
+use highwater_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use highwater_protocol::messages::metadata_request::MetadataRequestTopic;
 use highwater_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use highwater_protocol::messages::{
-    ApiVersionsRequest, CreateTopicsRequest, MetadataRequest, ProduceRequest,
+    ApiVersionsRequest, CreateTopicsRequest, ListOffsetsRequest, MetadataRequest, ProduceRequest,
 };
 use highwater_protocol::{ErrorCode, encode_request};
 
@@ -147,6 +148,25 @@ fn compressed_batches_of_one_request_let_others_have_their_turn() {
         };
         let (few, many) = (client.answers_beside(frame(10)).await, client.answers_beside(frame(8_000)).await);
         assert!(many >= few + 8, "{many} answers beside 8000 batches, {few} beside 10");
+    });
+}
+
+/// A search by time may inflate a batch; nothing else was served while all that were asked for were searched.
+#[test]
+fn searches_by_time_let_others_have_their_turn() {
+    play(&[("num.shards", "1")], |client| async move {
+        client.create("t", 8_000).await;
+        let frame = |count| {
+            let asked = (0..count).map(|index| {
+                ListOffsetsPartition::default().with_partition_index(index).with_timestamp(1_000)
+            });
+            let topic =
+                ListOffsetsTopic::default().with_name(topic_name("t")).with_partitions(asked.collect());
+            let request = ListOffsetsRequest::default().with_topics(vec![topic]);
+            encode_request(4, 1, None, &request).expect("encodes")
+        };
+        let (few, many) = (client.answers_beside(frame(10)).await, client.answers_beside(frame(8_000)).await);
+        assert!(many >= few + 8, "{many} answers beside 8000 searches, {few} beside 10");
     });
 }
 

@@ -96,7 +96,15 @@ async fn find_offset(
     if let Err(error) = partition.check_epoch(question.asked.current_leader_epoch) {
         return refusal(index, error);
     }
-    match find(&partition, &question).await {
+    let is_search = question.asked.timestamp >= 0 || question.asked.timestamp == MAX_TIMESTAMP;
+    let finding = find(&partition, &question);
+    let found = if is_search {
+        // It may inflate a batch.
+        shard.heavy_steps.first_poll(&shard.io, finding).await
+    } else {
+        finding.await
+    };
+    match found {
         Ok(found) => {
             let answer = ListOffsetsPartitionResponse::default().with_partition_index(index);
             let Some(TimestampOffset { timestamp, offset, leader_epoch }) = found else { return answer };
