@@ -329,7 +329,8 @@ impl FetchSessions {
     fn new_id(&self, random: &mut dyn FnMut() -> u64) -> i32 {
         loop {
             let any = i32::try_from(random() >> 33).unwrap_or(0);
-            let id = any - any % self.shards + self.shard;
+            // The last round of shards may not be whole.
+            let Some(id) = (any - any % self.shards).checked_add(self.shard) else { continue };
             if id > 0 && !self.sessions.contains_key(&id) {
                 return id;
             }

@@ -2,6 +2,11 @@ use super::*;
 use bytes::Bytes;
 
 fn sessions(slots: usize) -> FetchSessions {
+    sessions_of_shard(slots, 1)
+}
+
+/// Those of one of three shards.
+fn sessions_of_shard(slots: usize, shard: usize) -> FetchSessions {
     let config = FetchConfig {
         max_bytes: 1 << 20,
         response_memory_bytes: 1 << 20,
@@ -10,7 +15,7 @@ fn sessions(slots: usize) -> FetchSessions {
         session_eviction: Duration::from_secs(120),
         session_max_partitions: 10,
     };
-    FetchSessions::new(&config, 1, 3)
+    FetchSessions::new(&config, shard, 3)
 }
 
 fn at(seconds: u64) -> MonoTime {
@@ -70,6 +75,14 @@ fn incremental(
     assert_eq!(id, request.id);
     let told = read.iter().zip(told).filter(|(_, told)| *told).map(|((key, ..), _)| key.partition);
     Ok(told.collect())
+}
+
+#[test]
+fn id_beyond_the_largest_is_drawn_again() {
+    // The last round of numbers ends before this shard's.
+    let sessions = sessions_of_shard(1, 2);
+    let mut drawn = [u64::MAX, 30 << 33].into_iter();
+    assert_eq!(sessions.new_id(&mut || drawn.next().expect("two are enough")), 32);
 }
 
 #[test]
