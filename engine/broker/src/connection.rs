@@ -30,7 +30,7 @@ use bytes::Bytes;
 use highwater_io::net::TcpStream;
 use highwater_io::sync::{Permit, Semaphore, Watch};
 use highwater_io::{Task, TimedOut};
-use highwater_protocol::{ApiKey, DecodeError, Request, decode_request};
+use highwater_protocol::{ApiKey, DecodeError, Request, check_request};
 
 use crate::frame::{Frame, FrameError, FrameReader};
 use crate::handlers;
@@ -48,6 +48,19 @@ const SLOW_READER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Replies that are ready leave together up to this size.
 const GATHER_BYTES: usize = 64 << 10;
+
+/// What an element of a request takes of memory until the reply is sent, besides its bytes in the frame: decoded, asked of its
+/// owner, answered, and encoded in the reply. An element of a produce, the largest of those that may be many, takes some 65 bytes
+/// decoded, twice as many as an answer, and up to 60 in the reply.
+const ELEMENT_BYTES: usize = 288;
+
+/// So many elements are covered by the memory that the smallest frame holds.
+const FREE_ELEMENTS: usize = 64;
+
+/// The memory that a request of so many elements takes besides its frame.
+fn decoded_bytes(elements: usize) -> usize {
+    elements.saturating_sub(FREE_ELEMENTS) * ELEMENT_BYTES
+}
 
 /// Serves a connection to its end.
 pub(crate) async fn serve(shard: Rc<Shard>, stream: TcpStream, slot: ConnectionSlot) {
@@ -189,7 +202,19 @@ async fn read_requests(shard: &Rc<Shard>, connection: &Connection) -> End {
         let size_bytes = bytes.len();
         shard.counters().requests.add(1);
         shard.counters().request_bytes.add(size_bytes as u64);
-        match decode_request(bytes) {
+        let decoded = match check_request(bytes) {
+            Ok(checked) => {
+                let decoded_bytes = decoded_bytes(checked.elements());
+                if decoded_bytes > 0
+                    && let Err(end) = or_stop(shard, connection, memory.grow(decoded_bytes)).await
+                {
+                    return end;
+                }
+                checked.decode()
+            }
+            Err(error) => Err(error),
+        };
+        match decoded {
             Ok(request) => {
                 let admitted = async {
                     memory.grow(handlers::state_bytes(shard, &request)).await;

@@ -17,6 +17,7 @@ use highwater_model::batch::ProducerStamp;
 use highwater_model::compression::Compression;
 use highwater_protocol::messages::CreateTopicsRequest;
 use highwater_protocol::messages::create_topics_request::CreatableTopic;
+use highwater_protocol::messages::produce_request::PartitionProduceData;
 use process::{Process, address_in};
 
 /// What the settings below add up to: the hot tail, requests, responses, and one request beyond the budget.
@@ -90,6 +91,21 @@ fn floods(addr: SocketAddr) -> Vec<TcpStream> {
     floods
 }
 
+/// Requests of a few bytes for each of twenty thousand partitions, whose answers nobody reads: decoded and answered, each takes
+/// thirty times the memory that it came in.
+fn many_elements(addr: SocketAddr) -> Vec<TcpStream> {
+    let partitions = vec![PartitionProduceData::default().with_index(7).with_records(None); 20_000];
+    let mut request = produce_request("other", -1, Vec::new());
+    request.topic_data[0].partition_data = partitions;
+    let frame = highwater_protocol::encode_request(9, 1, None, &request).expect("encodes");
+    let crowd: Vec<TcpStream> = (0..200).map(|_| connect(addr)).collect();
+    for mut stream in &crowd {
+        // The broker may stop reading.
+        let _ = stream.write_all(&frame);
+    }
+    crowd
+}
+
 fn bombs(addr: SocketAddr) {
     let value = "0".repeat(100 << 20);
     for codec in [Compression::Gzip, Compression::Lz4, Compression::Zstd] {
@@ -135,13 +151,14 @@ fn memory_stays_within_the_settings_while_a_good_client_is_served() {
 
     let crowd = crowd(addr);
     let floods = floods(addr);
+    let many = many_elements(addr);
     bombs(addr);
     hostile_counts(addr);
     // Under all of that at once, a client that comes anew is served too.
     let mut late = Client::connect(addr);
     assert!(!late.fetch_values("good", 0, 0).is_empty());
     let highest = process.memory_bytes("VmHWM") - before;
-    drop((crowd, floods));
+    drop((crowd, floods, many));
 
     stop.store(true, Ordering::Relaxed);
     let served = good.join().expect("the good client is served");

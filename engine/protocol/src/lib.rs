@@ -26,5 +26,5 @@ pub use api::{ApiKey, RequestBody};
 pub use client::{CodecError, decode_response, encode_request};
 pub use error_code::ErrorCode;
 pub use fetch_response::FetchResponse;
-pub use request::{DecodeError, Request, RequestHeader, decode_request};
+pub use request::{CheckedRequest, DecodeError, Request, RequestHeader, check_request, decode_request};
 pub use response::{EncodeError, encode_describe_log_dirs, encode_response, encode_response_as};

@@ -89,23 +89,54 @@ pub enum DecodeError {
     ClientId,
 }
 
-/// Decodes the request in `frame`, which is what follows the frame's size. Record bytes and strings of the result share
-/// the frame's memory. Memory beyond that is in proportion to the frame, whatever it claims (see [`crate::schema`]).
-/// Bytes after the request are ignored, as Kafka does.
+/// A request whose lengths and counts fit what is there, and which is not decoded yet.
+#[derive(Debug, Clone)]
+pub struct CheckedRequest {
+    header: RequestHeader,
+    body: Bytes,
+    elements: usize,
+}
+
+impl CheckedRequest {
+    /// Array elements and tagged fields of the body: what decoding it takes memory for, besides a little for any request.
+    #[must_use]
+    pub fn elements(&self) -> usize {
+        self.elements
+    }
+
+    /// Decodes it. Record bytes and strings of the result share the frame's memory. Bytes after the request are ignored, as Kafka
+    /// does.
+    ///
+    /// # Errors
+    /// [`DecodeError::Content`].
+    pub fn decode(mut self) -> Result<Request, DecodeError> {
+        let RequestHeader { api_key, api_version, .. } = self.header;
+        let body = RequestBody::decode(api_key, api_version, &mut self.body)
+            .map_err(|reason| DecodeError::Content { api_key, api_version, reason })?;
+        Ok(Request { header: self.header, body })
+    }
+}
+
+/// Checks the request in `frame`, which is what follows the frame's size, without taking memory for it.
 ///
 /// # Errors
 /// [`DecodeError`].
-pub fn decode_request(mut frame: Bytes) -> Result<Request, DecodeError> {
+pub fn check_request(mut frame: Bytes) -> Result<CheckedRequest, DecodeError> {
     let header = decode_header(&mut frame)?;
     let RequestHeader { api_key, api_version, .. } = header;
-    schema::walk(api_key.schema(), api_version, &frame).map_err(|error| DecodeError::Bounds {
-        api_key,
-        api_version,
-        error,
-    })?;
-    let body = RequestBody::decode(api_key, api_version, &mut frame)
-        .map_err(|reason| DecodeError::Content { api_key, api_version, reason })?;
-    Ok(Request { header, body })
+    match schema::walk(api_key.schema(), api_version, &frame) {
+        Ok(walked) => Ok(CheckedRequest { header, body: frame, elements: walked.elements }),
+        Err(error) => Err(DecodeError::Bounds { api_key, api_version, error }),
+    }
+}
+
+/// Checks the request in `frame` and decodes it. Memory beyond the frame's is in proportion to the frame, whatever it claims (see
+/// [`crate::schema`]).
+///
+/// # Errors
+/// [`DecodeError`].
+pub fn decode_request(frame: Bytes) -> Result<Request, DecodeError> {
+    check_request(frame)?.decode()
 }
 
 fn decode_header(frame: &mut Bytes) -> Result<RequestHeader, DecodeError> {
