@@ -93,7 +93,7 @@ pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
         Long,
         Some("600000"),
         AtLeast(1),
-        "A connection without a request for this time in milliseconds is closed.",
+        "A connection without a request for this time in milliseconds is closed; no fetch waits longer.",
     ),
     fixed(
         "default.replication.factor",
