@@ -11,6 +11,7 @@ use highwater_protocol::messages::{OffsetForLeaderEpochRequest, OffsetForLeaderE
 use highwater_protocol::{ErrorCode, RequestHeader};
 
 use super::{ask_owners, find_by_name, reply};
+use crate::pace::Pace;
 use crate::reply::Outcome;
 use crate::shard::Shard;
 
@@ -22,14 +23,16 @@ pub(super) async fn handle(
     let image = shard.image();
     let mut topics = Vec::with_capacity(request.topics.len());
     let mut questions = Vec::new();
+    let mut pace = Pace::new(&shard.io);
     for topic in request.topics {
         topics.push((topic.topic.clone(), topic.partitions.len()));
-        questions.extend(topic.partitions.into_iter().map(|asked| {
-            match find_by_name(&image, &topic.topic, asked.partition) {
+        for asked in topic.partitions {
+            pace.step().await;
+            questions.push(match find_by_name(&image, &topic.topic, asked.partition) {
                 Ok(id) => Ok((id, asked)),
                 Err(error) => Err(refusal(asked.partition, error)),
-            }
-        }));
+            });
+        }
     }
     let gone = |id: &TopicPartition| refusal(id.partition.0, ErrorCode::NOT_LEADER_OR_FOLLOWER);
     let mut answers = ask_owners(shard, questions, gone, end_of_epoch).await.into_iter();

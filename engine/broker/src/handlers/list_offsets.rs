@@ -14,6 +14,7 @@ use highwater_protocol::{ErrorCode, RequestHeader};
 
 use super::{ask_owners, find_by_name, reply};
 use crate::errors;
+use crate::pace::Pace;
 use crate::partition::{IsolationLevel, ShardPartition};
 use crate::reply::Outcome;
 use crate::shard::Shard;
@@ -44,9 +45,11 @@ pub(super) async fn handle(
     let mut seen = BTreeSet::new();
     let mut topics = Vec::with_capacity(request.topics.len());
     let mut questions = Vec::new();
+    let mut pace = Pace::new(&shard.io);
     for topic in request.topics {
         topics.push((topic.name.clone(), topic.partitions.len()));
         for asked in topic.partitions {
+            pace.step().await;
             let index = asked.partition_index;
             let is_first = seen.insert((topic.name.clone(), index));
             let checked = match isolation {

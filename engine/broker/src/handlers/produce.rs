@@ -145,10 +145,12 @@ async fn send_to_owners(shard: &Rc<Shard>, header: RequestHeader, request: Produ
     };
     let mut topics = Vec::with_capacity(request.topic_data.len());
     let mut by_owner: Few<(usize, Few<Batch>)> = Few::new();
+    let mut pace = Pace::new(&shard.io);
     for (topic, data) in request.topic_data.into_iter().enumerate() {
         let found = find_topic(&image, terms.version, &data);
         let mut answer = TopicProduceResponse::default().with_name(data.name).with_topic_id(data.topic_id);
         for (partition, data) in data.partition_data.into_iter().enumerate() {
+            pace.step().await;
             let index = data.index;
             let mut response = PartitionProduceResponse::default().with_index(index);
             match check(&terms, found, Place { topic, partition }, data) {
