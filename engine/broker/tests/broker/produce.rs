@@ -218,6 +218,12 @@ fn time_of_appending_is_told_where_the_topic_stamps_it() {
     broker.create_topic("t", 1, &[("message.timestamp.type", "LogAppendTime")]);
     let answer = broker.connect().produce("t", 0, 1, batch(&["x"]));
     assert!(answer.log_append_time_ms > 1_700_000_000_000, "{answer:?}");
+    // A retry is told the time of its original.
+    let batch = batch_of(&["y"], Compression::None, stamp(7, 0, 0));
+    let original = broker.connect().produce("t", 0, 1, batch.clone());
+    let retried = broker.connect().produce("t", 0, 1, batch);
+    assert_eq!((retried.base_offset, retried.error_code), (1, 0));
+    assert_eq!(retried.log_append_time_ms, original.log_append_time_ms);
 }
 
 #[test]

@@ -245,7 +245,10 @@ impl Partition {
                 return Ok(Some(Appended {
                     base_offset: original.base_offset(),
                     last_offset: original.last_offset,
-                    log_append_time: Timestamp::NONE,
+                    log_append_time: match self.core.config.borrow().message_timestamp_type {
+                        TimestampType::LogAppendTime => original.timestamp,
+                        TimestampType::CreateTime => Timestamp::NONE,
+                    },
                     log_start_offset: live.state.log_start_offset,
                     is_duplicate: true,
                     shard: Rc::clone(&self.shard),
