@@ -100,6 +100,8 @@ pub(crate) struct ShardCore {
     checkpoint_turn: Semaphore,
     /// The lines of the last two checkpoints, the older one first.
     checkpoint_lines: Cell<[u64; 2]>,
+    /// Partitions that were deleted, and the groups that say so, as long as a start may find those.
+    deletions: RefCell<BTreeMap<TopicPartition, u64>>,
     /// Held while compaction looks for work and does it: one log at a time.
     pub(crate) compaction_turn: Semaphore,
     create_turn: Semaphore,
@@ -171,6 +173,7 @@ impl ShardLogs {
             shortage_told_at: Cell::new(None),
             checkpoint_turn: Semaphore::new(1),
             checkpoint_lines: Cell::new([0; 2]),
+            deletions: RefCell::default(),
             compaction_turn: Semaphore::new(1),
             create_turn: Semaphore::new(1),
             closing: Watch::new(false),
@@ -226,6 +229,8 @@ impl ShardLogs {
 
     /// Creates many partitions as [`create_partition`](Self::create_partition) does each, in the order of `new`, with one
     /// flush of the directory that holds them all. None is there before that: a start may find some or all of them.
+    ///
+    /// An id that was deleted may be used again: checkpoints pass the deletion first.
     pub async fn create_partitions(&self, new: Vec<NewPartition>) -> Vec<Result<Partition, LogError>> {
         let core = &self.core;
         let _turn = core.create_turn.acquire(1).await;
@@ -235,6 +240,10 @@ impl ShardLogs {
         for NewPartition { id, topic_name, config } in new {
             if self.partition(&id).is_some() || ids.contains(&id) {
                 made.push((id, config, Ok(None)));
+                continue;
+            }
+            if let Err(error) = core.pass_deletion(&id).await {
+                made.push((id, config, Err(error)));
                 continue;
             }
             let dir: Rc<Path> = core.data_dir.join(partition_dir_name(&topic_name, id.partition.0)).into();
@@ -314,6 +323,7 @@ impl ShardLogs {
             live.closed = true;
             live.deleted = true;
         }
+        shard.deletions.borrow_mut().insert(*id, sequence);
         shard.journal.progress().wait(Mark::Durable, sequence).await?;
         // Compaction notices, and ends.
         let _cleaning_turn = partition.cleaning_turn.acquire(1).await;
@@ -419,6 +429,16 @@ impl ShardCore {
         }
         let is_taken = self.dirs.borrow().contains(dir);
         is_taken.then(|| LogError::NameInUse { path: dir.display().to_string().into() })
+    }
+
+    /// Makes sure that no start finds the deletion of a partition in the journal, whichever of the two checkpoints it takes: it
+    /// would remove what is made under that id now.
+    async fn pass_deletion(self: &Rc<Self>, id: &TopicPartition) -> Result<(), LogError> {
+        let is_found = |passed| self.deletions.borrow().get(id).is_some_and(|&sequence| sequence > passed);
+        while is_found(self.passed_by_both_checkpoints()) {
+            self.checkpoint().await?;
+        }
+        Ok(())
     }
 
     /// Makes directories of partitions, several at once, and then all of their names durable. Why each is fenced, if it is

@@ -107,6 +107,51 @@ fn checkpoint_waits_for_names_that_are_being_made_durable() {
     }
 }
 
+/// What is deleted and made anew under the same id is not what the journal says was deleted, whichever checkpoint a start finds.
+#[test]
+fn partition_that_is_made_anew_under_its_id_survives() {
+    for (seed, end, newest_rots) in
+        [(1, End::Kill, false), (2, End::PowerCut, false), (3, End::Kill, true), (4, End::PowerCut, true)]
+    {
+        for old in [0, 4, 12] {
+            let mut scene = Scene::new(seed);
+            scene.live_and(end, move |io| async move {
+                let (_dir, logs, _) = open(&io).await;
+                let other = create(&logs, 1).await;
+                let first = create(&logs, 0).await;
+                for n in 0..old {
+                    try_append(&first, &[n; 3_000]).await.expect("accepted");
+                    try_append(&other, &[n; 3_000]).await.expect("accepted");
+                }
+                for round in 0..3 {
+                    logs.delete_partition(&id(0)).await.expect("deleted");
+                    let again = create(&logs, 0).await;
+                    for n in 0..3 {
+                        try_append(&again, &[100 + 10 * round + n; 500]).await.expect("accepted");
+                    }
+                }
+            });
+            scene.pass(Duration::from_secs(10));
+            if newest_rots {
+                let number = |bytes: &[u8]| u64::from_be_bytes(bytes[24..32].try_into().expect("eight"));
+                let files = scene.disk().snapshot_files();
+                let slots =
+                    files.iter().filter(|(path, bytes)| path.contains("/checkpoint-") && bytes.len() > 32);
+                let newest = slots.max_by_key(|(_, bytes)| number(bytes)).expect("there are some").0;
+                scene.disk().corrupt(newest, 40..48);
+            }
+            scene.live(move |io| async move {
+                let (_dir, logs, report) = open(&io).await;
+                assert!(report.fenced.is_empty() && report.strays.is_empty(), "{end:?}, {old}: {report:?}");
+                let values = read_values(&logs.partition(&id(0)).expect("is there")).await;
+                let expected: Vec<Vec<u8>> = (120..123).map(|n| vec![n; 500]).collect();
+                assert_eq!(values, expected, "{end:?}, {old} old records, newest rots: {newest_rots}");
+                assert_eq!(read_values(&logs.partition(&id(1)).expect("is there")).await.len(), old.into());
+            });
+        }
+    }
+}
+
 /// The name under which a directory waits for its removal is longer than the topic's.
 #[test]
 fn topic_with_the_longest_name_is_deleted() {

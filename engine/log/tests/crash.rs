@@ -1,6 +1,6 @@
 //! The log under crashes: random work on small files, so that a short run laps the journal, rolls, settles, truncates,
 //! deletes, compacts; the process killed or the power cut at any moment, recovery included; then what is left against what was
-//! promised.
+//! promised. A partition that was deleted is made anew, under its id or another.
 //!
 //! `HIGHWATER_SEEDS=10000` sets the number of seeds, `HIGHWATER_FIRST_SEED` the first, `HIGHWATER_SEED=17` runs one.
 //!
@@ -76,11 +76,11 @@ impl Truth {
         self.violation.borrow_mut().get_or_insert(what);
     }
 
-    /// Each creation makes a new topic, under the same name.
+    /// Every other creation makes a new topic, under the same name.
     fn id(&self, partition: i32) -> TopicPartition {
-        let incarnation = self.with(partition, |model| model.incarnation);
+        let topic = self.with(partition, |model| model.topic);
         TopicPartition {
-            topic_id: TopicId(uuid::Uuid::from_u128(u128::from(incarnation) + 1)),
+            topic_id: TopicId(uuid::Uuid::from_u128(u128::from(topic) + 1)),
             partition: PartitionIndex(partition),
         }
     }
@@ -185,7 +185,8 @@ async fn check_recovered(io: &Io, truth: &Truth, logs: &ShardLogs) {
     let known: Vec<i32> = truth.partitions.borrow().keys().copied().collect();
     for log in logs.partitions() {
         let partition = log.id().partition.0;
-        if truth.id(partition) != log.id() {
+        let may_be_there = truth.with(partition, |model| model.created || model.creating);
+        if truth.id(partition) != log.id() || !may_be_there {
             truth.violate(format!("partition {partition} was deleted and is back"));
         }
     }
@@ -387,7 +388,7 @@ async fn append(io: &Io, log: &Partition, truth: &Rc<Truth>, dice: &Dice, partit
         format!("accepted {}..={}, {bytes} bytes", appended.base_offset, appended.last_offset)
     });
     truth.with(partition, |model| model.accept(appended.base_offset.0, records));
-    let incarnation = log.id();
+    let incarnation = truth.with(partition, |model| model.incarnation);
     let next_offset = appended.last_offset.0 + 1;
     let (truth, log) = (Rc::clone(truth), log.clone());
     let acknowledge = async move {
@@ -402,7 +403,7 @@ async fn append(io: &Io, log: &Partition, truth: &Rc<Truth>, dice: &Dice, partit
                         .violate(format!("partition {partition}: {next_offset} acknowledged beyond durable"));
                 }
             }
-            if truth.id(partition) != incarnation {
+            if truth.with(partition, |model| model.incarnation) != incarnation {
                 return;
             }
             truth.with(partition, |model| {

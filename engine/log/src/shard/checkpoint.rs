@@ -54,6 +54,9 @@ impl ShardCore {
     /// before it be used again.
     pub(crate) async fn checkpoint(self: &Rc<Self>) -> Result<(), LogError> {
         let _turn = self.checkpoint_turn.acquire(1).await;
+        if self.closing.get() {
+            return Err(LogError::Closed);
+        }
         self.checkpoint_in_turn().await
     }
 
@@ -84,6 +87,8 @@ impl ShardCore {
             .map_err(|error| self.fence(&error))?;
         self.checkpoint_number.set(number);
         self.checkpoint_lines.set([self.checkpoint_lines.get()[1], boundary]);
+        let passed = self.passed_by_both_checkpoints();
+        self.deletions.borrow_mut().retain(|_, sequence| *sequence > passed);
         self.journal.release_through(boundary);
         for core in touched {
             let mut live = core.live.borrow_mut();

@@ -56,7 +56,8 @@ pub(super) struct Serving {
     logs: ShardLogs,
     options: Rc<StoreOptions>,
     gatherers: RefCell<BTreeMap<TopicPartition, Rc<Gatherer>>>,
-    /// Held while a log is looked up and created, so that all partitions of a topic get one id.
+    /// Held while a log is looked up and created, so that all partitions of a topic get one id, and while one is deleted, so
+    /// that nobody opens what is about to go.
     open_turn: Semaphore,
 }
 
@@ -173,6 +174,7 @@ impl Serving {
     }
 
     pub(super) async fn delete(&self, id: TopicPartition) -> Result<(), StoreError> {
+        let _turn = self.open_turn.acquire(1).await;
         let gatherer = self.gatherers.borrow_mut().remove(&id);
         if let Some(gatherer) = gatherer {
             gatherer.close().await;

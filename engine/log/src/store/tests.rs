@@ -110,6 +110,77 @@ fn acknowledged_records_survive_power_cuts_and_kills() {
     }
 }
 
+/// All logs of a topic have one id, so that a log that is deleted and opened anew has the id of the one before: a start took the
+/// new one for the one that was deleted.
+#[test]
+fn log_that_is_opened_anew_after_its_deletion_survives() {
+    for (seed, old, is_kill) in [(1, 0, true), (2, 0, false), (3, 5, true), (4, 5, false)] {
+        let mut world = World::new(seed, WorldConfig::default());
+        let node = world.add_node("store");
+        let acked: Acked = Rc::default();
+        let run = move |io: Io, acked: Acked| async move {
+            let shared = open(&io, small()).await;
+            let first = log(&shared, "events").await;
+            let sibling = shared.call(|serving| async move { serving.open_log("events", 1, None).await });
+            sibling.await.expect("a log");
+            for n in 0..old {
+                let ack = first.append(NewRecord::value(format!("old {n}"))).await.expect("taken");
+                ack.await.expect("stored");
+            }
+            let id = first.id();
+            shared.call(move |serving| async move { serving.delete(id).await }).await.expect("deleted");
+            let again = log(&shared, "events").await;
+            assert_eq!(again.id(), id, "a sibling keeps the topic's id");
+            for n in 0..10 {
+                let value = format!("new {n}");
+                let ack = again.append(NewRecord::value(value.clone())).await.expect("taken");
+                let Stored { offset, .. } = ack.await.expect("stored");
+                acked.borrow_mut().push((offset, value));
+            }
+        };
+        world.start(node, vec![Rc::clone(&acked)], run);
+        world.run_until(|_| acked.borrow().len() == 10).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        if is_kill {
+            world.kill(node);
+        } else {
+            world.power_cut(node);
+        }
+        let done = Rc::new(std::cell::Cell::new(false));
+        world.start(node, vec![(Rc::clone(&acked), Rc::clone(&done))], |io, (acked, done)| async move {
+            let shared = open(&io, small()).await;
+            let found = read_all(&log(&shared, "events").await).await;
+            assert_eq!(found, *acked.borrow());
+            done.set(true);
+        });
+        world.run_until(|_| done.get()).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+    }
+}
+
+/// Whoever opened a log while it was deleted got the old one, and so did everybody after the deletion.
+#[test]
+fn log_that_was_opened_while_it_was_deleted_can_be_opened_anew() {
+    for seed in 0..10 {
+        highwater_io::sim::run(seed, move |io| async move {
+            let shared = open(&io, small()).await;
+            let first = log(&shared, "events").await;
+            let sibling = shared.call(|serving| async move { serving.open_log("events", 1, None).await });
+            sibling.await.expect("a log");
+            first.append(NewRecord::value("old")).await.expect("taken").await.expect("stored");
+            let (deleting, id) = (Arc::clone(&shared), first.id());
+            let deleted = io.spawn(async move {
+                deleting.call(move |serving| async move { serving.delete(id).await }).await
+            });
+            // The old one or the new one, as it happens.
+            log(&shared, "events").await;
+            deleted.await.expect("deleted");
+            let again = log(&shared, "events").await;
+            let stored = again.append(NewRecord::value("new")).await.expect("taken").await;
+            assert_eq!(stored.expect("stored").offset, Offset(0), "seed {seed}");
+            assert_eq!(read_all(&again).await, [(Offset(0), "new".to_owned())]);
+        });
+    }
+}
+
 #[test]
 fn records_that_wait_together_are_stored_as_one_batch() {
     highwater_io::sim::run(1, |io| async move {

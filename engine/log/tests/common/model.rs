@@ -55,14 +55,17 @@ pub(crate) struct PartitionModel {
     pub(crate) creating: bool,
     pub(crate) created: bool,
     pub(crate) deleting: bool,
-    /// Number of the topic: a deleted one is followed by another.
+    /// How many there were before it, each deleted or never made.
     pub(crate) incarnation: u64,
+    /// Number of the topic's id: what follows a deleted partition has the same one now and then.
+    pub(crate) topic: u64,
 }
 
 impl PartitionModel {
-    /// The topic is gone; the next one of its name has another id.
+    /// The partition is gone; every other time the next one has another id.
     pub(crate) fn begin_anew(&mut self) {
-        *self = PartitionModel { incarnation: self.incarnation + 1, ..PartitionModel::default() };
+        let incarnation = self.incarnation + 1;
+        *self = PartitionModel { incarnation, topic: incarnation / 2, ..PartitionModel::default() };
     }
 
     pub(crate) fn accept(&mut self, base_offset: i64, records: Vec<Accepted>) {
