@@ -370,6 +370,63 @@ fn records_that_a_fence_holds_back_are_kept() {
     assert_goes_on(&mut scene, 3, 0);
 }
 
+/// The start of the log was moved, and segments below it were unlinked: before the damage was found, or behind it. The old start
+/// came back, and a salvage, which found no segment there, cut the whole log.
+#[test]
+fn moved_start_of_a_fenced_partition_stays() {
+    for moved_when_fenced in [false, true] {
+        let mut scene = Scene::new(1);
+        let move_start = |logs: ShardLogs| async move {
+            let partition = logs.partition(&id(0)).expect("is there");
+            let start = partition.delete_records_before(Offset(80)).await.expect("the disk is sound");
+            assert_eq!(start, Offset(80));
+        };
+        scene.live_and(End::Kill, move |io| async move {
+            let (_dir, logs, _) = open(&io).await;
+            append(&logs, 0, 0..120).await;
+            logs.checkpoint().await.expect("the disk is sound");
+            append(&logs, 0, 120..124).await;
+            if moved_when_fenced {
+                logs.partition(&id(0)).expect("is there").flush().await.expect("the disk is sound");
+                append(&logs, 1, 0..1).await;
+            } else {
+                move_start(logs).await;
+            }
+        });
+        scene.pass(Duration::from_secs(10));
+        let journal = scene.path_of("shard-0/journal-0");
+        let bytes = scene.disk().snapshot_files().remove(&journal).expect("is there");
+        let rotten = bytes.windows(600).position(|window| *window == value(121)).expect("is there") as u64;
+        scene.disk().corrupt(&journal, rotten..rotten + 8);
+        if moved_when_fenced {
+            scene.live_and(End::Kill, move |io| async move {
+                let (_dir, logs, report) = open(&io).await;
+                assert_eq!(report.fenced.len(), 1);
+                move_start(logs).await;
+            });
+            scene.pass(Duration::from_secs(10));
+        }
+        scene.live_and(End::Kill, move |io| async move {
+            let (_dir, logs, report) = open(&io).await;
+            assert_eq!(report.fenced.len(), 1);
+            let marks = logs.partition(&id(0)).expect("is there").watermarks().get();
+            assert_eq!((marks.log_start_offset, marks.log_end_offset), (Offset(80), Offset(121)));
+        });
+        scene.pass(Duration::from_secs(10));
+        let listed = planned(&mut scene, Selection::Fenced);
+        let cut = only(&listed);
+        assert_eq!((cut.log_start_offset, cut.next_offset), (Offset(80), Offset(121)), "{listed}");
+        assert_eq!(cut.damage, None, "{listed}");
+        salvaged(&mut scene, Selection::Fenced);
+        scene.live(|io| async move {
+            let (_dir, logs, report) = open(&io).await;
+            assert_eq!(report.fenced, []);
+            let kept = read_values(&logs.partition(&id(0)).expect("is there")).await;
+            assert_eq!(kept, (80..121).map(value).collect::<Vec<_>>());
+        });
+    }
+}
+
 #[test]
 fn only_what_is_named_is_salvaged() {
     let mut scene = Scene::new(1);

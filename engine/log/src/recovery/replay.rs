@@ -200,7 +200,11 @@ impl Replay {
         let max_producers = self.max_producers;
         let target = self.target(id);
         if target.state.fenced.is_some() && entry.change != Change::Delete {
-            // Behind the damage nothing fits any more.
+            // Behind the damage nothing fits any more. But the start that was answered stays, as far as there is a log: the
+            // segments below it are gone.
+            if let Change::MoveStart { log_start_offset } = entry.change {
+                target.state.move_start(log_start_offset.min(target.state.next_offset));
+            }
             self.held_back |= matches!(entry.change, Change::Append { .. });
             return Ok(());
         }
