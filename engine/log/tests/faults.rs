@@ -6,10 +6,14 @@ use std::time::Duration;
 
 use common::scenarios::{self, Verdict};
 use common::scene::{End, Scene};
-use common::{append_one, batch_of, create, id, open, read_values};
+use common::{
+    append_one, batch_of, create, id, open, open_with, options, read_values, small_shard,
+};
 use highwater_io::Io;
 use highwater_io::sim::{DiskOp, Fault, FaultEffect};
-use highwater_log::{AppendError, LogError, Origin, Partition, ReadRequest, ShardLogs};
+use highwater_log::{
+    AppendError, LogError, OpenOptions, Origin, Partition, ReadRequest, ShardConfig, ShardLogs,
+};
 use highwater_model::batch::ProducerStamp;
 use highwater_model::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence};
 
@@ -292,6 +296,71 @@ fn lack_of_descriptors_is_an_error_to_the_producer_and_no_failure() {
             assert!(report.fenced.is_empty(), "seed {seed}: {:?}", report.fenced);
             let partition = logs.partition(&id(0)).expect("is there");
             assert_eq!(read_values(&partition).await.len(), appended, "seed {seed}");
+        });
+    }
+}
+
+async fn stands_not_still<T>(io: &Io, what: &str, work: impl Future<Output = T>) -> T {
+    io.timeout(Duration::from_secs(600), work).await.unwrap_or_else(|_| panic!("{what} stands still"))
+}
+
+/// Each time that there was no descriptor for a journal file to be used again, the journal had one file less, until it had none.
+#[test]
+fn journal_file_that_finds_no_descriptor_is_used_again_later() {
+    let mut scene = Scene::new(1);
+    let disk = scene.disk();
+    scene.live(move |io| async move {
+        let (dir, logs, _) = open(&io).await;
+        let partition = create(&logs, 0).await;
+        for number in 0..400_u32 {
+            if number % 40 == 39 {
+                for op in [DiskOp::Open, DiskOp::Create] {
+                    disk.inject(Fault::new(op, FaultEffect::Errno(EMFILE)).on("/journal-").times(1));
+                }
+            }
+            stands_not_still(&io, "an append", try_append(&partition, &[b'x'; 3000]))
+                .await
+                .expect("accepted");
+        }
+        stands_not_still(&io, "the close", logs.close()).await.expect("a clean stop");
+        dir.mark_clean().await.expect("marked");
+    });
+}
+
+/// A journal file has its number from when its header was written: another one had the same where there was no descriptor for the
+/// last step, and no start was possible any more.
+#[test]
+fn journal_file_that_was_begun_is_finished_before_others() {
+    for op in [DiskOp::SyncDirectory, DiskOp::Flush] {
+        let mut scene = Scene::new(1);
+        let disk = scene.disk();
+        let appended = scene.live_and(End::Kill, move |io| async move {
+            let shard =
+                ShardConfig { journal_max_files: 8, checkpoint_interval_bytes: 1 << 40, ..small_shard() };
+            let (_dir, logs, _) = open_with(&io, OpenOptions { shard, ..options() }).await;
+            let partition = create(&logs, 0).await;
+            io.sleep(Duration::from_secs(1)).await;
+            let on = if op == DiskOp::Flush { "shard-0/journal-2" } else { "shard-0" };
+            let fault = disk.inject(Fault::new(op, FaultEffect::Errno(EMFILE)).on(on).times(1));
+            let mut appended = 0;
+            while disk.fired(fault) == 0 {
+                try_append(&partition, &[b'x'; 3000]).await.expect("accepted");
+                appended += 1;
+            }
+            logs.checkpoint().await.expect("the disk is sound");
+            for _ in 0..5 {
+                try_append(&partition, &[b'x'; 3000]).await.expect("accepted");
+                appended += 1;
+                io.sleep(Duration::from_millis(500)).await;
+            }
+            appended
+        });
+        scene.pass(Duration::from_secs(10));
+        scene.live(move |io| async move {
+            let (_dir, logs, report) = open(&io).await;
+            assert!(report.fenced.is_empty(), "{op:?}: {report:?}");
+            let partition = logs.partition(&id(0)).expect("is there");
+            assert_eq!(read_values(&partition).await.len(), appended, "{op:?}");
         });
     }
 }

@@ -102,6 +102,9 @@ pub(crate) struct Files {
     next_number: Cell<u64>,
     slots: Cell<usize>,
     spent: RefCell<Vec<usize>>,
+    /// The slot whose header may have been written with the next number, and which is not ready: it is the next one, or
+    /// two files had that number.
+    begun: Cell<Option<usize>>,
     closed: RefCell<VecDeque<Closed>>,
     current_slot: Cell<usize>,
     /// Fills the first file; ends with the journal.
@@ -128,6 +131,7 @@ impl Files {
             next_number: Cell::new(0),
             slots: Cell::new(0),
             spent: RefCell::default(),
+            begun: Cell::new(None),
             closed: RefCell::default(),
             current_slot: Cell::new(0),
             zeroing: RefCell::new(None),
@@ -152,12 +156,28 @@ impl Files {
     }
 
     async fn prepare(&self, zeroing: Zeroing) -> Result<Option<(usize, Rc<JournalFile>)>, FileError> {
-        let reused = self.spent.borrow_mut().pop();
-        let slot = match reused {
-            Some(slot) => slot,
-            None if self.slots.get() < self.max_files => self.slots.get(),
-            None => return Ok(None),
-        };
+        let Some(slot) = self.take_slot() else { return Ok(None) };
+        let is_new = slot >= self.slots.get();
+        let prepared = self.prepare_slot(slot, is_new, zeroing).await;
+        if prepared.is_err() && !is_new && self.begun.get() != Some(slot) {
+            self.spent.borrow_mut().push(slot);
+        }
+        Ok(Some((slot, Rc::new(prepared?))))
+    }
+
+    /// The slot of the next file, which whoever takes it gives back if it comes to nothing.
+    fn take_slot(&self) -> Option<usize> {
+        let slots = self.slots.get();
+        let may_grow = || (slots < self.max_files).then_some(slots);
+        self.begun.get().or_else(|| self.spent.borrow_mut().pop()).or_else(may_grow)
+    }
+
+    async fn prepare_slot(
+        &self,
+        slot: usize,
+        is_new: bool,
+        zeroing: Zeroing,
+    ) -> Result<JournalFile, FileError> {
         let file = self.open_slot(slot).await?;
         let mut incarnation = [0; 16];
         self.io.random_bytes(&mut incarnation);
@@ -172,28 +192,30 @@ impl Files {
             file,
             header,
             size_bytes: self.file_bytes,
-            zeroed_bytes: Cell::new(if reused.is_some() { self.file_bytes } else { FILE_HEADER_BYTES }),
+            zeroed_bytes: Cell::new(if is_new { FILE_HEADER_BYTES } else { self.file_bytes }),
             zeroing: Semaphore::new(1),
             overtaken: Cell::new(false),
         };
-        if reused.is_none() {
+        if is_new {
             prepared.file.allocate(0, self.file_bytes).await?;
             // The header tells the length.
             prepared.file.sync_all().await?;
         }
         let mut block = IoBuf::with_capacity(FILE_HEADER_BYTES as usize);
         block.extend_from_slice(&header.encode());
+        self.begun.set(Some(slot));
         prepared.file.write_at(vec![block.freeze()], 0, fs::Durability::Plain).await?;
-        if reused.is_none() && zeroing == Zeroing::Whole {
+        if is_new && zeroing == Zeroing::Whole {
             prepared.zero_rest().await?;
         }
         prepared.file.sync_data().await?;
-        if reused.is_none() {
+        if is_new {
             self.io.fs().sync_dir(&self.dir).await?;
             self.slots.set(slot + 1);
         }
         self.next_number.set(number + 1);
-        Ok(Some((slot, Rc::new(prepared))))
+        self.begun.set(None);
+        Ok(prepared)
     }
 
     async fn open_slot(&self, slot: usize) -> Result<fs::File, FileError> {
