@@ -6,9 +6,11 @@ mod common;
 
 use std::time::Duration;
 
-use common::{append_one, create, id, open};
+use common::scene::Scene;
+use common::{append_one, create, id, open, open_with, options, small_log, small_shard};
 use highwater_io::Io;
-use highwater_log::Partition;
+use highwater_io::sim::{DiskOp, Fault, FaultEffect};
+use highwater_log::{LogConfig, OpenOptions, Partition, ShardConfig};
 
 /// Fills the journal again and again.
 async fn fill(log: Partition) {
@@ -40,5 +42,46 @@ async fn delete_while_others_append(io: Io) {
 fn deletion_while_the_journal_is_full_lets_it_go_on() {
     for seed in 0..8 {
         highwater_io::sim::run(seed, delete_while_others_append);
+    }
+}
+
+/// Memory asked for a checkpoint, whose line lay in the first of two journal files; while segments were flushed, appends filled both.
+/// The checkpoint made no room for them, and yet its end said that nobody waited for any.
+#[test]
+fn journal_that_fills_up_during_a_checkpoint_gets_another_one() {
+    for seed in 0..4 {
+        let mut scene = Scene::new(seed);
+        let disk = scene.disk();
+        scene.live(move |io| async move {
+            let shard = ShardConfig {
+                journal_file_bytes: 4 << 20,
+                journal_max_files: 2,
+                checkpoint_interval_bytes: 1 << 40,
+                ..small_shard()
+            };
+            let (_dir, logs, _) = open_with(&io, OpenOptions { shard, ..options() }).await;
+            let mut partitions = Vec::new();
+            for n in 0..3 {
+                let config = LogConfig { segment_bytes: 32 << 20, ..small_log() };
+                partitions.push(logs.create_partition(id(n), "topic", config).await.expect("created"));
+            }
+            io.sleep(Duration::from_secs(1)).await;
+            let late = |seconds| FaultEffect::Delay(Duration::from_secs(seconds));
+            disk.inject(Fault::new(DiskOp::Write, late(2)).on("00000000.log").times(3));
+            let flushes = disk.inject(Fault::new(DiskOp::Flush, late(60)).on("00000000.log").times(3));
+            let fill = |log: Partition| async move {
+                for _ in 0..1_500 {
+                    append_one(&log, &[7; 3_000]).await;
+                }
+            };
+            let fillers: Vec<_> = partitions.into_iter().map(|log| io.spawn(fill(log))).collect();
+            let work = async {
+                for filler in fillers {
+                    filler.await;
+                }
+            };
+            io.timeout(Duration::from_secs(1_000), work).await.expect("nothing stands still");
+            assert!(disk.fired(flushes) > 0);
+        });
     }
 }

@@ -151,7 +151,7 @@ pub(crate) struct Journal {
     unflushed: RefCell<Unflushed>,
     unflushed_bytes: Cell<u64>,
     bytes_since_checkpoint: Watch<u64>,
-    /// What appends wait for; cleared by whoever relieves it.
+    /// What appends wait for; taken by the checkpoint that is to relieve it.
     pressure: Watch<Pressure>,
     counters: Cell<JournalCounters>,
     /// Whether the log closes: nobody may wait for room any more, except the close itself.
@@ -397,12 +397,15 @@ impl Journal {
         self.changes.update(|changes| *changes += 1);
     }
 
-    /// Lets files be used again whose groups are all at or below `sequence`: a durable checkpoint has passed them.
-    pub(crate) fn release_through(&self, sequence: u64) {
-        if self.files.release_through(sequence) {
+    /// Lets files be used again whose groups are all at or below `sequence`: a durable checkpoint has passed them. Tells whether
+    /// there were any.
+    pub(crate) fn release_through(&self, sequence: u64) -> bool {
+        let released = self.files.release_through(sequence);
+        if released {
             // The preparer looks again.
             self.prepared.update(|_| ());
         }
+        released
     }
 
     /// Ends the write loop once everything accepted is durable, or has failed.

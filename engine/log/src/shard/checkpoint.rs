@@ -5,10 +5,12 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use highwater_io::IO_ALIGNMENT;
+use highwater_io::sync::Watch;
 
 use super::{Dirty, FLUSHES_IN_FLIGHT, ShardCore};
 use crate::checkpoint;
 use crate::error::LogError;
+use crate::journal::Pressure;
 use crate::journal::progress::Mark;
 use crate::mutants;
 use crate::partition::PartitionCore;
@@ -64,6 +66,7 @@ impl ShardCore {
     pub(super) async fn checkpoint_in_turn(self: &Rc<Self>) -> Result<(), LogError> {
         self.evict();
         let bytes_before = self.journal.bytes_since_checkpoint().get();
+        let relief = Relief::begin(self.journal.pressure());
         // From here to the end of the capture nothing is accepted: there is no await.
         let boundary = self.journal.draw_boundary();
         let (body, touched) = self.capture();
@@ -89,14 +92,14 @@ impl ShardCore {
         self.checkpoint_lines.set([self.checkpoint_lines.get()[1], boundary]);
         let passed = self.passed_by_both_checkpoints();
         self.deletions.borrow_mut().retain(|_, sequence| *sequence > passed);
-        self.journal.release_through(boundary);
+        let released = self.journal.release_through(boundary);
         for core in touched {
             let mut live = core.live.borrow_mut();
             live.touched = live.last_sequence > boundary;
         }
         self.evict();
         self.journal.bytes_since_checkpoint().update(|bytes| *bytes = bytes.saturating_sub(bytes_before));
-        self.journal.pressure().set(Default::default());
+        relief.end(released);
         Ok(())
     }
 
@@ -174,6 +177,41 @@ impl ShardCore {
     /// No group at or below is ever replayed again, whichever of its two checkpoints a start finds.
     pub(crate) fn passed_by_both_checkpoints(&self) -> u64 {
         self.checkpoint_lines.get()[0]
+    }
+}
+
+/// What appends waited for when a checkpoint drew its line. What they begin to wait for behind it, this one may not relieve: that
+/// stays for the next one.
+struct Relief<'a> {
+    pressure: &'a Watch<Pressure>,
+    taken: Pressure,
+}
+
+impl<'a> Relief<'a> {
+    fn begin(pressure: &'a Watch<Pressure>) -> Self {
+        Relief { pressure, taken: pressure.update(std::mem::take) }
+    }
+
+    /// The checkpoint is written. Whoever waits for a file is woken if one was released, and for memory by what was written
+    /// behind; a lack of that shows by itself.
+    fn end(mut self, released: bool) {
+        self.taken = Pressure::default();
+        self.pressure.update(|pressure| {
+            pressure.files &= !released;
+            pressure.memory = false;
+        });
+    }
+}
+
+impl Drop for Relief<'_> {
+    /// Where the checkpoint came to nothing, they wait still.
+    fn drop(&mut self) {
+        if self.taken != Pressure::default() {
+            self.pressure.update(|pressure| {
+                pressure.files |= self.taken.files;
+                pressure.memory |= self.taken.memory;
+            });
+        }
     }
 }
 
