@@ -15,6 +15,7 @@ use highwater_log::{AppendError, LogConfig, LogError, OpenOptions, Origin, Parti
 use highwater_model::batch::ProducerStamp;
 use highwater_model::{LeaderEpoch, Offset, PartitionIndex, TopicId, TopicPartition};
 
+const EMFILE: i32 = 24;
 const ENOSPC: i32 = 28;
 
 async fn try_append(partition: &Partition, value: &[u8]) -> Result<(), AppendError> {
@@ -69,6 +70,38 @@ fn roll_that_finds_no_space_hides_nothing_later() {
             assert_eq!(read_values(&partition).await, written, "clean: {is_clean}");
         });
     }
+}
+
+/// The file that was made for a roll which never came was unlinked, and then there was no descriptor to make that durable. The
+/// next roll took it for one that is there, and the log directory was given up.
+#[test]
+fn roll_is_made_anew_after_a_removal_that_was_short_of_descriptors() {
+    let mut scene = Scene::new(1);
+    let disk = scene.disk();
+    let written = scene.live_and(End::PowerCut, move |io| async move {
+        let (_dir, logs, _) = open(&io).await;
+        let partition = create(&logs, 0).await;
+        let mut written = Vec::new();
+        for n in 0..7u8 {
+            written.push(vec![n; 3_000]);
+            try_append(&partition, &[n; 3_000]).await.expect("there is space");
+        }
+        disk.set_capacity(disk.used_bytes());
+        try_append(&partition, &[100; 4_000]).await.expect_err("there is no space");
+        disk.set_capacity(disk.used_bytes() + (64 << 20));
+        disk.inject(Fault::new(DiskOp::SyncDirectory, FaultEffect::Errno(EMFILE)).on("topic-0").times(1));
+        let refused = try_append(&partition, &[7; 500]).await;
+        assert!(matches!(refused, Err(AppendError::Log(LogError::OutOfDescriptors { .. }))), "{refused:?}");
+        written.push(vec![8; 4_000]);
+        try_append(&partition, &[8; 4_000]).await.expect("there is space again, and a descriptor");
+        assert!(logs.failure().is_none());
+        written
+    });
+    scene.live(move |io| async move {
+        let (_dir, logs, report) = open(&io).await;
+        assert!(report.fenced.is_empty(), "{report:?}");
+        assert_eq!(read_values(&logs.partition(&id(0)).expect("is there")).await, written);
+    });
 }
 
 /// While a checkpoint flushes a segment, that one is completed, and its name is being made durable: the checkpoint does not vouch

@@ -412,7 +412,8 @@ impl Partition {
     pub(crate) async fn drop_unused_segment(&self, wanted: Option<Offset>) -> Result<(), LogError> {
         let unused = {
             let live = self.core.live.borrow();
-            live.next_segment.clone().filter(|next| Some(next.base_offset) != wanted)
+            // A removal that came to no end is done again: what is marked as removed does not come back.
+            live.next_segment.clone().filter(|next| Some(next.base_offset) != wanted || next.is_removed())
         };
         if let Some(unused) = unused {
             self.shard.remove_segments(&self.core, &[unused]).await?;
