@@ -18,7 +18,8 @@
 
 use std::path::{Path, PathBuf};
 
-use highwater_io::{FileError, Io, fs};
+use bytes::Bytes;
+use highwater_io::{FileError, Io, IoBuf, fs};
 use twox_hash::XxHash3_64;
 
 use crate::journal::JournalPlace;
@@ -29,9 +30,8 @@ use crate::partition::state::PartitionState;
 
 const MAGIC: &[u8; 8] = b"HWCKPT01";
 const HEADER_BYTES: usize = 80;
-
-/// Largest checkpoint in bytes that is read: a million partitions of a kilobyte.
-const MAX_CHECKPOINT_BYTES: usize = 1 << 30;
+/// Where the header tells the length of the body.
+const BODY_BYTES_AT: usize = 64;
 
 /// A checkpoint in memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,6 +114,19 @@ pub(crate) async fn create_slots(io: &Io, dir: &Path, bytes: Vec<u8>) -> Result<
     io.fs().sync_dir(dir).await
 }
 
+/// The bytes of a checkpoint's file that its header claims, however long the file is: whatever fitted into the memory of the one
+/// who wrote it is read, and an older, larger one may have left more behind it.
+async fn read(io: &Io, path: &Path) -> Result<Bytes, FileError> {
+    let file = io.fs().open(path, fs::OpenOptions::read_only()).await?;
+    let header = file.read_at(IoBuf::with_capacity(HEADER_BYTES), 0, HEADER_BYTES).await?;
+    let body_bytes = header.get(BODY_BYTES_AT..BODY_BYTES_AT + 8).and_then(|bytes| Fields(bytes).u64());
+    let claimed_bytes = body_bytes.unwrap_or(0).saturating_add(HEADER_BYTES as u64);
+    let Some(len) = usize::try_from(claimed_bytes.min(file.len().await?)).ok() else {
+        return Ok(Bytes::new());
+    };
+    Ok(file.read_at(IoBuf::with_capacity(len), 0, len).await?.freeze())
+}
+
 /// The newest valid checkpoint in `dir`.
 pub(crate) async fn read_newest(
     io: &Io,
@@ -131,7 +144,7 @@ pub(crate) async fn read_newest(
             let file = io.fs().open(&path, fs::OpenOptions::read_write()).await?;
             lock_for_writing(io, &file).await?;
         }
-        let bytes = match io.fs().read_file(&path, MAX_CHECKPOINT_BYTES).await {
+        let bytes = match read(io, &path).await {
             Ok(bytes) => bytes,
             // An unreadable sector counts as torn: the other slot is there for that.
             Err(error) if error.errno() == Some(EIO) => {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use common::scene::{End, Scene};
 use common::{DIR, append_one, batch_of, create, id, open_with, options, read_values, small_shard};
-use highwater_io::Io;
+use highwater_io::{Io, fs};
 use highwater_log::salvage::{Selection, salvage};
 use highwater_log::verify::verify;
 use highwater_log::{
@@ -216,6 +216,27 @@ fn damaged_journal_is_kept_whole_wherever_the_power_goes_in_its_recovery() {
         let kept = journal_of(scene.disk().durable_files(), &format!("damaged-{generation}"));
         assert!(kept == original, "cut at event {event} of {events}");
     }
+}
+
+/// What a checkpoint's file has behind the checkpoint, an older and larger one left. Whatever was written can be read.
+#[test]
+fn checkpoint_file_of_any_length_is_read() {
+    let mut scene = scene_with_records(true);
+    scene.pass(Duration::from_secs(10));
+    let files = scene.disk().file_lengths().into_keys();
+    let paths: Vec<String> = files.filter(|path| path.contains("/checkpoint-")).collect();
+    assert_eq!(paths.len(), 2);
+    scene.live_and(End::Kill, |io| async move {
+        for path in paths {
+            let file = io.fs().open(path, fs::OpenOptions::read_write()).await.expect("is there");
+            file.set_len(3 << 30).await.expect("holes take no space");
+        }
+    });
+    scene.live(|io| async move {
+        let (_dir, logs, report) = open(&io).await;
+        assert!(report.fenced.is_empty(), "{report:?}");
+        assert_eq!(read_values(&logs.partition(&id(0)).expect("is there")).await.len(), RECORDS as usize);
+    });
 }
 
 #[test]
