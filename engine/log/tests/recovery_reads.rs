@@ -5,10 +5,13 @@ mod common;
 use std::time::Duration;
 
 use common::scene::{End, Scene};
-use common::{append_one, create, id, open_with, options};
+use common::{append_one, create, id, open_with, options, small_log};
 use highwater_io::Io;
 use highwater_io::sim::{DiskOp, Fault, FaultEffect};
-use highwater_log::{DataDir, OpenOptions, RecoveryReport, ShardConfig, ShardLogs};
+use highwater_log::{
+    DataDir, LogConfig, OpenOptions, Partition, ReadRequest, RecoveryReport, ShardConfig, ShardLogs,
+};
+use highwater_model::Offset;
 
 const JOURNAL_FILE_BYTES: u64 = 4 << 20;
 
@@ -116,4 +119,62 @@ fn journal_of_a_clean_stop_is_not_searched() {
     assert!(report.was_clean && report.fenced.is_empty());
     // Two headers, and a look at each of the two places where the next group would be.
     assert!(reads <= 4, "{reads} reads");
+}
+
+/// Whoever read first and went away, or came while the index was being read, made it count for nothing: the segment was walked.
+#[test]
+fn index_is_used_whoever_reads_first() {
+    let segments = || {
+        let mut scene = Scene::new(3);
+        scene.live_and(End::Kill, |io| async move {
+            let (dir, logs, _) = open_large(&io).await;
+            let config = LogConfig { segment_bytes: 1 << 20, index_interval_bytes: 4096, ..small_log() };
+            let partition = logs.create_partition(id(0), "topic", config).await.expect("created");
+            for _ in 0..150 {
+                append_one(&partition, &[1; 10_000]).await.acknowledged().await.expect("durable");
+            }
+            logs.close().await.expect("a clean stop");
+            dir.mark_clean().await.expect("marked");
+        });
+        scene
+    };
+    let read = |partition: Partition| async move {
+        let upper_bound = partition.watermarks().get().log_end_offset;
+        let request = ReadRequest { offset: Offset(90), max_bytes: 1, min_one_batch: true, upper_bound };
+        partition.read(request).await.map(|data| data.next_offset)
+    };
+    for step in 0..60 {
+        let mut scene = segments();
+        let disk = scene.disk();
+        let reads = scene.live(move |io| async move {
+            let (_dir, logs, _) = open_large(&io).await;
+            let partition = logs.partition(&id(0)).expect("is there");
+            let none = Fault::new(DiskOp::Open, FaultEffect::Errno(24)).on("00000000.index").times(1);
+            let reads = Fault::new(DiskOp::Read, FaultEffect::Delay(Duration::ZERO)).on("00000000.log");
+            let reads = disk.inject(reads);
+            let patience = Duration::from_micros(10 * step);
+            match step % 3 {
+                0 => drop(io.timeout(patience, read(partition.clone())).await),
+                1 => {
+                    let other = io.spawn(read(partition.clone()));
+                    io.sleep(patience).await;
+                    drop(read(partition.clone()).await);
+                    drop(other.await);
+                }
+                _ => {
+                    disk.inject(none);
+                    drop(read(partition.clone()).await);
+                    disk.lift(reads);
+                    let reads =
+                        Fault::new(DiskOp::Read, FaultEffect::Delay(Duration::ZERO)).on("00000000.log");
+                    let reads = disk.inject(reads);
+                    assert_eq!(read(partition).await.expect("readable"), Offset(91));
+                    return disk.fired(reads);
+                }
+            }
+            assert_eq!(read(partition).await.expect("readable"), Offset(91));
+            disk.fired(reads)
+        });
+        assert!(reads <= 6, "step {step}: {reads} reads, the segment is walked");
+    }
 }

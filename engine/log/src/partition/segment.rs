@@ -237,11 +237,25 @@ impl Segment {
 
     /// Loads the index files of a closed segment, once. Without usable ones the index is built by walking.
     pub(crate) async fn load_index(&self, io: &Io) {
-        if self.index_loaded.replace(true) || !self.closed.get() {
+        if self.index_loaded.get() {
+            return;
+        }
+        if !self.closed.get() {
+            self.index_loaded.set(true);
             return;
         }
         let offsets = io.fs().read_file(self.path(INDEX_SUFFIX), MAX_INDEX_BYTES).await;
         let times = io.fs().read_file(self.path(TIME_INDEX_SUFFIX), MAX_INDEX_BYTES).await;
+        // Only now: whoever came meanwhile reads them, too, and does not walk the segment because of one who went away. What is
+        // there and was not opened for lack of a descriptor is there the next time.
+        let is_short =
+            |read: &Result<Bytes, FileError>| read.as_ref().is_err_and(FileError::is_out_of_descriptors);
+        let is_tried = !is_short(&offsets) && !is_short(&times);
+        if self.index_loaded.replace(is_tried) {
+            // Somebody was faster, or found that it misleads.
+            self.index_loaded.set(true);
+            return;
+        }
         let (Ok(offsets), Ok(times)) = (offsets, times) else { return };
         // Cut meanwhile, it has no index files any more.
         if self.index.borrow().covered_bytes() > 0 || !self.closed.get() {
@@ -258,6 +272,7 @@ impl Segment {
 
     /// Forgets the index: it misled us.
     pub(crate) fn drop_index(&self) {
+        self.index_loaded.set(true);
         *self.index.borrow_mut() = SparseIndex::default();
     }
 
