@@ -53,6 +53,9 @@ const METADATA_BYTES: usize = 4096;
 /// More shards than any machine has.
 const MAX_JOURNALS: usize = 1 << 16;
 
+/// Longest name of a file or directory: `NAME_MAX`.
+const MAX_NAME_BYTES: usize = 255;
+
 /// Journals that are begun, or removed, at the same time.
 const JOURNALS_AT_ONCE: usize = 16;
 
@@ -507,6 +510,15 @@ pub(crate) async fn remove_partition_dir(io: &Io, dir: &Path) -> Result<(), File
         io.fs().remove_file(dir.join(&entry.name)).await?;
     }
     io.fs().remove_dir(dir).await
+}
+
+/// Where a deleted partition's directory waits for its removal, under Kafka's kind of name.
+pub(crate) fn doomed_dir(io: &Io, data_dir: &Path, topic_name: &str, id: TopicPartition) -> PathBuf {
+    let unique = io.random_uuid().simple();
+    let tail = format!("-{}.{unique}-delete", id.partition.0);
+    // As in Kafka, a long name is cut: file systems take no more.
+    let topic = topic_name.get(..MAX_NAME_BYTES - tail.len()).unwrap_or(topic_name);
+    data_dir.join(format!("{topic}{tail}"))
 }
 
 /// A partition's directory.

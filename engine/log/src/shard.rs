@@ -47,9 +47,6 @@ const SLAB_BYTES: usize = 1 << 20;
 /// it is needed any more.
 const LEAST_SLABS: usize = 16;
 const LEAST_SLAB_BYTES: usize = 256 << 10;
-/// Longest name of a file or directory: `NAME_MAX`.
-const MAX_NAME_BYTES: usize = 255;
-
 /// Space reserved for a segment at first, doubled each time up to the largest step.
 const FIRST_RESERVE_BYTES: u64 = 64 << 10;
 const LARGEST_RESERVE_STEP_BYTES: u64 = 16 << 20;
@@ -238,6 +235,13 @@ impl ShardLogs {
         let mut made = Vec::with_capacity(new.len());
         let (mut begun, mut ids) = (Vec::new(), BTreeSet::new());
         for NewPartition { id, topic_name, config } in new {
+            let deleted = self.partition(&id).filter(Partition::is_deleted);
+            if deleted.is_some()
+                && let Err(error) = self.delete_partition(&id).await
+            {
+                made.push((id, config, Err(error)));
+                continue;
+            }
             if self.partition(&id).is_some() || ids.contains(&id) {
                 made.push((id, config, Ok(None)));
                 continue;
@@ -288,7 +292,8 @@ impl ShardLogs {
     /// Deletes a partition. Durable when this returns; a crash before it leaves the partition as it was.
     ///
     /// # Errors
-    /// [`LogError`].
+    /// [`LogError`]. Where the deletion was only short of space or descriptors, it is finished when it is asked for again, and
+    /// otherwise by the next checkpoint.
     pub async fn delete_partition(&self, id: &TopicPartition) -> Result<(), LogError> {
         let Some(Partition { core: partition, shard }) = self.partition(id) else { return Ok(()) };
         let _append_turn = partition.append_turn.acquire(1).await;
@@ -309,8 +314,12 @@ impl ShardLogs {
                 }
             }
         };
+        if partition.live.borrow().deleted {
+            // An attempt before this one was short of something, or has just come to its end.
+            return shard.finish_deletions().await;
+        }
         if partition.live.borrow().closed {
-            return Ok(());
+            return Err(LogError::Closed);
         }
         let entry = Entry { id: *id, change: Change::Delete };
         let effect = Effect::none(Rc::clone(&partition));
@@ -325,14 +334,7 @@ impl ShardLogs {
         }
         shard.deletions.borrow_mut().insert(*id, sequence);
         shard.journal.progress().wait(Mark::Durable, sequence).await?;
-        // Compaction notices, and ends.
-        let _cleaning_turn = partition.cleaning_turn.acquire(1).await;
-        shard.forget_partition(id);
-        let doomed = shard.retire_dir(&partition).await?;
-        // Until now nothing else could take its name.
-        shard.partitions.borrow_mut().remove(id);
-        shard.dirs.borrow_mut().remove(&partition.dir);
-        dir::remove_partition_dir(&shard.io, &doomed).await.map_err(|error| shard.fence(&error))
+        shard.finish_deletion(&partition).await
     }
 
     /// Stops cleanly: everything accepted is in segments, trimmed and flushed, Kafka's files are beside them, and the
@@ -495,15 +497,45 @@ impl ShardCore {
         fs.replace_file_durable(dir.join(PARTITION_METADATA), metadata.into()).await
     }
 
-    /// Takes a deleted partition's directory out of the way, durably, under Kafka's kind of name.
+    /// Finishes the deletions that the journal tells of and that came to no end. For whoever has the checkpoint's turn: no
+    /// checkpoint passes them before, or nothing would tell any more that the directory is nobody's.
+    async fn finish_deletions(&self) -> Result<(), LogError> {
+        let begun: Vec<Rc<PartitionCore>> =
+            self.partitions.borrow().values().filter(|core| core.live.borrow().deleted).cloned().collect();
+        if !begun.is_empty() {
+            self.flush_journal().await?;
+        }
+        for partition in begun {
+            self.finish_deletion(&partition).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes a partition, of which the journal says durably that it is deleted.
+    async fn finish_deletion(&self, partition: &Rc<PartitionCore>) -> Result<(), LogError> {
+        // Compaction notices, and ends.
+        let _cleaning_turn = partition.cleaning_turn.acquire(1).await;
+        self.forget_partition(&partition.id);
+        let doomed = self.retire_dir(partition).await?;
+        // Until now nothing else could take its name.
+        self.partitions.borrow_mut().remove(&partition.id);
+        self.dirs.borrow_mut().remove(&partition.dir);
+        dir::remove_partition_dir(&self.io, &doomed).await.map_err(|error| self.fence(&error))
+    }
+
+    /// Takes a deleted partition's directory out of the way, durably.
     async fn retire_dir(&self, partition: &PartitionCore) -> Result<PathBuf, LogError> {
         let fs = self.io.fs();
-        let unique = self.io.random_uuid().simple();
-        let tail = format!("-{}.{unique}-delete", partition.id.partition.0);
-        // As in Kafka, a long name is cut: file systems take no more.
-        let topic = partition.topic_name.get(..MAX_NAME_BYTES - tail.len()).unwrap_or(&partition.topic_name);
-        let doomed = self.data_dir.join(format!("{topic}{tail}"));
-        fs.rename(&partition.dir, &doomed).await.map_err(|error| self.fence(&error))?;
+        let choose = || dir::doomed_dir(&self.io, &self.data_dir, &partition.topic_name, partition.id);
+        let doomed = partition.doomed.borrow_mut().get_or_insert_with(choose).clone();
+        if let Err(error) = fs.rename(&partition.dir, &doomed).await {
+            // An attempt before this one may have come so far.
+            let is_done =
+                error.is_not_found() && fs.exists(&doomed).await.map_err(|error| self.fence(&error))?;
+            if !is_done {
+                return Err(self.fence(&error));
+            }
+        }
         fs.sync_dir(&self.data_dir).await.map_err(|error| self.fence_device(&error))?;
         Ok(doomed)
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use common::scenarios::{self, Verdict};
 use common::scene::{End, Scene};
 use common::{
-    append_one, batch_of, create, id, open, open_with, options, read_values, small_shard,
+    append_one, batch_of, create, id, open, open_with, options, read_values, small_log, small_shard,
 };
 use highwater_io::Io;
 use highwater_io::sim::{DiskOp, Fault, FaultEffect};
@@ -15,7 +15,7 @@ use highwater_log::{
     AppendError, LogError, OpenOptions, Origin, Partition, ReadRequest, ShardConfig, ShardLogs,
 };
 use highwater_model::batch::ProducerStamp;
-use highwater_model::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence};
+use highwater_model::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence, TopicId, TopicPartition};
 
 fn holds(verdict: Verdict) {
     if let Err(seen) = verdict {
@@ -362,6 +362,62 @@ fn journal_file_that_was_begun_is_finished_before_others() {
             let partition = logs.partition(&id(0)).expect("is there");
             assert_eq!(read_values(&partition).await.len(), appended, "{op:?}");
         });
+    }
+}
+
+/// A deletion that was only short of something is finished when it is asked for again, or by the next checkpoint. Before, it was
+/// said to be done, its name stayed taken, and after a crash its directory was nobody's and full of records.
+#[test]
+fn deletion_that_was_short_of_something_is_finished_later() {
+    let again = ["delete", "create", "checkpoint", "close", "crash"];
+    for (op, errno) in [(DiskOp::SyncDirectory, EMFILE), (DiskOp::Rename, ENOSPC)] {
+        for then in again {
+            let mut scene = Scene::new(1);
+            let disk = scene.disk();
+            scene.live_and(End::PowerCut, move |io| async move {
+                let (dir, logs, _) = open(&io).await;
+                let (partition, other) = (create(&logs, 0).await, create(&logs, 1).await);
+                for _ in 0..12 {
+                    try_append(&partition, &[b'x'; 3000]).await.expect("accepted");
+                    try_append(&other, &[b'x'; 3000]).await.expect("accepted");
+                }
+                io.sleep(Duration::from_secs(1)).await;
+                disk.inject(Fault::new(op, FaultEffect::Errno(errno)).times(1));
+                logs.delete_partition(&id(0)).await.expect_err("it is short of something");
+                assert!(logs.failure().is_none());
+                match then {
+                    "delete" => {
+                        logs.delete_partition(&id(0)).await.expect("deleted");
+                        let new = TopicPartition { topic_id: TopicId::from_bytes([9; 16]), ..id(0) };
+                        logs.create_partition(new, "topic", small_log()).await.expect("the name is free");
+                        logs.delete_partition(&new).await.expect("deleted");
+                    }
+                    "create" => {
+                        let anew = create(&logs, 0).await;
+                        assert!(read_values(&anew).await.is_empty());
+                        try_append(&anew, b"new").await.expect("accepted");
+                        logs.delete_partition(&id(0)).await.expect("deleted");
+                    }
+                    "checkpoint" => {
+                        logs.checkpoint().await.expect("the disk is sound");
+                        assert!(logs.partition(&id(0)).is_none(), "{op:?}: it is still there");
+                        logs.checkpoint().await.expect("the disk is sound");
+                    }
+                    "close" => {
+                        logs.close().await.expect("a clean stop");
+                        dir.mark_clean().await.expect("marked");
+                    }
+                    _ => {}
+                }
+            });
+            scene.live(move |io| async move {
+                let (_dir, logs, report) = open(&io).await;
+                assert!(report.fenced.is_empty() && report.strays.is_empty(), "{op:?}, {then}: {report:?}");
+                assert_eq!(logs.partitions().len(), 1, "{op:?}, {then}: it is back");
+                let other = logs.partition(&id(1)).expect("is there");
+                assert_eq!(read_values(&other).await.len(), 12, "{op:?}, {then}");
+            });
+        }
     }
 }
 

@@ -149,6 +149,8 @@ pub(crate) struct PartitionCore {
     pub(crate) cleaning_turn: Semaphore,
     /// Held by whoever changes which closed segments there are, or says in the journal where in one of them the log ends.
     pub(crate) files_turn: Semaphore,
+    /// Where its directory goes once it is deleted.
+    pub(crate) doomed: RefCell<Option<PathBuf>>,
     /// Truncations so far.
     pub(crate) cuts: Cell<u64>,
     /// How often segments left the log so far: compacted ones took their place, or they were removed.
@@ -221,6 +223,7 @@ impl PartitionCore {
             drain_turn: Semaphore::new(1),
             cleaning_turn: Semaphore::new(1),
             files_turn: Semaphore::new(1),
+            doomed: RefCell::default(),
             cuts: Cell::new(0),
             departures: Cell::new(0),
             cleaning: Cleaning::default(),
@@ -345,6 +348,11 @@ impl Partition {
     #[must_use]
     pub fn topic_name(&self) -> &str {
         &self.core.topic_name
+    }
+
+    /// Whether it is deleted, and what is left of it goes.
+    pub(crate) fn is_deleted(&self) -> bool {
+        self.core.live.borrow().deleted
     }
 
     /// Current settings.

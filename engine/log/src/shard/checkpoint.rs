@@ -64,6 +64,7 @@ impl ShardCore {
 
     /// [`checkpoint`](Self::checkpoint), for whoever has the turn.
     pub(super) async fn checkpoint_in_turn(self: &Rc<Self>) -> Result<(), LogError> {
+        self.finish_deletions().await?;
         self.evict();
         let bytes_before = self.journal.bytes_since_checkpoint().get();
         let relief = Relief::begin(self.journal.pressure());

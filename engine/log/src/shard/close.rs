@@ -56,6 +56,7 @@ impl ShardCore {
             drop(core.cleaning_turn.acquire(1).await);
         }
         let _turn = self.checkpoint_turn.acquire(1).await;
+        self.finish_deletions().await?;
         let cores: Vec<Rc<PartitionCore>> = self.partitions.borrow().values().cloned().collect();
         let changed: Vec<Rc<PartitionCore>> =
             cores.iter().filter(|core| !core.is_complete.get()).cloned().collect();
