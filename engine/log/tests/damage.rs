@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use common::scene::{End, Scene};
 use common::{DIR, append_one, batch_of, create, id, open_with, options, read_values, small_shard};
+use highwater_io::sim::{DiskOp, Fault};
 use highwater_io::{Io, fs};
 use highwater_log::salvage::{Selection, salvage};
 use highwater_log::verify::verify;
@@ -215,6 +216,58 @@ fn damaged_journal_is_kept_whole_wherever_the_power_goes_in_its_recovery() {
         scene.live_and(End::Kill, recover);
         let kept = journal_of(scene.disk().durable_files(), &format!("damaged-{generation}"));
         assert!(kept == original, "cut at event {event} of {events}");
+    }
+}
+
+/// A partition was deleted, and the process died before it took the directory away: the start does, file by file, and one that
+/// was cut short of it could leave segments without their metadata, which no start takes.
+#[test]
+fn recovery_of_a_deletion_can_be_cut_short_anywhere() {
+    let scene_with_deletion = || {
+        let mut scene = Scene::new(1);
+        let disk = scene.disk();
+        let failing = disk.clone();
+        scene.live_and(End::Kill, |io| async move {
+            let (_dir, logs, _) = open(&io).await;
+            for number in 0..2 {
+                let partition = create(&logs, number).await;
+                for _ in 0..60 {
+                    append_one(&partition, &[1; 600]).await.acknowledged().await.expect("durable");
+                }
+            }
+            logs.checkpoint().await.expect("the disk is sound");
+            failing.inject(Fault::eio(DiskOp::Rename).on("/data/topic-0").times(1));
+            logs.delete_partition(&id(0)).await.expect_err("the disk fails");
+        });
+        disk.lift_all();
+        scene.pass(Duration::from_secs(10));
+        scene
+    };
+    let left = |scene: &Scene| {
+        scene.disk().file_lengths().into_keys().filter(|path| path.contains("/data/topic-0/")).count()
+    };
+    let recover = |io: Io| async move {
+        let (_dir, logs, report) = open(&io).await;
+        assert!(report.fenced.is_empty() && report.strays.is_empty(), "{report:?}");
+        assert!(logs.partition(&id(0)).is_none(), "it is back");
+        assert_eq!(read_values(&logs.partition(&id(1)).expect("is there")).await.len(), 60);
+    };
+    let mut scene = scene_with_deletion();
+    let (before, all) = (scene.disk().events(), left(&scene));
+    assert!(all > 5, "{all} files");
+    scene.live_and(End::Kill, recover);
+    let events = scene.disk().events() - before;
+    for event in 1..events {
+        let mut scene = scene_with_deletion();
+        scene.disk().cut_power_at_event(scene.disk().events() + event);
+        scene.live_for(Duration::from_secs(60), End::PowerCut, |io| async move {
+            open(&io).await;
+            std::future::pending::<()>().await;
+        });
+        scene.disk().cut_power_at_event(0);
+        // In which order a file system lists them is its own affair.
+        assert!([0, all].contains(&left(&scene)), "cut at event {event} of {events}: half of it is left");
+        scene.live_and(End::Kill, recover);
     }
 }
 

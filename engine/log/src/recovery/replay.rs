@@ -553,7 +553,9 @@ impl Replay {
             let Target { mut state, dir, is_stray, is_in_checkpoint, has_stray_dir, deleted, .. } = target;
             if deleted {
                 // A directory of its name may by now be that of a newer topic; this one was found by its id.
-                if !is_stray || has_stray_dir {
+                if !is_stray {
+                    self.retire(&state, &dir).await?;
+                } else if has_stray_dir {
                     dir::remove_partition_dir(&self.io, &dir).await?;
                 }
                 continue;
@@ -584,6 +586,15 @@ impl Replay {
         flush::dirs(&self.io, std::mem::take(&mut self.changed_dirs).into_iter().collect()).await?;
         self.io.fs().sync_dir(&self.path).await?;
         Ok(seeds)
+    }
+
+    /// Removes a deleted partition's directory, as it is done while the log serves: out of the way first, durably, so that
+    /// half of it is never taken for a partition.
+    async fn retire(&self, state: &PartitionState, dir: &Path) -> Result<(), OpenError> {
+        let doomed = dir::doomed_dir(&self.io, &self.path, &state.topic_name, state.id);
+        self.io.fs().rename(dir, &doomed).await?;
+        self.io.fs().sync_dir(&self.path).await?;
+        Ok(dir::remove_partition_dir(&self.io, &doomed).await?)
     }
 
     /// Takes the directories that no journal knew.
