@@ -16,7 +16,9 @@ mod retention;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
+use std::task::{Context, Poll};
 
 use highwater_io::sync::{Semaphore, Watch};
 use highwater_io::{BufPool, FileError, IO_ALIGNMENT, Io, MonoTime};
@@ -103,6 +105,8 @@ pub(crate) struct ShardCore {
     pub(crate) compaction_turn: Semaphore,
     create_turn: Semaphore,
     closing: Watch<bool>,
+    /// How the close went, once it is over.
+    closed: Watch<Option<Result<(), LogError>>>,
 }
 
 /// A partition that is to be created.
@@ -117,6 +121,8 @@ pub struct NewPartition {
 }
 
 /// The logs of one shard. Cheap to clone, bound to its shard.
+///
+/// Whatever changes the logs is done to its end once it has begun, even if the future is dropped.
 #[derive(Clone)]
 pub struct ShardLogs {
     pub(crate) core: Rc<ShardCore>,
@@ -174,6 +180,7 @@ impl ShardLogs {
             compaction_turn: Semaphore::new(1),
             create_turn: Semaphore::new(1),
             closing: Watch::new(false),
+            closed: Watch::new(None),
             config,
         });
         for partition in partitions {
@@ -229,6 +236,11 @@ impl ShardLogs {
     ///
     /// An id that was deleted may be used again: checkpoints pass the deletion first.
     pub async fn create_partitions(&self, new: Vec<NewPartition>) -> Vec<Result<Partition, LogError>> {
+        let this = self.clone();
+        self.core.to_the_end(async move { this.create_all(new).await }).await
+    }
+
+    async fn create_all(&self, new: Vec<NewPartition>) -> Vec<Result<Partition, LogError>> {
         let core = &self.core;
         let _turn = core.create_turn.acquire(1).await;
         let mut taken = BTreeSet::new();
@@ -295,46 +307,8 @@ impl ShardLogs {
     /// [`LogError`]. Where the deletion was only short of space or descriptors, it is finished when it is asked for again, and
     /// otherwise by the next checkpoint.
     pub async fn delete_partition(&self, id: &TopicPartition) -> Result<(), LogError> {
-        let Some(Partition { core: partition, shard }) = self.partition(id) else { return Ok(()) };
-        let _append_turn = partition.append_turn.acquire(1).await;
-        // No checkpoint passes the entry before the directory's name is gone: it would come back without a record of
-        // its end. Nor may we wait for the journal while we keep checkpoints away, or the write-behind of which they are
-        // made.
-        let _turns = loop {
-            shard.journal.admit(0, 1).await?;
-            let Some(checkpoint_turn) = shard.checkpoint_turn.try_acquire(1) else {
-                drop(shard.checkpoint_turn.acquire(1).await);
-                continue;
-            };
-            match partition.drain_turn.try_acquire(1) {
-                Some(drain_turn) => break (checkpoint_turn, drain_turn),
-                None => {
-                    drop(checkpoint_turn);
-                    drop(partition.drain_turn.acquire(1).await);
-                }
-            }
-        };
-        if partition.live.borrow().deleted {
-            // An attempt before this one was short of something, or has just come to its end.
-            return shard.finish_deletions().await;
-        }
-        if partition.live.borrow().closed {
-            return Err(LogError::Closed);
-        }
-        let entry = Entry { id: *id, change: Change::Delete };
-        let effect = Effect::none(Rc::clone(&partition));
-        let sequence = shard.journal.append(|group| {
-            group.push(entry, effect);
-            group.wants_flush = true;
-        });
-        {
-            let mut live = partition.live.borrow_mut();
-            live.closed = true;
-            live.deleted = true;
-        }
-        shard.deletions.borrow_mut().insert(*id, sequence);
-        shard.journal.progress().wait(Mark::Durable, sequence).await?;
-        shard.finish_deletion(&partition).await
+        let Some(partition) = self.partition(id) else { return Ok(()) };
+        self.core.to_the_end(partition.delete()).await
     }
 
     /// Stops cleanly: everything accepted is in segments, trimmed and flushed, Kafka's files are beside them, and the
@@ -383,7 +357,8 @@ impl ShardLogs {
     /// # Errors
     /// [`LogError`].
     pub async fn checkpoint(&self) -> Result<(), LogError> {
-        self.core.checkpoint().await
+        let core = Rc::clone(&self.core);
+        self.core.to_the_end(async move { core.checkpoint().await }).await
     }
 
     /// Applies retention to every partition now.
@@ -395,6 +370,51 @@ impl ShardLogs {
             partition.apply_retention().await?;
         }
         Ok(())
+    }
+}
+
+impl Partition {
+    async fn delete(self) -> Result<(), LogError> {
+        let Partition { core: partition, shard } = self;
+        let _append_turn = partition.append_turn.acquire(1).await;
+        // No checkpoint passes the entry before the directory's name is gone: it would come back without a record of
+        // its end. Nor may we wait for the journal while we keep checkpoints away, or the write-behind of which they are
+        // made.
+        let _turns = loop {
+            shard.journal.admit(0, 1).await?;
+            let Some(checkpoint_turn) = shard.checkpoint_turn.try_acquire(1) else {
+                drop(shard.checkpoint_turn.acquire(1).await);
+                continue;
+            };
+            match partition.drain_turn.try_acquire(1) {
+                Some(drain_turn) => break (checkpoint_turn, drain_turn),
+                None => {
+                    drop(checkpoint_turn);
+                    drop(partition.drain_turn.acquire(1).await);
+                }
+            }
+        };
+        if partition.live.borrow().deleted {
+            // An attempt before this one was short of something, or has just come to its end.
+            return shard.finish_deletions().await;
+        }
+        if partition.live.borrow().closed {
+            return Err(LogError::Closed);
+        }
+        let entry = Entry { id: partition.id, change: Change::Delete };
+        let effect = Effect::none(Rc::clone(&partition));
+        let sequence = shard.journal.append(|group| {
+            group.push(entry, effect);
+            group.wants_flush = true;
+        });
+        {
+            let mut live = partition.live.borrow_mut();
+            live.closed = true;
+            live.deleted = true;
+        }
+        shard.deletions.borrow_mut().insert(partition.id, sequence);
+        shard.journal.progress().wait(Mark::Durable, sequence).await?;
+        shard.finish_deletion(&partition).await
     }
 }
 
@@ -766,6 +786,43 @@ impl ShardCore {
         let oldest = Timestamp(self.io.wall_time().as_millis().saturating_sub(age));
         for core in self.partitions.borrow().values() {
             core.live.borrow_mut().state.producers.expire(oldest);
+        }
+    }
+}
+
+impl ShardCore {
+    /// Does `work` to its end once it has begun, even if whoever waits for it goes away: what it has taken in hand stands in no
+    /// list meanwhile, and what it has written to the journal has to be acted upon.
+    pub(crate) fn to_the_end<T: 'static>(&self, work: impl Future<Output = T> + 'static) -> ToTheEnd<T> {
+        ToTheEnd { io: self.io.clone(), work: Some(Box::pin(work)), is_begun: false }
+    }
+}
+
+/// Work that goes on as a task when this is dropped. Not before: whoever waits for it learns of its end before anybody whom
+/// that lets go on.
+pub(crate) struct ToTheEnd<T: 'static> {
+    io: Io,
+    work: Option<Pin<Box<dyn Future<Output = T>>>>,
+    is_begun: bool,
+}
+
+impl<T> Future for ToTheEnd<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        self.is_begun = true;
+        let polled = self.work.as_mut().expect("work has one end").as_mut().poll(cx);
+        if polled.is_ready() {
+            self.work = None;
+        }
+        polled
+    }
+}
+
+impl<T> Drop for ToTheEnd<T> {
+    fn drop(&mut self) {
+        if let Some(work) = self.work.take().filter(|_| self.is_begun) {
+            self.io.spawn(work).detach();
         }
     }
 }

@@ -104,6 +104,93 @@ fn roll_is_made_anew_after_a_removal_that_was_short_of_descriptors() {
     });
 }
 
+/// Whoever asks for something may go away before it is done. A checkpoint that was dropped while segments were flushed took the
+/// list of them with it, and the next one vouched for what nobody had flushed.
+#[test]
+fn work_whose_caller_goes_away_is_done() {
+    for what in ["checkpoint", "truncate", "delete", "delete records", "compact", "close"] {
+        for step in 0..40u32 {
+            let mut scene = Scene::new(u64::from(step));
+            let expected = scene.live_and(End::PowerCut, move |io| async move {
+                let shard = ShardConfig { checkpoint_interval_bytes: 1 << 40, ..small_shard() };
+                let (dir, logs, _) = open_with(&io, OpenOptions { shard, ..options() }).await;
+                let partition = create(&logs, 0).await;
+                let other = create(&logs, 1).await;
+                for n in 0..12u8 {
+                    try_append(&partition, &[n; 2_500]).await.expect("accepted");
+                    try_append(&other, &[n; 2_500]).await.expect("accepted");
+                }
+                if what == "compact" {
+                    let config =
+                        LogConfig { compact_enabled: true, min_cleanable_dirty_ppm: 1, ..small_log() };
+                    other.set_config(config);
+                }
+                let patience = Duration::from_micros(u64::from(step) * 100);
+                let mut expected: Vec<Vec<u8>> = (0..12u8).map(|n| vec![n; 2_500]).collect();
+                match what {
+                    "checkpoint" => drop(io.timeout(patience, logs.checkpoint()).await),
+                    "truncate" => {
+                        drop(io.timeout(patience, partition.truncate_to(Offset(5))).await);
+                        io.sleep(Duration::from_secs(1)).await;
+                        let end = partition.watermarks().get().log_end_offset;
+                        assert!(end == Offset(5) || end == Offset(12), "step {step}: {end}");
+                        expected.truncate(usize::try_from(end.0).expect("small"));
+                        try_append(&partition, &[100; 2_500]).await.expect("accepted");
+                        expected.push(vec![100; 2_500]);
+                    }
+                    "delete" => {
+                        drop(io.timeout(patience, logs.delete_partition(&id(1))).await);
+                        io.sleep(Duration::from_secs(1)).await;
+                    }
+                    "delete records" => {
+                        drop(io.timeout(patience, partition.delete_records_before(Offset(10))).await);
+                        io.sleep(Duration::from_secs(1)).await;
+                        expected = read_values(&partition).await;
+                    }
+                    "compact" => drop(io.timeout(patience, logs.compact()).await),
+                    _ => {
+                        drop(io.timeout(patience, logs.close()).await);
+                        logs.close().await.expect("a clean stop");
+                        dir.mark_clean().await.expect("marked");
+                        return expected;
+                    }
+                }
+                logs.checkpoint().await.expect("the disk is sound");
+                assert!(logs.failure().is_none(), "{what}, step {step}");
+                expected
+            });
+            scene.live(move |io| async move {
+                let (_dir, logs, report) = open(&io).await;
+                assert!(report.fenced.is_empty(), "{what}, step {step}: {report:?}");
+                assert_eq!(report.was_clean, what == "close");
+                let values = read_values(&logs.partition(&id(0)).expect("is there")).await;
+                assert_eq!(values, expected, "{what}, step {step}");
+                if let Some(other) = logs.partition(&id(1)) {
+                    let is_whole = read_values(&other).await.len() == 12;
+                    assert!(is_whole || what == "compact", "{what}, step {step}");
+                }
+            });
+        }
+    }
+}
+
+/// The second of two closes said that all was well, and the directory was marked clean.
+#[test]
+fn close_after_one_that_failed_fails_as_well() {
+    let mut scene = Scene::new(1);
+    let disk = scene.disk();
+    scene.live(move |io| async move {
+        let (_dir, logs, _) = open(&io).await;
+        let partition = create(&logs, 0).await;
+        try_append(&partition, &[1; 3_000]).await.expect("accepted");
+        disk.inject(Fault::new(DiskOp::Flush, FaultEffect::Errno(5)).on("00000000.log").times(1));
+        logs.close().await.expect_err("a flush fails");
+        logs.close().await.expect_err("it was not clean");
+        logs.checkpoint().await.expect_err("it is closed");
+        logs.delete_partition(&id(0)).await.expect_err("it is closed");
+    });
+}
+
 /// While a checkpoint flushes a segment, that one is completed, and its name is being made durable: the checkpoint does not vouch
 /// for it before.
 #[test]

@@ -180,8 +180,12 @@ impl ShardLogs {
     /// # Errors
     /// [`LogError`] of the first partition that failed.
     pub async fn compact(&self) -> Result<(), LogError> {
-        while self.core.compact_dirtiest().await? {}
-        Ok(())
+        let core = Rc::clone(&self.core);
+        let work = async move {
+            while core.compact_dirtiest().await? {}
+            Ok(())
+        };
+        self.core.to_the_end(work).await
     }
 }
 

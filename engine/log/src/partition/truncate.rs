@@ -31,6 +31,11 @@ impl Partition {
     /// # Errors
     /// [`LogError`].
     pub async fn truncate_to(&self, offset: Offset) -> Result<(), LogError> {
+        let this = self.clone();
+        self.shard.to_the_end(async move { this.truncate(offset).await }).await
+    }
+
+    async fn truncate(&self, offset: Offset) -> Result<(), LogError> {
         let _append_turn = self.core.append_turn.acquire(1).await;
         self.core.check_writable()?;
         let last_sequence = self.core.live.borrow().last_sequence;
@@ -244,6 +249,11 @@ impl Partition {
         if offset <= self.core.watermarks.get().log_start_offset {
             return Ok(self.core.watermarks.get().log_start_offset);
         }
+        let this = self.clone();
+        self.shard.to_the_end(async move { this.move_start(offset).await }).await
+    }
+
+    async fn move_start(&self, offset: Offset) -> Result<Offset, LogError> {
         let _append_turn = self.core.append_turn.acquire(1).await;
         if self.core.live.borrow().closed {
             return Err(LogError::Closed);

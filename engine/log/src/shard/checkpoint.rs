@@ -24,6 +24,7 @@ impl ShardCore {
             }
             match self.checkpoint().await {
                 Ok(()) => {}
+                Err(LogError::Closed) => return,
                 Err(error) if self.tell_shortage(&error) => {
                     self.io.sleep(std::time::Duration::from_millis(500)).await;
                 }

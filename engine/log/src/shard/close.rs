@@ -14,10 +14,17 @@ use crate::partition::{Partition, PartitionCore};
 const PARTITIONS_AT_ONCE: usize = 64;
 
 impl ShardCore {
+    /// Closes once: whoever asks again waits for the same end, and learns how it went.
     pub(super) async fn close(self: &Rc<Self>) -> Result<(), LogError> {
-        if self.closing.get() {
-            return Ok(());
+        if !self.closing.get() {
+            self.begin_close();
+            let core = Rc::clone(self);
+            self.io.spawn(async move { core.closed.set(Some(core.finish_close().await)) }).detach();
         }
+        self.closed.wait_for(Clone::clone).await
+    }
+
+    fn begin_close(&self) {
         for core in self.partitions.borrow().values() {
             core.live.borrow_mut().closed = true;
         }
@@ -25,6 +32,9 @@ impl ShardCore {
         self.journal.begin_close();
         self.flush_deadlines_changed.update(|changes| *changes += 1);
         self.journal.bytes_since_checkpoint().update(|_| ());
+    }
+
+    async fn finish_close(self: &Rc<Self>) -> Result<(), LogError> {
         let drained = self.drain_and_complete().await;
         self.drain_queue.close();
         let stopped = self.journal.stop().await;
