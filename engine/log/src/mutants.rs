@@ -94,6 +94,8 @@ mutants! {
     30 LAST_OF_KEY_DROPPED = "last-of-key-dropped", rule 0;
     /// Lets retention take one segment more than leaves `retention.bytes`.
     32 RETENTION_TAKES_TOO_MUCH = "retention-takes-too-much", rule 0;
+    /// Makes a partition under an id of which the journal says that it is deleted.
+    33 DELETION_NOT_PASSED = "deletion-not-passed", rule 5;
     /// Drops one flush of ten.
     22 DROP_FLUSH_SOMETIMES = "drop-flush-sometimes", rule 1;
 }

@@ -5,7 +5,7 @@ use highwater_log::mutants::{self, Mutant};
 use crate::common::scenarios::{self, Verdict};
 
 /// Lies that random work and random crashes show: `tests/crash.rs`.
-pub(crate) const BY_SEEDS: [Mutant; 17] = [
+pub(crate) const BY_SEEDS: [Mutant; 18] = [
     mutants::ACK_BEFORE_WRITE,
     mutants::SKIP_JOURNAL_FLUSH,
     mutants::FUA_COVERS_PLAIN,
@@ -13,6 +13,7 @@ pub(crate) const BY_SEEDS: [Mutant; 17] = [
     mutants::DROP_FLUSH_SOMETIMES,
     mutants::ACT_BEFORE_DURABLE,
     mutants::SKIP_CREATE_FLUSH,
+    mutants::DELETION_NOT_PASSED,
     mutants::CHECKPOINT_BEFORE_FLUSH,
     mutants::REUSE_BEFORE_CHECKPOINT,
     mutants::SKIP_SETTLED_PREFIX,
