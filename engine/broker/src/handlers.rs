@@ -211,10 +211,20 @@ fn find_by_name(image: &MetadataImage, name: &str, index: i32) -> Result<TopicPa
     find_partition(image.topic(name), index)
 }
 
+/// What becomes of work on other shards whose client goes away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Abandoned {
+    /// It changes something, and is done to its end.
+    GoesOn,
+    /// It only looks, and ends.
+    Ends,
+}
+
 /// Answers about many partitions: what each asks goes to the shard that has it, and the answers come back in the order
 /// of the questions. `work` runs on that shard.
 async fn ask_owners<Q, A, F, Fut>(
     shard: &Rc<Shard>,
+    abandoned: Abandoned,
     questions: Vec<Result<(TopicPartition, Q), A>>,
     gone: impl Fn(&TopicPartition) -> A,
     work: F,
@@ -240,17 +250,19 @@ where
     for (owner, questions) in by_shard {
         let ids: Vec<(usize, TopicPartition)> = questions.iter().map(|(at, id, _)| (*at, *id)).collect();
         let work = work.clone();
-        let call = shard
-            .on(owner, move |shard| async move {
-                let mut pace = Pace::new(&shard.io);
-                let mut answers = Vec::with_capacity(questions.len());
-                for (_, id, question) in questions {
-                    pace.step().await;
-                    answers.push(work(Rc::clone(&shard), id, question).await);
-                }
-                answers
-            })
-            .await;
+        let answer = move |shard: Rc<Shard>| async move {
+            let mut pace = Pace::new(&shard.io);
+            let mut answers = Vec::with_capacity(questions.len());
+            for (_, id, question) in questions {
+                pace.step().await;
+                answers.push(work(Rc::clone(&shard), id, question).await);
+            }
+            answers
+        };
+        let call = match abandoned {
+            Abandoned::GoesOn => shard.on(owner, answer).await,
+            Abandoned::Ends => shard.look_on(owner, answer).await,
+        };
         calls.push((ids, call));
     }
     for (ids, call) in calls {

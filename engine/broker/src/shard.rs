@@ -2,7 +2,7 @@
 //!
 //! Shards share nothing; what one wants of another it sends there as a piece of work ([`Shard::on`]). A piece has two
 //! parts: its beginning runs on the other shard in the order of sending, and what it returns is awaited there by itself,
-//! so that a slow piece holds up nobody. The order of beginnings is what keeps the batches of a producer in order.
+//! so that a slow piece holds up nobody. What only looks ([`Shard::look_on`]) ends when nobody waits for it any more. The order of beginnings is what keeps the batches of a producer in order.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -15,7 +15,8 @@ use std::task::{Context, Poll};
 use highwater_cluster::config::effective::ConfigView;
 use highwater_cluster::{METADATA_PARTITION, MetadataImage, PartitionState};
 use highwater_io::Io;
-use highwater_io::mailbox::{self, Reply};
+use highwater_io::mailbox::{self, Reply, ReplySender};
+use highwater_io::race::{Either, first};
 use highwater_io::sync::{Semaphore, Watch};
 use highwater_log::{ShardLogs, StorageFailure};
 use highwater_model::TopicPartition;
@@ -224,11 +225,43 @@ impl Shard {
 
     /// Sends `begin` to `shard`, and gives its result when awaited. When this returns, `begin` has run (here) or will
     /// run after everything that was sent there before (elsewhere). `None` if the other shard has ended.
+    ///
+    /// Elsewhere the work is done to its end, whether or not anybody waits for that.
     pub(crate) async fn on<T, F, Fut>(self: &Rc<Self>, shard: usize, begin: F) -> Call<T>
     where
         T: Send + 'static,
         F: FnOnce(Rc<Shard>) -> Fut + Send + 'static,
         Fut: Future<Output = T> + 'static,
+    {
+        self.send(shard, begin, |sender, work| async move { sender.send(work.await) }).await
+    }
+
+    /// As [`on`](Self::on), for work that changes nothing: it is dropped there once the [`Call`] is dropped here. What admitted
+    /// it has by then been given back, so that a client that asks and goes away could otherwise pile up any amount of it.
+    pub(crate) async fn look_on<T, F, Fut>(self: &Rc<Self>, shard: usize, begin: F) -> Call<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(Rc<Shard>) -> Fut + Send + 'static,
+        Fut: Future<Output = T> + 'static,
+    {
+        let run = |sender: ReplySender<T>, work| async move {
+            let found = match first(sender.abandoned(), work).await {
+                Either::Left(()) => return,
+                Either::Right(found) => found,
+            };
+            sender.send(found);
+        };
+        self.send(shard, begin, run).await
+    }
+
+    /// Sends `begin` to `shard`, where `run` does the work and replies.
+    async fn send<T, F, Fut, R, Run>(self: &Rc<Self>, shard: usize, begin: F, run: R) -> Call<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(Rc<Shard>) -> Fut + Send + 'static,
+        Fut: Future<Output = T> + 'static,
+        R: FnOnce(ReplySender<T>, Fut) -> Run + Send + 'static,
+        Run: Future<Output = ()> + 'static,
     {
         if shard == self.index {
             return Call::Here(Box::pin(begin(Rc::clone(self))));
@@ -236,7 +269,7 @@ impl Shard {
         let (sender, reply) = mailbox::oneshot();
         let message: Message = Box::new(move |shard: &Rc<Shard>| {
             let work = begin(Rc::clone(shard));
-            shard.io.spawn(async move { sender.send(work.await) }).detach();
+            shard.io.spawn(run(sender, work)).detach();
         });
         // A shard that is gone drops the message, and the reply tells so.
         drop(self.peers[shard].send(message).await);

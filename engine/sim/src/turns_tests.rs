@@ -56,9 +56,16 @@ where
         config.set(name, value).expect("valid");
     }
     let _report = boot(&mut world, broker, &config);
-    let state = (address, world.disk_of(broker), play);
-    world.start(client, vec![state], move |io, (address, disk, play)| play(Client { io, address, disk }));
-    world.run_until(move |world| !world.is_up(client) || !world.is_up(broker)).expect("runs");
+    let broker_tasks = Rc::new(Cell::new(0));
+    let state = (address, world.disk_of(broker), Rc::clone(&broker_tasks), play);
+    world.start(client, vec![state], move |io, (address, disk, broker_tasks, play)| {
+        play(Client { io, address, disk, broker_tasks })
+    });
+    let is_over = move |world: &World| {
+        broker_tasks.set(world.live_tasks(broker));
+        !world.is_up(client) || !world.is_up(broker)
+    };
+    world.run_until(is_over).expect("runs");
     assert!(world.is_up(broker), "the broker goes on");
 }
 
@@ -67,6 +74,8 @@ struct Client {
     io: Io,
     address: SocketAddr,
     disk: Disk,
+    /// How many tasks of the broker, on all shards, have not finished.
+    broker_tasks: Rc<Cell<usize>>,
 }
 
 impl Client {
@@ -151,22 +160,55 @@ fn compressed_batches_of_one_request_let_others_have_their_turn() {
     });
 }
 
+fn searches(topic: &str, partitions: i32) -> Bytes {
+    let asked = (0..partitions)
+        .map(|index| ListOffsetsPartition::default().with_partition_index(index).with_timestamp(1_000));
+    let topic = ListOffsetsTopic::default().with_name(topic_name(topic)).with_partitions(asked.collect());
+    let request = ListOffsetsRequest::default().with_topics(vec![topic]);
+    encode_request(4, 1, None, &request).expect("encodes")
+}
+
 /// A search by time may inflate a batch; nothing else was served while all that were asked for were searched.
 #[test]
 fn searches_by_time_let_others_have_their_turn() {
     play(&[("num.shards", "1")], |client| async move {
         client.create("t", 8_000).await;
-        let frame = |count| {
-            let asked = (0..count).map(|index| {
-                ListOffsetsPartition::default().with_partition_index(index).with_timestamp(1_000)
-            });
-            let topic =
-                ListOffsetsTopic::default().with_name(topic_name("t")).with_partitions(asked.collect());
-            let request = ListOffsetsRequest::default().with_topics(vec![topic]);
-            encode_request(4, 1, None, &request).expect("encodes")
-        };
-        let (few, many) = (client.answers_beside(frame(10)).await, client.answers_beside(frame(8_000)).await);
+        let (few, many) = (
+            client.answers_beside(searches("t", 10)).await,
+            client.answers_beside(searches("t", 8_000)).await,
+        );
         assert!(many >= few + 8, "{many} answers beside 8000 searches, {few} beside 10");
+    });
+}
+
+/// What a client asked of another shard's partitions once went on there when the client had gone, and what admitted it was free
+/// for the next.
+#[test]
+fn searches_of_clients_that_go_away_end_on_every_shard() {
+    play(&[("num.shards", "2")], |client| async move {
+        client.create("t", 4_000).await;
+        client.io.sleep(Duration::from_secs(1)).await;
+        let at_rest = client.broker_tasks.get();
+        let mut crowd = Vec::new();
+        for _ in 0..200 {
+            let stream = client.connect_raw().await;
+            stream.send(vec![searches("t", 4_000)]).await.expect("is sent");
+            crowd.push(stream);
+        }
+        client.io.sleep(Duration::from_millis(20)).await;
+        let at_work = client.broker_tasks.get();
+        drop(crowd);
+        client.io.sleep(Duration::from_millis(5)).await;
+        let left = client.broker_tasks.get();
+        assert!(at_work >= at_rest + 200, "{at_work} tasks, {at_rest} at rest");
+        assert!(left <= at_rest, "{left} tasks, {at_rest} at rest");
+        for partition in 0..2 {
+            let begun = client.io.now();
+            let one = produce("t", vec![(partition, batch("one", Compression::Gzip))]);
+            client.connect().await.call(9, &one).await.expect("is answered");
+            let took = client.io.now() - begun;
+            assert!(took < Duration::from_millis(5), "after {took:?}");
+        }
     });
 }
 

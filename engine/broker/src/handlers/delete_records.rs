@@ -10,7 +10,7 @@ use highwater_protocol::messages::delete_records_response::{
 use highwater_protocol::messages::{DeleteRecordsRequest, DeleteRecordsResponse};
 use highwater_protocol::{ErrorCode, RequestHeader};
 
-use super::{ask_owners, find_by_name, reply};
+use super::{Abandoned, ask_owners, find_by_name, reply};
 use crate::errors;
 use crate::reply::Outcome;
 use crate::shard::Shard;
@@ -38,7 +38,7 @@ pub(super) async fn handle(
         }));
     }
     let gone = |id: &TopicPartition| refusal(id.partition.0, ErrorCode::NOT_LEADER_OR_FOLLOWER);
-    let mut answers = ask_owners(shard, questions, gone, delete_before).await.into_iter();
+    let mut answers = ask_owners(shard, Abandoned::GoesOn, questions, gone, delete_before).await.into_iter();
     let topics = topics.into_iter().map(|(name, count)| {
         DeleteRecordsTopicResult::default()
             .with_name(name)

@@ -10,7 +10,7 @@ use highwater_protocol::messages::offset_for_leader_epoch_response::{
 use highwater_protocol::messages::{OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse};
 use highwater_protocol::{ErrorCode, RequestHeader};
 
-use super::{ask_owners, find_by_name, reply};
+use super::{Abandoned, ask_owners, find_by_name, reply};
 use crate::pace::Pace;
 use crate::reply::Outcome;
 use crate::shard::Shard;
@@ -35,7 +35,7 @@ pub(super) async fn handle(
         }
     }
     let gone = |id: &TopicPartition| refusal(id.partition.0, ErrorCode::NOT_LEADER_OR_FOLLOWER);
-    let mut answers = ask_owners(shard, questions, gone, end_of_epoch).await.into_iter();
+    let mut answers = ask_owners(shard, Abandoned::Ends, questions, gone, end_of_epoch).await.into_iter();
     let topics = topics.into_iter().map(|(name, count)| {
         OffsetForLeaderTopicResult::default()
             .with_topic(name)

@@ -250,7 +250,7 @@ async fn read_all(shard: &Rc<Shard>, asked: &[Asked], params: &Params) -> Answer
     let mut limits = Limits { max_bytes: granted_bytes, min_one_batch: true, isolation: params.isolation };
     let mut size_bytes = 0;
     for (owner, targets) in by_owner(shard, asked) {
-        let call = shard.on(owner, move |shard| read(shard, targets, limits)).await;
+        let call = shard.look_on(owner, move |shard| read(shard, targets, limits)).await;
         // Without an answer the shard has ended, and the partitions stay as they are above.
         for ReadPartition { place, data, visible_end, is_cut: cut, is_hot } in call.await.unwrap_or_default()
         {

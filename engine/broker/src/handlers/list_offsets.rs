@@ -12,7 +12,7 @@ use highwater_protocol::messages::list_offsets_response::{
 use highwater_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse};
 use highwater_protocol::{ErrorCode, RequestHeader};
 
-use super::{ask_owners, find_by_name, reply};
+use super::{Abandoned, ask_owners, find_by_name, reply};
 use crate::errors;
 use crate::pace::Pace;
 use crate::partition::{IsolationLevel, ShardPartition};
@@ -62,7 +62,7 @@ pub(super) async fn handle(
         }
     }
     let gone = |id: &TopicPartition| refusal(id.partition.0, ErrorCode::NOT_LEADER_OR_FOLLOWER);
-    let mut answers = ask_owners(shard, questions, gone, find_offset).await.into_iter();
+    let mut answers = ask_owners(shard, Abandoned::Ends, questions, gone, find_offset).await.into_iter();
     let topics = topics.into_iter().map(|(name, count)| {
         ListOffsetsTopicResponse::default()
             .with_name(name)

@@ -206,6 +206,13 @@ impl World {
         self.status(node) == NodeStatus::Up
     }
 
+    /// How many tasks of the process on a node have not finished, on all of its shards.
+    #[must_use]
+    pub fn live_tasks(&self, node: NodeId) -> usize {
+        let running = self.hosts[node.0].running.iter();
+        running.flat_map(|running| &running.shards).map(|shard| shard.io.executor().live_tasks()).sum()
+    }
+
     /// A disk, to look into it or to make it misbehave.
     #[must_use]
     pub fn disk(&self, id: DiskId) -> Disk {
