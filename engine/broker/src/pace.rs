@@ -6,7 +6,8 @@
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
+use std::task::Poll;
 use std::time::Duration;
 
 use highwater_io::Io;
@@ -71,29 +72,46 @@ impl HeavySteps {
     /// Awaits `work`, whose first poll is the heavy step.
     pub(crate) async fn first_poll<T>(&self, io: &Io, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
-        let place = self.line.acquire(1).await;
+        match self.step(io, work.as_mut()).await {
+            Poll::Ready(output) => output,
+            Poll::Pending => {
+                wake().await;
+                work.await
+            }
+        }
+    }
+
+    /// Awaits `work`, any poll of which may be a heavy step.
+    pub(crate) async fn each_poll<T>(&self, io: &Io, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        loop {
+            if let Poll::Ready(output) = self.step(io, work.as_mut()).await {
+                return output;
+            }
+            wake().await;
+        }
+    }
+
+    /// Polls `work` once, when its turn has come.
+    async fn step<T>(&self, io: &Io, mut work: Pin<&mut impl Future<Output = T>>) -> Poll<T> {
+        let _place = self.line.acquire(1).await;
         if self.taken.get() >= HEAVY_SLICE || self.steps.get() >= HEAVY_STEPS_A_TURN {
             io.yield_now().await;
             self.taken.set(Duration::ZERO);
             self.steps.set(0);
         }
-        let mut place = Some(place);
-        poll_fn(|cx| {
-            let begun = place.is_some().then(|| io.now());
-            let polled = work.as_mut().poll(cx);
-            if let Some(begun) = begun {
-                self.count(io.now() - begun);
-                place = None;
-            }
-            polled
-        })
-        .await
-    }
-
-    fn count(&self, took: Duration) {
-        self.taken.set(self.taken.get() + took);
+        let begun = io.now();
+        let polled = poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await;
+        self.taken.set(self.taken.get() + (io.now() - begun));
         self.steps.set(self.steps.get() + 1);
+        polled
     }
+}
+
+/// Waits until the task is woken, by whatever it polled before.
+async fn wake() {
+    let mut was_polled = false;
+    poll_fn(|_| if std::mem::replace(&mut was_polled, true) { Poll::Ready(()) } else { Poll::Pending }).await;
 }
 
 #[cfg(test)]
@@ -101,6 +119,7 @@ mod tests {
     use std::rc::Rc;
 
     use highwater_io::sim;
+    use highwater_io::sync::Watch;
 
     use super::*;
 
@@ -120,6 +139,10 @@ mod tests {
             };
             io.spawn(work).detach();
         }
+        turns_until_none_is(&left, &io).await
+    }
+
+    async fn turns_until_none_is(left: &Cell<usize>, io: &Io) -> usize {
         let mut turns = 0;
         while left.get() > 0 {
             io.yield_now().await;
@@ -135,6 +158,36 @@ mod tests {
                 let turns = turns_of_others(io.clone(), tasks, steps, 2 * HEAVY_SLICE).await;
                 assert!(turns >= 30, "{turns} turns beside {tasks} tasks of {steps} steps");
             }
+        });
+    }
+
+    /// Of a search in what is on the device the step that takes long comes after a wait.
+    #[test]
+    fn others_have_a_turn_after_each_heavy_step_whatever_it_waited_for_before() {
+        sim::run(1, |io| async move {
+            let heavy = Rc::new(HeavySteps::new());
+            let (left, waiting) = (Rc::new(Cell::new(40)), Rc::new(Cell::new(0)));
+            let arrived = Rc::new(Watch::new(false));
+            for _ in 0..40 {
+                let (heavy, io_of_task, arrived) = (Rc::clone(&heavy), io.clone(), Rc::clone(&arrived));
+                let (left, waiting) = (Rc::clone(&left), Rc::clone(&waiting));
+                let task = async move {
+                    let search = async {
+                        waiting.set(waiting.get() + 1);
+                        arrived.wait_for(|&arrived| arrived.then_some(())).await;
+                        heavy.taken.set(heavy.taken.get() + 2 * HEAVY_SLICE);
+                    };
+                    heavy.each_poll(&io_of_task, search).await;
+                    left.set(left.get() - 1);
+                };
+                io.spawn(task).detach();
+            }
+            while waiting.get() < 40 {
+                io.yield_now().await;
+            }
+            arrived.set(true);
+            let turns = turns_until_none_is(&left, &io).await;
+            assert!(turns >= 30, "{turns} turns beside 40 tasks");
         });
     }
 

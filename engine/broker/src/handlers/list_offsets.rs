@@ -102,8 +102,8 @@ async fn find_offset(
     let is_search = question.asked.timestamp >= 0 || question.asked.timestamp == MAX_TIMESTAMP;
     let finding = find(&partition, &question);
     let found = if is_search {
-        // It may inflate a batch.
-        shard.heavy_steps.first_poll(&shard.io, finding).await
+        // It may inflate a batch, at once or when that has come from the device.
+        shard.heavy_steps.each_poll(&shard.io, finding).await
     } else {
         finding.await
     };
