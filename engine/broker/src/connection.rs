@@ -13,8 +13,8 @@
 //!
 //! A client that goes away takes with it what only looks, such as a waiting fetch, whatever it sent behind that; everything
 //! else that it asked for is done to the end, since it may be half done already, and since a producer with acks=0 may close
-//! right after its last batch. One that went away without a word is not told from one that waits: no fetch waits longer than
-//! a connection may be idle.
+//! right after its last batch. One that only shuts down its sending side counts as gone, too. One that went away without a
+//! word is not told from one that waits: no fetch waits longer than a connection may be idle.
 //!
 //! Both tasks end together: when the peer ends the connection or is too slow, when a request cannot be decoded, when a
 //! reply cannot be sent, and when the broker stops and every accepted request is answered.
@@ -30,12 +30,12 @@ use bytes::Bytes;
 use highwater_io::net::TcpStream;
 use highwater_io::sync::{Permit, Semaphore, Watch};
 use highwater_io::{Task, TimedOut};
-use highwater_protocol::{ApiKey, DecodeError, Request, check_request};
+use highwater_protocol::{ApiKey, CheckedRequest, DecodeError, Request, check_request};
 
 use crate::frame::{Frame, FrameError, FrameReader};
 use crate::handlers;
 use crate::limits::ConnectionSlot;
-use crate::memory::RequestMemory;
+use crate::memory::{RequestMemory, SMALL_FRAME_BYTES};
 use crate::reply::{Held, Outcome, Reply};
 use crate::shard::Shard;
 use highwater_io::race::{Either, first};
@@ -49,17 +49,14 @@ const SLOW_READER_PATIENCE: Duration = Duration::from_secs(5);
 /// Replies that are ready leave together up to this size.
 const GATHER_BYTES: usize = 64 << 10;
 
-/// What an element of a request takes of memory until the reply is sent, besides its bytes in the frame: decoded, asked of its
-/// owner, answered, and encoded in the reply. An element of a produce, the largest of those that may be many, takes some 65 bytes
-/// decoded, twice as many as an answer, and up to 60 in the reply.
-const ELEMENT_BYTES: usize = 288;
+/// So much of what a request becomes is covered by the memory that the smallest frame holds. Frames that came together hold none
+/// of their own.
+const FREE_BYTES: usize = SMALL_FRAME_BYTES;
 
-/// So many elements are covered by the memory that the smallest frame holds.
-const FREE_ELEMENTS: usize = 64;
-
-/// The memory that a request of so many elements takes besides its frame.
-fn decoded_bytes(elements: usize) -> usize {
-    elements.saturating_sub(FREE_ELEMENTS) * ELEMENT_BYTES
+/// The memory that a request takes besides its frame, until its reply is sent: decoded, worked on, and answered.
+fn decoded_bytes(request: &CheckedRequest, memory: &RequestMemory) -> usize {
+    let free_bytes = if memory.is_its_own() { FREE_BYTES } else { 0 };
+    (request.elements() * handlers::element_bytes(request.api_key())).saturating_sub(free_bytes)
 }
 
 /// Serves a connection to its end.
@@ -204,7 +201,7 @@ async fn read_requests(shard: &Rc<Shard>, connection: &Connection) -> End {
         shard.counters().request_bytes.add(size_bytes as u64);
         let decoded = match check_request(bytes) {
             Ok(checked) => {
-                let decoded_bytes = decoded_bytes(checked.elements());
+                let decoded_bytes = decoded_bytes(&checked, &memory);
                 if decoded_bytes > 0
                     && let Err(end) = or_stop(shard, connection, memory.grow(decoded_bytes)).await
                 {

@@ -65,7 +65,19 @@ pub(crate) fn is_mere_look(api: ApiKey) -> bool {
     matches!(api, ApiKey::Fetch | ApiKey::ListOffsets | ApiKey::OffsetForLeaderEpoch)
 }
 
-/// The memory that a request takes until its reply is sent, besides its frame.
+/// What an element of a request takes of memory until the reply is sent, besides its bytes in the frame: decoded, asked of its
+/// owner, answered, and encoded in the reply.
+const ELEMENT_BYTES: usize = 288;
+
+/// As [`ELEMENT_BYTES`], of one API.
+pub(crate) fn element_bytes(api: ApiKey) -> usize {
+    match api {
+        ApiKey::Produce => produce::ELEMENT_BYTES,
+        _ => ELEMENT_BYTES,
+    }
+}
+
+/// The memory that a request takes while it is worked on, besides its frame.
 pub(crate) fn state_bytes(shard: &Shard, request: &Request) -> usize {
     match &request.body {
         RequestBody::Fetch(body) => fetch::state_bytes(shard, &request.header, body),

@@ -73,7 +73,8 @@ impl RequestBudget {
     pub(crate) fn begin(&self, size_bytes: usize) -> RequestMemory {
         let is_small = size_bytes <= SMALL_FRAME_BYTES;
         let budget = self.clone();
-        RequestMemory { budget, is_small, units: None, reserve: None, last_resort: None, shared: None }
+        let (units, reserve, last_resort) = (None, None, None);
+        RequestMemory { budget, is_small, units, reserve, last_resort, shared: None }
     }
 
     #[cfg(test)]
@@ -101,6 +102,11 @@ impl RequestMemory {
         self
     }
 
+    /// Whether the memory that its frame came in is its own, and not that of a whole piece in which many came.
+    pub(crate) fn is_its_own(&self) -> bool {
+        self.shared.is_none()
+    }
+
     /// Takes `bytes` more if that leaves half of the budget: for what one could do without.
     pub(crate) fn try_spare(&mut self, bytes: usize) -> bool {
         let units = &self.budget.units;
@@ -120,9 +126,14 @@ impl RequestMemory {
         }
     }
 
+    /// Whether it has the last resort, alone or with others: their piece is kept by it, and it would wait for itself.
+    fn has_last_resort(&self) -> bool {
+        self.last_resort.is_some() || self.shared.as_ref().is_some_and(|shared| shared.has_last_resort())
+    }
+
     /// Waits until `bytes` more may be taken.
     pub(crate) async fn grow(&mut self, bytes: usize) {
-        if bytes == 0 || self.last_resort.is_some() {
+        if bytes == 0 || self.has_last_resort() {
             return;
         }
         if self.try_grow(bytes) {

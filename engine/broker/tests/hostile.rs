@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use client::{Client, batch, batch_of, fetch_request, produce_request, topic_name};
 use highwater_model::batch::ProducerStamp;
 use highwater_model::compression::Compression;
@@ -91,17 +92,28 @@ fn floods(addr: SocketAddr) -> Vec<TcpStream> {
     floods
 }
 
-/// Requests of a few bytes for each of twenty thousand partitions, whose answers nobody reads: decoded and answered, each takes
-/// thirty times the memory that it came in.
-fn many_elements(addr: SocketAddr) -> Vec<TcpStream> {
-    let partitions = vec![PartitionProduceData::default().with_index(7).with_records(None); 20_000];
+/// A produce for a partition that is named so many times, each time with these records.
+fn produce_of_many(elements: usize, index: i32, records: Option<Bytes>) -> Bytes {
+    let element = PartitionProduceData::default().with_index(index).with_records(records);
     let mut request = produce_request("other", -1, Vec::new());
-    request.topic_data[0].partition_data = partitions;
-    let frame = highwater_protocol::encode_request(9, 1, None, &request).expect("encodes");
-    let crowd: Vec<TcpStream> = (0..200).map(|_| connect(addr)).collect();
-    for mut stream in &crowd {
+    request.topic_data[0].partition_data = vec![element; elements];
+    highwater_protocol::encode_request(9, 1, None, &request).expect("encodes")
+}
+
+/// Requests of many elements, whose answers nobody reads. Decoded and answered, an element of a few bytes takes thirty times the
+/// memory that it came in, and a batch of one record on its way into the log ten times.
+fn many_elements(addr: SocketAddr) -> Vec<TcpStream> {
+    let smallest = batch(&["x"]);
+    let frames = [
+        produce_of_many(20_000, 7, None),
+        produce_of_many(4_000, 0, Some(smallest.clone())),
+        // As many as may be at work at once, of which many come in one piece.
+        Bytes::from(produce_of_many(60, 0, Some(smallest)).repeat(64)),
+    ];
+    let crowd: Vec<TcpStream> = (0..300).map(|_| connect(addr)).collect();
+    for (mut stream, frame) in crowd.iter().zip(frames.iter().cycle()) {
         // The broker may stop reading.
-        let _ = stream.write_all(&frame);
+        let _ = stream.write_all(frame);
     }
     crowd
 }

@@ -104,6 +104,12 @@ impl CheckedRequest {
         self.elements
     }
 
+    /// Which API it is of.
+    #[must_use]
+    pub fn api_key(&self) -> ApiKey {
+        self.header.api_key
+    }
+
     /// Decodes it. Record bytes and strings of the result share the frame's memory. Bytes after the request are ignored, as Kafka
     /// does.
     ///

@@ -98,6 +98,25 @@ struct Placed {
     line: Option<(Turn, Rc<ShardPartition>)>,
 }
 
+/// What became of a batch until it is acknowledged: where its answer goes, its partition, and its offsets or why it has none.
+type Accepted = (Place, i32, Result<Appended, PartitionProduceResponse>);
+
+/// What a batch takes of memory at most until the reply is sent, besides its bytes in the frame: as it is sorted by owner, in a list
+/// that may have room for as many again, or then in a line, accepted, and answered.
+pub(super) const ELEMENT_BYTES: usize = {
+    let answer = size_of::<PartitionProduceResponse>();
+    let sorted = size_of::<PartitionProduceData>() + 2 * size_of::<Batch>();
+    let placed = size_of::<Place>() + size_of::<Placed>() + WAITER_BYTES;
+    let answered = placed + size_of::<Accepted>() + size_of::<(Place, PartitionProduceResponse)>();
+    answer + if sorted > answered { sorted } else { answered } + REPLY_BYTES
+};
+
+/// Who waits in the line of a partition.
+const WAITER_BYTES: usize = 80;
+
+/// An answer in the reply, at most, but for the text of an error.
+const REPLY_BYTES: usize = 64;
+
 /// How far to wait.
 #[derive(Debug, Clone, Copy)]
 struct Wait {
@@ -149,6 +168,7 @@ async fn send_to_owners(shard: &Rc<Shard>, header: RequestHeader, request: Produ
     for (topic, data) in request.topic_data.into_iter().enumerate() {
         let found = find_topic(&image, terms.version, &data);
         let mut answer = TopicProduceResponse::default().with_name(data.name).with_topic_id(data.topic_id);
+        answer.partition_responses.reserve_exact(data.partition_data.len());
         for (partition, data) in data.partition_data.into_iter().enumerate() {
             pace.step().await;
             let index = data.index;
@@ -285,7 +305,7 @@ fn append(shard: Rc<Shard>, batches: Few<Batch>, wait: Wait) -> impl Future<Outp
 /// would be in here twice, and there is one of these for each request.
 async fn append_in_order(shard: &Rc<Shard>, placed: &mut Few<Placed>, wait: Wait) -> Answers {
     let started = shard.io.now();
-    let mut accepted = Few::with_capacity(placed.len());
+    let mut accepted: Few<Accepted> = Few::with_capacity(placed.len());
     let mut pace = Pace::new(&shard.io);
     for (number, Placed { batch, line }) in placed.drain(..).enumerate() {
         if number > 0 {
@@ -427,5 +447,18 @@ fn clear_other_version(version: i16, topic: &mut TopicProduceResponse) {
         topic.name = TopicName::default();
     } else {
         topic.topic_id = uuid::Uuid::nil();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It was once taken for the size of what is decoded, though four lists hold something for each batch at the end.
+    #[test]
+    fn element_counts_everything_that_it_is_in_at_once() {
+        let answer = size_of::<PartitionProduceResponse>();
+        let lists = [answer, size_of::<Placed>(), size_of::<Accepted>(), answer + size_of::<Place>()];
+        assert!(lists.iter().sum::<usize>() < ELEMENT_BYTES);
     }
 }
