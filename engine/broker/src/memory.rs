@@ -3,8 +3,9 @@
 //! **Requests.** A frame holds units of the shard's budget for what has arrived of it, from its first bytes until its
 //! reply is sent: a peer that announces much and sends little holds little. Taking units step by step could leave many
 //! half-read frames that wait for each other. Hence the *last resort*: one frame at a time may grow beyond the budget,
-//! to the end. The bound is the budget plus one largest request. A part of the budget is for *small* frames alone, so that
-//! a crowd that sends large ones, slowly, keeps nobody from asking for metadata, from fetching or from a short produce.
+//! to the end; one that needs more than the rest of the whole budget waits for that alone. The bound is the budget plus one
+//! largest request. A part of the budget is for *small* frames alone, so that a crowd that sends large ones, slowly, keeps
+//! nobody from asking for metadata, from fetching or from a short produce.
 //!
 //! **Responses.** A fetch takes what it wants or a share of what is left, never all of it; the response is then shorter,
 //! which is always allowed. When hardly anything is left, fetches wait in turn. One batch is returned however large, so
@@ -131,6 +132,12 @@ impl RequestMemory {
         self.last_resort.is_some() || self.shared.as_ref().is_some_and(|shared| shared.has_last_resort())
     }
 
+    /// What it has of the units, alone or with others.
+    fn held_units(&self) -> usize {
+        let shared = self.shared.as_ref().map_or(0, |shared| shared.held_units());
+        self.units.as_ref().map_or(0, Permit::units) + shared
+    }
+
     /// Waits until `bytes` more may be taken.
     pub(crate) async fn grow(&mut self, bytes: usize) {
         if bytes == 0 || self.has_last_resort() {
@@ -151,11 +158,13 @@ impl RequestMemory {
         }
         let shortage = if may_take_reserve { &self.budget.small_shortage } else { &self.budget.shortage };
         let _waiting = shortage.begin();
+        // What can never come while this holds what it has would only keep its place at the head of the line from others.
+        let may_take_units = self.held_units().saturating_add(bytes) <= self.budget.units.limit();
         let mut units = pin!(self.budget.units.acquire(bytes));
         let mut reserve = pin!(self.budget.reserve.acquire(bytes));
         let mut last_resort = pin!(self.budget.last_resort.acquire(1));
         poll_fn(|cx| {
-            if let Poll::Ready(permit) = units.as_mut().poll(cx) {
+            if may_take_units && let Poll::Ready(permit) = units.as_mut().poll(cx) {
                 self.add(permit);
             } else if may_take_reserve && let Poll::Ready(permit) = reserve.as_mut().poll(cx) {
                 self.reserve = Some(permit);
@@ -351,6 +360,55 @@ mod tests {
         }
         drop(b);
         assert_eq!(budget.available(), 100);
+    }
+
+    /// One that had a part of the budget and asked for more than the rest once stood first in the line for it, in vain, and held
+    /// up everybody else.
+    #[test]
+    fn frame_that_can_only_have_the_last_resort_holds_up_nobody() {
+        let budget = RequestBudget::new(100);
+        let [mut a, mut b, mut c] = [budget.begin(1 << 20), budget.begin(1 << 20), budget.begin(1 << 20)];
+        assert!(poll_once(a.grow(60)).is_ready());
+        assert!(poll_once(a.grow(60)).is_ready(), "the last resort");
+        assert!(poll_once(b.grow(10)).is_ready());
+        {
+            let mut waiting = pin!(b.grow(1000));
+            let mut cx = Context::from_waker(Waker::noop());
+            assert!(waiting.as_mut().poll(&mut cx).is_pending());
+            assert!(poll_once(c.grow(5)).is_ready());
+            drop(a);
+            assert!(waiting.as_mut().poll(&mut cx).is_ready(), "the last resort is free");
+        }
+        drop((b, c));
+        assert_eq!(budget.available(), 100);
+    }
+
+    /// It would wait for itself: the piece is kept until all frames in it are done.
+    #[test]
+    fn frames_of_a_piece_with_the_last_resort_grow_with_it() {
+        let budget = RequestBudget::new(100);
+        let [mut a, mut piece] = [budget.begin(1 << 20), budget.begin(1 << 20)];
+        assert!(poll_once(a.grow(90)).is_ready());
+        assert!(poll_once(piece.grow(60)).is_ready(), "the last resort");
+        let piece = Rc::new(piece);
+        let mut frames = [(); 2].map(|()| budget.begin(1 << 20).beside(Rc::clone(&piece)));
+        assert!(frames.iter_mut().all(|frame| poll_once(frame.grow(20)).is_ready()));
+        assert!(poll_once(a.grow(20)).is_pending(), "nobody else");
+    }
+
+    /// What a frame shares with others it holds as well, until its end.
+    #[test]
+    fn shared_memory_counts_where_more_is_asked_for_than_there_is() {
+        let budget = RequestBudget::new(100);
+        let [mut a, mut piece, mut c] = [budget.begin(1 << 20), budget.begin(1 << 20), budget.begin(1 << 20)];
+        assert!(poll_once(a.grow(40)).is_ready());
+        assert!(poll_once(a.grow(70)).is_ready(), "the last resort");
+        assert!(poll_once(piece.grow(30)).is_ready());
+        let mut b = budget.begin(1 << 20).beside(Rc::new(piece));
+        let mut waiting = pin!(b.grow(80));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(waiting.as_mut().poll(&mut cx).is_pending());
+        assert!(poll_once(c.grow(5)).is_ready());
     }
 
     /// Four hundred clients that sent a large request each, slowly, once kept all others waiting for half a minute.
