@@ -203,7 +203,7 @@ async fn read_requests(shard: &Rc<Shard>, connection: &Connection) -> End {
             Ok(checked) => {
                 let decoded_bytes = decoded_bytes(&checked, &memory);
                 if decoded_bytes > 0
-                    && let Err(end) = or_stop(shard, connection, memory.grow(decoded_bytes)).await
+                    && let Err(end) = or_stop(shard, connection, memory.admit(decoded_bytes)).await
                 {
                     return end;
                 }
@@ -214,7 +214,7 @@ async fn read_requests(shard: &Rc<Shard>, connection: &Connection) -> End {
         match decoded {
             Ok(request) => {
                 let admitted = async {
-                    memory.grow(handlers::state_bytes(shard, &request)).await;
+                    memory.admit(handlers::state_bytes(shard, &request)).await;
                     whole_turn(connection, &request, turn).await
                 };
                 let turn = match or_stop(shard, connection, admitted).await {

@@ -77,7 +77,7 @@ pub(crate) fn element_bytes(api: ApiKey) -> usize {
     }
 }
 
-/// The memory that a request takes while it is worked on, besides its frame.
+/// The memory that a request takes while it is worked on, besides its frame, and with what it was decoded to.
 pub(crate) fn state_bytes(shard: &Shard, request: &Request) -> usize {
     match &request.body {
         RequestBody::Fetch(body) => fetch::state_bytes(shard, &request.header, body),

@@ -75,7 +75,7 @@ impl RequestBudget {
         let is_small = size_bytes <= SMALL_FRAME_BYTES;
         let budget = self.clone();
         let (units, reserve, last_resort) = (None, None, None);
-        RequestMemory { budget, is_small, units, reserve, last_resort, shared: None }
+        RequestMemory { budget, is_small, units, reserve, last_resort, shared: None, admitted_bytes: 0 }
     }
 
     #[cfg(test)]
@@ -94,6 +94,8 @@ pub(crate) struct RequestMemory {
     last_resort: Option<Permit>,
     /// What it shares with other frames that came in one piece of memory.
     shared: Option<Rc<RequestMemory>>,
+    /// What was taken for what the frame becomes.
+    admitted_bytes: usize,
 }
 
 impl RequestMemory {
@@ -130,6 +132,13 @@ impl RequestMemory {
     /// Whether it has the last resort, alone or with others: their piece is kept by it, and it would wait for itself.
     fn has_last_resort(&self) -> bool {
         self.last_resort.is_some() || self.shared.as_ref().is_some_and(|shared| shared.has_last_resort())
+    }
+
+    /// Waits until it holds so much besides its frame, for what that becomes: less than what it holds already is in that.
+    pub(crate) async fn admit(&mut self, bytes: usize) {
+        let missing = bytes.saturating_sub(self.admitted_bytes);
+        self.grow(missing).await;
+        self.admitted_bytes += missing;
     }
 
     /// What it has of the units, alone or with others.
@@ -394,6 +403,20 @@ mod tests {
         let mut frames = [(); 2].map(|()| budget.begin(1 << 20).beside(Rc::clone(&piece)));
         assert!(frames.iter_mut().all(|frame| poll_once(frame.grow(20)).is_ready()));
         assert!(poll_once(a.grow(20)).is_pending(), "nobody else");
+    }
+
+    /// What a fetch becomes was once counted twice, as decoded and as it waits.
+    #[test]
+    fn what_a_frame_becomes_next_is_in_what_it_was_before() {
+        let budget = RequestBudget::new(100);
+        let mut memory = budget.begin(1 << 20);
+        assert!(poll_once(memory.grow(10)).is_ready());
+        for (admitted, left) in [(20, 70), (50, 40), (30, 40), (60, 30)] {
+            assert!(poll_once(memory.admit(admitted)).is_ready());
+            assert_eq!(budget.available(), left);
+        }
+        drop(memory);
+        assert_eq!(budget.available(), 100);
     }
 
     /// What a frame shares with others it holds as well, until its end.
