@@ -55,7 +55,8 @@ struct WaitingSenders {
     next_key: u64,
 }
 
-/// The place of a sender among those that wait. One that is woken and goes without having sent wakes the next in its stead.
+/// The place of a sender among those that wait. One that is woken and goes without having made use of it wakes the next in its
+/// stead.
 struct Waiting<'a, T> {
     shared: &'a Shared<T>,
     key: Option<u64>,
@@ -72,7 +73,7 @@ impl<T> Waiting<'_, T> {
         waiting.wakers.insert(key, waker.clone());
     }
 
-    /// The message is sent, or never will be.
+    /// The message is sent into the room that it was woken for, if it was, or never will be.
     fn is_over(&mut self) {
         if let Some(key) = self.key.take() {
             lock(&self.shared.waiting_senders).wakers.remove(&key);
@@ -159,20 +160,27 @@ impl<T: Send> Sender<T> {
                     return Poll::Ready(done);
                 }
             };
-            waiting.wait(cx.waker());
-            // Room may have come between the attempt and the registration.
-            match self.try_send(unsent) {
+            match self.wait_or_send(unsent, &mut waiting, cx.waker()) {
                 Err(SendError::Full(unsent)) => {
                     message = Some(unsent);
                     Poll::Pending
                 }
-                done => {
-                    waiting.is_over();
-                    Poll::Ready(done)
-                }
+                done => Poll::Ready(done),
             }
         })
         .await
+    }
+
+    /// Takes a place among those that wait, and tries again: room may have come since the last attempt. If so the place is
+    /// dropped as one that needs no turn: what it is given meanwhile is for the next.
+    fn wait_or_send(
+        &self,
+        message: T,
+        waiting: &mut Waiting<'_, T>,
+        waker: &Waker,
+    ) -> Result<(), SendError<T>> {
+        waiting.wait(waker);
+        self.try_send(message)
     }
 }
 
@@ -399,6 +407,39 @@ mod tests {
             assert!(woken.0.load(Ordering::Relaxed), "there is room");
             assert_eq!(poll_once(waits), Poll::Ready(Ok(())));
         }
+    }
+
+    /// Does something else, once, in the middle of what wakes it.
+    struct Meanwhile(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+    impl std::task::Wake for Meanwhile {
+        fn wake(self: Arc<Self>) {
+            if let Some(meanwhile) = lock(&self.0).take() {
+                meanwhile();
+            }
+        }
+    }
+
+    /// One that found room while it took its place once kept a turn that it was given at that moment.
+    #[test]
+    fn sender_that_needed_no_turn_passes_it_on() {
+        let (sender, mut receiver) = channel(1);
+        let woken = Arc::new(Woken(AtomicBool::new(false)));
+        let (waker, next) = (Waker::from(Arc::clone(&woken)), sender.clone());
+        let mut waits = Box::pin(async move { next.send(2).await });
+        let shared = Arc::clone(&sender.shared);
+        let others = move || {
+            let mut cx = Context::from_waker(&waker);
+            assert!(waits.as_mut().poll(&mut cx).is_pending());
+            assert_eq!(receiver.try_recv(), Some(1), "which makes room for one");
+            std::mem::forget((waits, receiver));
+        };
+        let meanwhile = Meanwhile(Mutex::new(Some(Box::new(others))));
+        *lock(&shared.receiver) = Some(Waker::from(Arc::new(meanwhile)));
+        let mut waiting = Waiting { shared: &*sender.shared, key: None };
+        assert_eq!(sender.wait_or_send(1, &mut waiting, Waker::noop()), Ok(()));
+        drop(waiting);
+        assert!(woken.0.load(Ordering::Relaxed), "there is room");
     }
 
     #[test]
