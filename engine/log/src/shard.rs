@@ -103,6 +103,7 @@ pub(crate) struct ShardCore {
     deletions: RefCell<BTreeMap<TopicPartition, u64>>,
     /// Held while compaction looks for work and does it: one log at a time.
     pub(crate) compaction_turn: Semaphore,
+    /// Held while partitions are created, and for a moment by the close, which needs to know them all.
     create_turn: Semaphore,
     closing: Watch<bool>,
     /// How the close went, once it is over.
@@ -275,6 +276,12 @@ impl ShardLogs {
             begun.push((made.len(), id, Rc::clone(&dir)));
             made.push((id, config, Ok(Some((dir, topic_name)))));
         }
+        // Some may have waited for a checkpoint, and the log may have begun to close. It waits for what begins now.
+        if core.closing.get() {
+            for (place, ..) in begun.drain(..) {
+                made[place].2 = Err(LogError::Closed);
+            }
+        }
         let mut is_lost: BTreeMap<TopicPartition, Option<String>> = BTreeMap::new();
         for (place, id, outcome) in core.create_partition_dirs(begun).await {
             match outcome {
@@ -439,6 +446,7 @@ impl ShardCore {
         self.dirs.borrow_mut().insert(Rc::clone(&dir));
         let core = PartitionCore::new(dir, state, segments, config, Rc::clone(&self.drain_queue));
         core.is_complete.set(is_complete);
+        core.live.borrow_mut().closed = self.closing.get();
         self.partitions.borrow_mut().insert(core.id, core);
     }
 

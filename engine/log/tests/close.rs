@@ -6,9 +6,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::scene::{End, Scene};
-use common::{DIR, append_one, create, id, open, open_with, options, small_shard};
-use highwater_io::sim::{World, WorldConfig};
-use highwater_log::{DataDir, OpenOptions, ShardConfig};
+use common::{
+    DIR, append_one, batch_of, create, id, open, open_with, options, read_values, small_log, small_shard,
+};
+use highwater_io::sim::{DiskOp, Fault, FaultEffect, World, WorldConfig};
+use highwater_log::{DataDir, LogError, NewPartition, OpenOptions, Origin, ShardConfig};
+use highwater_model::LeaderEpoch;
+use highwater_model::batch::ProducerStamp;
 
 /// Found by a fuzz target: a journal file that was being prepared during the close was kept open, and locked, by the
 /// journal that nobody used any more, and the next start waited for that lock for ever.
@@ -90,4 +94,82 @@ fn fenced_partition_holds_up_no_start_while_handles_of_the_closed_log_live() {
         again.checkpoint().await.expect("the disk is sound");
         drop(partition);
     });
+}
+
+fn slowly(seconds: u64) -> FaultEffect {
+    FaultEffect::Delay(Duration::from_secs(seconds))
+}
+
+/// The stop did not wait for a creation that had begun before it: what the new partition took was acknowledged, and the
+/// checkpoint of the stop, behind which nothing is read, did not know of it.
+#[test]
+fn partition_that_is_made_during_the_close_loses_nothing() {
+    for seed in 0..10 {
+        let mut scene = Scene::new(seed);
+        let disk = scene.disk();
+        let acknowledged = scene.live_and(End::PowerCut, move |io| async move {
+            let (dir, logs, _) = open(&io).await;
+            let other = create(&logs, 0).await;
+            append_one(&other, &[1; 500]).await.acknowledged().await.expect("durable");
+            disk.inject(Fault::new(DiskOp::SyncDirectory, slowly(2)).on("topic-1").times(1));
+            disk.inject(Fault::new(DiskOp::Flush, slowly(5)).on("topic-0/").times(1));
+            let again = logs.clone();
+            let creation = io.spawn(async move { again.create_partition(id(1), "topic", small_log()).await });
+            io.sleep(Duration::from_secs(1)).await;
+            let again = logs.clone();
+            let close = io.spawn(async move { again.close().await });
+            let mut acknowledged = Vec::new();
+            if let Ok(partition) = creation.await {
+                partition.begin_epoch(LeaderEpoch(0));
+                let batch = batch_of(&[b"value"], ProducerStamp::NONE);
+                if let Ok(appended) = partition.append(batch, LeaderEpoch(0), Origin::Client).await
+                    && appended.acknowledged().await.is_ok()
+                {
+                    acknowledged.push(b"value".to_vec());
+                }
+            }
+            close.await.expect("a clean stop");
+            dir.mark_clean().await.expect("marked");
+            acknowledged
+        });
+        scene.live(move |io| async move {
+            let (_dir, logs, report) = open(&io).await;
+            assert!(report.was_clean && report.fenced.is_empty(), "seed {seed}: {report:?}");
+            let partition = create(&logs, 1).await;
+            assert_eq!(read_values(&partition).await, acknowledged, "seed {seed}");
+            assert_eq!(read_values(&logs.partition(&id(0)).expect("is there")).await.len(), 1);
+        });
+    }
+}
+
+/// One of several new partitions waited for a checkpoint when the log was closed. The others had passed the question whether
+/// it was, and their directories were made when it was closed, and the next start had the directory.
+#[test]
+fn creations_that_the_close_overtakes_make_nothing_after_it() {
+    for seed in 0..10 {
+        let mut scene = Scene::new(seed);
+        let disk = scene.disk();
+        scene.live(move |io| async move {
+            let (dir, logs, _) = open(&io).await;
+            let other = create(&logs, 2).await;
+            create(&logs, 0).await;
+            logs.delete_partition(&id(0)).await.expect("deleted");
+            append_one(&other, &[1; 500]).await.acknowledged().await.expect("durable");
+            disk.inject(Fault::new(DiskOp::Flush, slowly(3)).on("topic-2/").times(1));
+            disk.inject(Fault::new(DiskOp::SyncDirectory, slowly(30)).on("topic-1").times(1));
+            let again = logs.clone();
+            let new = |n| NewPartition { id: id(n), topic_name: "topic".into(), config: small_log() };
+            let creations = io.spawn(async move { again.create_partitions(vec![new(1), new(0)]).await });
+            io.sleep(Duration::from_secs(1)).await;
+            logs.close().await.expect("a clean stop");
+            dir.mark_clean().await.expect("marked");
+            let files = disk.file_lengths();
+            for outcome in creations.await {
+                let outcome = outcome.map(|partition| partition.id());
+                assert!(matches!(outcome, Err(LogError::Closed)), "seed {seed}: {outcome:?}");
+            }
+            assert_eq!(disk.file_lengths(), files, "seed {seed}");
+            assert!(files.keys().all(|path| !path.contains("topic-1")), "seed {seed}: {files:?}");
+        });
+    }
 }

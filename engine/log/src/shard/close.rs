@@ -58,8 +58,9 @@ impl ShardCore {
     /// In portions, as large as the journal takes: each partition's end goes through it once more, and only a checkpoint
     /// makes room. A checkpoint settles ends again, so that it comes between portions only, when all of one are complete.
     async fn drain_and_complete(self: &Rc<Self>) -> Result<(), LogError> {
-        // Whoever changes a log at this moment comes to an end; nobody begins any more. Before the checkpoint's turn, for
-        // which a deletion waits while it keeps its partition.
+        // Whoever makes or changes a log at this moment comes to an end; nobody begins any more. Before the checkpoint's turn,
+        // for which they may wait.
+        drop(self.create_turn.acquire(1).await);
         let cores: Vec<Rc<PartitionCore>> = self.partitions.borrow().values().cloned().collect();
         for core in &cores {
             drop(core.append_turn.acquire(1).await);
