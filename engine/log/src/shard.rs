@@ -264,6 +264,12 @@ impl ShardLogs {
                 continue;
             }
             let dir: Rc<Path> = core.data_dir.join(partition_dir_name(&topic_name, id.partition.0)).into();
+            if let Some(deleted) = core.deleted_at(&dir)
+                && let Err(error) = self.delete_partition(&deleted).await
+            {
+                made.push((id, config, Err(error)));
+                continue;
+            }
             let refused = core.refuses_creation(&dir).or_else(|| {
                 (!taken.insert(Rc::clone(&dir)))
                     .then(|| LogError::NameInUse { path: dir.display().to_string().into() })
@@ -311,7 +317,8 @@ impl ShardLogs {
     /// Deletes a partition. Durable when this returns; a crash before it leaves the partition as it was.
     ///
     /// # Errors
-    /// [`LogError`]. Where the deletion was only short of space or descriptors, it is finished when it is asked for again, and
+    /// [`LogError`]. Where the deletion was only short of space or descriptors, it is finished when it is asked for again or when
+    /// a partition is to be created under its name, and
     /// otherwise by the next checkpoint.
     pub async fn delete_partition(&self, id: &TopicPartition) -> Result<(), LogError> {
         let Some(partition) = self.partition(id) else { return Ok(()) };
@@ -459,6 +466,16 @@ impl ShardCore {
         }
         let is_taken = self.dirs.borrow().contains(dir);
         is_taken.then(|| LogError::NameInUse { path: dir.display().to_string().into() })
+    }
+
+    /// The partition that has this directory still, though it is deleted.
+    fn deleted_at(&self, dir: &Rc<Path>) -> Option<TopicPartition> {
+        if !self.dirs.borrow().contains(dir) {
+            return None;
+        }
+        let partitions = self.partitions.borrow();
+        let found = partitions.values().find(|core| core.dir == *dir)?;
+        found.live.borrow().deleted.then_some(found.id)
     }
 
     /// Makes sure that no start finds the deletion of a partition in the journal, whichever of the two checkpoints it takes: it

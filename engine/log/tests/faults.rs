@@ -369,7 +369,7 @@ fn journal_file_that_was_begun_is_finished_before_others() {
 /// said to be done, its name stayed taken, and after a crash its directory was nobody's and full of records.
 #[test]
 fn deletion_that_was_short_of_something_is_finished_later() {
-    let again = ["delete", "create", "checkpoint", "close", "crash"];
+    let again = ["delete", "create", "create under the name", "checkpoint", "close", "crash"];
     for (op, errno) in [(DiskOp::SyncDirectory, EMFILE), (DiskOp::Rename, ENOSPC)] {
         for then in again {
             let mut scene = Scene::new(1);
@@ -397,6 +397,13 @@ fn deletion_that_was_short_of_something_is_finished_later() {
                         assert!(read_values(&anew).await.is_empty());
                         try_append(&anew, b"new").await.expect("accepted");
                         logs.delete_partition(&id(0)).await.expect("deleted");
+                    }
+                    "create under the name" => {
+                        let new = TopicPartition { topic_id: TopicId::from_bytes([9; 16]), ..id(0) };
+                        let anew = logs.create_partition(new, "topic", small_log()).await;
+                        let anew = anew.expect("the name is free");
+                        try_append(&anew, b"new").await.expect("accepted");
+                        logs.delete_partition(&new).await.expect("deleted");
                     }
                     "checkpoint" => {
                         logs.checkpoint().await.expect("the disk is sound");
