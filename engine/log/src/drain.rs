@@ -344,7 +344,7 @@ impl ShardCore {
 impl ShardCore {
     /// Whether this is a shortage, which passes; it is told now and then while it lasts.
     pub(crate) fn tell_shortage(&self, error: &LogError) -> bool {
-        if !matches!(error, LogError::OutOfSpace { .. } | LogError::OutOfDescriptors { .. }) {
+        if !error.is_shortage() {
             return false;
         }
         let now = self.io.now();

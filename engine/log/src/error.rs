@@ -84,6 +84,13 @@ pub enum LogError {
     Closed,
 }
 
+impl LogError {
+    /// Whether it is a lack of space or of descriptors, which passes.
+    pub(crate) fn is_shortage(&self) -> bool {
+        matches!(self, LogError::OutOfSpace { .. } | LogError::OutOfDescriptors { .. })
+    }
+}
+
 /// A batch that was not appended.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]

@@ -101,6 +101,8 @@ pub(crate) struct ShardCore {
     checkpoint_lines: Cell<[u64; 2]>,
     /// Partitions that were deleted, and the groups that say so, as long as a start may find those.
     deletions: RefCell<BTreeMap<TopicPartition, u64>>,
+    /// Directories of deleted partitions, out of the way durably, whose files are still to be removed.
+    doomed: RefCell<Vec<PathBuf>>,
     /// Held while compaction looks for work and does it: one log at a time.
     pub(crate) compaction_turn: Semaphore,
     /// Held while partitions are created, and for a moment by the close, which needs to know them all.
@@ -178,6 +180,7 @@ impl ShardLogs {
             checkpoint_turn: Semaphore::new(1),
             checkpoint_lines: Cell::new([0; 2]),
             deletions: RefCell::default(),
+            doomed: RefCell::default(),
             compaction_turn: Semaphore::new(1),
             create_turn: Semaphore::new(1),
             closing: Watch::new(false),
@@ -317,9 +320,9 @@ impl ShardLogs {
     /// Deletes a partition. Durable when this returns; a crash before it leaves the partition as it was.
     ///
     /// # Errors
-    /// [`LogError`]. Where the deletion was only short of space or descriptors, it is finished when it is asked for again or when
-    /// a partition is to be created under its name, and
-    /// otherwise by the next checkpoint.
+    /// [`LogError`]. Where the deletion was only short of space or descriptors, it is finished when it is asked for again or
+    /// when a partition is to be created under its name, and otherwise by the next checkpoint. Where only the removal of its
+    /// files was, that is no error, and made up for at the next deletion or checkpoint.
     pub async fn delete_partition(&self, id: &TopicPartition) -> Result<(), LogError> {
         let Some(partition) = self.partition(id) else { return Ok(()) };
         self.core.to_the_end(partition.delete()).await
@@ -553,7 +556,7 @@ impl ShardCore {
         for partition in begun {
             self.finish_deletion(&partition).await?;
         }
-        Ok(())
+        self.remove_doomed().await
     }
 
     /// Removes a partition, of which the journal says durably that it is deleted.
@@ -565,7 +568,25 @@ impl ShardCore {
         // Until now nothing else could take its name.
         self.partitions.borrow_mut().remove(&partition.id);
         self.dirs.borrow_mut().remove(&partition.dir);
-        dir::remove_partition_dir(&self.io, &doomed).await.map_err(|error| self.fence(&error))
+        self.doomed.borrow_mut().push(doomed);
+        self.remove_doomed().await
+    }
+
+    /// Removes what is left of deleted partitions. What is short of something stays for the next time: it concerns nobody but
+    /// the space that it takes. For whoever has the checkpoint's turn, so that one does it at a time.
+    async fn remove_doomed(&self) -> Result<(), LogError> {
+        let all = self.doomed.borrow().clone();
+        for dir in all {
+            match dir::remove_partition_dir(&self.io, &dir).await.map_err(|error| self.fence(&error)) {
+                Ok(()) => self.doomed.borrow_mut().retain(|left| *left != dir),
+                Err(error) if error.is_shortage() => {
+                    tracing::warn!("{error}: the files of a deleted partition keep their space for a while");
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Takes a deleted partition's directory out of the way, durably.

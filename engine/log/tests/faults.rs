@@ -10,7 +10,7 @@ use common::{
     append_one, batch_of, create, id, open, open_with, options, read_values, small_log, small_shard,
 };
 use highwater_io::Io;
-use highwater_io::sim::{DiskOp, Fault, FaultEffect};
+use highwater_io::sim::{Disk, DiskOp, Fault, FaultEffect};
 use highwater_log::{
     AppendError, LogError, OpenOptions, Origin, Partition, ReadRequest, ShardConfig, ShardLogs,
 };
@@ -425,6 +425,47 @@ fn deletion_that_was_short_of_something_is_finished_later() {
                 assert_eq!(read_values(&other).await.len(), 12, "{op:?}, {then}");
             });
         }
+    }
+}
+
+/// The last step of a deletion was short of a descriptor: nobody tried it again before the next start, and the space stayed
+/// taken. Nor is that any reason for a checkpoint to fail.
+#[test]
+fn files_of_a_deleted_partition_go_once_there_is_a_descriptor() {
+    for then in ["delete", "checkpoint", "close"] {
+        let mut scene = Scene::new(1);
+        let disk = scene.disk();
+        scene.live_and(End::PowerCut, move |io| async move {
+            let (dir, logs, _) = open(&io).await;
+            let (partition, other) = (create(&logs, 0).await, create(&logs, 1).await);
+            for _ in 0..12 {
+                try_append(&partition, &[b'x'; 3000]).await.expect("accepted");
+                try_append(&other, &[b'x'; 3000]).await.expect("accepted");
+            }
+            io.sleep(Duration::from_secs(1)).await;
+            let rest = |disk: &Disk| disk.file_lengths().into_keys().any(|path| path.contains("-delete"));
+            let fault =
+                disk.inject(Fault::new(DiskOp::Inspect, FaultEffect::Errno(EMFILE)).on("-delete").times(2));
+            logs.delete_partition(&id(0)).await.expect("durable, and nothing is in the way of its name");
+            assert!(logs.partition(&id(0)).is_none() && rest(&disk));
+            logs.checkpoint().await.expect("the deletion is nothing to it");
+            assert_eq!(disk.fired(fault), 2, "{then}: nobody tried again");
+            match then {
+                "delete" => logs.delete_partition(&id(1)).await.expect("deleted"),
+                "checkpoint" => logs.checkpoint().await.expect("the disk is sound"),
+                _ => {
+                    logs.close().await.expect("a clean stop");
+                    dir.mark_clean().await.expect("marked");
+                }
+            }
+            assert!(!rest(&disk), "{then}: the space is taken still");
+            assert!(then == "close" || logs.failure().is_none());
+        });
+        scene.live(move |io| async move {
+            let (_dir, logs, report) = open(&io).await;
+            assert!(report.fenced.is_empty() && report.strays.is_empty(), "{then}: {report:?}");
+            assert_eq!(logs.partitions().len(), usize::from(then != "delete"));
+        });
     }
 }
 
