@@ -469,6 +469,40 @@ fn files_of_a_deleted_partition_go_once_there_is_a_descriptor() {
     }
 }
 
+/// While there was no space for a new journal file that had been begun, those that checkpoints released were not used.
+#[test]
+fn journal_file_that_finds_no_space_holds_up_no_spent_one() {
+    // The header that is missing for a while is written once it can be: the file has its number.
+    for (skip, times) in [(0, None), (0, Some(3)), (1, Some(3))] {
+        for seed in 1..=3 {
+            let mut scene = Scene::new(seed);
+            let disk = scene.disk();
+            let appended = scene.live_and(End::Kill, move |io| async move {
+                let (_dir, logs, _) = open(&io).await;
+                let partition = create(&logs, 0).await;
+                let fault = Fault::new(DiskOp::Write, FaultEffect::Errno(ENOSPC)).on("shard-0/journal-2");
+                let fault = disk.inject(fault.skip(skip).times(times.unwrap_or(u64::MAX)));
+                let mut appended = 0;
+                for _ in 0..400 {
+                    stands_not_still(&io, "an append", try_append(&partition, &[b'x'; 3000]))
+                        .await
+                        .expect("accepted");
+                    appended += 1;
+                }
+                assert!(disk.fired(fault) > 0, "seed {seed}");
+                appended
+            });
+            scene.pass(Duration::from_secs(10));
+            scene.live(move |io| async move {
+                let (_dir, logs, report) = open(&io).await;
+                assert!(report.fenced.is_empty(), "seed {seed}: {report:?}");
+                let partition = logs.partition(&id(0)).expect("is there");
+                assert_eq!(read_values(&partition).await.len(), appended, "seed {seed}");
+            });
+        }
+    }
+}
+
 const PRODUCER: ProducerStamp = ProducerStamp {
     producer_id: ProducerId(7),
     producer_epoch: ProducerEpoch(0),

@@ -9,9 +9,9 @@
 //! ```
 //!
 //! Preparation writes a header with a new random incarnation and the next file number, flushed: from then on nothing
-//! of the old lap can pass for a group. A new file is also filled with zeros, so that group writes overwrite blocks in
-//! place and their flush carries no file system metadata. At start only the first step is filled; the rest follows in
-//! the background and gives way as soon as groups catch up with it.
+//! of the old lap can pass for a group. A new file is filled with zeros before, so that group writes overwrite blocks in
+//! place and their flush carries no file system metadata. The first file of a journal is filled behind its header, in the
+//! background, which gives way as soon as groups catch up with it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -179,6 +179,8 @@ impl Files {
         zeroing: Zeroing,
     ) -> Result<JournalFile, FileError> {
         let file = self.open_slot(slot).await?;
+        // Begun before: it is filled.
+        let is_filled = !is_new || self.begun.get() == Some(slot);
         let mut incarnation = [0; 16];
         self.io.random_bytes(&mut incarnation);
         let number = self.next_number.get();
@@ -192,12 +194,16 @@ impl Files {
             file,
             header,
             size_bytes: self.file_bytes,
-            zeroed_bytes: Cell::new(if is_new { FILE_HEADER_BYTES } else { self.file_bytes }),
+            zeroed_bytes: Cell::new(if is_filled { self.file_bytes } else { FILE_HEADER_BYTES }),
             zeroing: Semaphore::new(1),
             overtaken: Cell::new(false),
         };
-        if is_new {
+        if !is_filled {
             prepared.file.allocate(0, self.file_bytes).await?;
+            // What finds no space does so before the file has a number: a spent one takes its turn then.
+            if zeroing == Zeroing::Whole {
+                prepared.zero_rest().await?;
+            }
             // The header tells the length.
             prepared.file.sync_all().await?;
         }
@@ -205,9 +211,6 @@ impl Files {
         block.extend_from_slice(&header.encode());
         self.begun.set(Some(slot));
         prepared.file.write_at(vec![block.freeze()], 0, fs::Durability::Plain).await?;
-        if is_new && zeroing == Zeroing::Whole {
-            prepared.zero_rest().await?;
-        }
         prepared.file.sync_data().await?;
         if is_new {
             self.io.fs().sync_dir(&self.dir).await?;
