@@ -238,7 +238,8 @@ impl ShardLogs {
     /// Creates many partitions as [`create_partition`](Self::create_partition) does each, in the order of `new`, with one
     /// flush of the directory that holds them all. None is there before that: a start may find some or all of them.
     ///
-    /// An id that was deleted may be used again: checkpoints pass the deletion first.
+    /// An id that was deleted may be used again: checkpoints pass the deletion first. One whose deletion is asked for is waited
+    /// for.
     pub async fn create_partitions(&self, new: Vec<NewPartition>) -> Vec<Result<Partition, LogError>> {
         let this = self.clone();
         self.core.to_the_end(async move { this.create_all(new).await }).await
@@ -251,8 +252,8 @@ impl ShardLogs {
         let mut made = Vec::with_capacity(new.len());
         let (mut begun, mut ids) = (Vec::new(), BTreeSet::new());
         for NewPartition { id, topic_name, config } in new {
-            let deleted = self.partition(&id).filter(Partition::is_deleted);
-            if deleted.is_some()
+            let going = self.partition(&id).filter(Partition::is_going);
+            if going.is_some()
                 && let Err(error) = self.delete_partition(&id).await
             {
                 made.push((id, config, Err(error)));
@@ -267,8 +268,8 @@ impl ShardLogs {
                 continue;
             }
             let dir: Rc<Path> = core.data_dir.join(partition_dir_name(&topic_name, id.partition.0)).into();
-            if let Some(deleted) = core.deleted_at(&dir)
-                && let Err(error) = self.delete_partition(&deleted).await
+            if let Some(going) = core.going_at(&dir)
+                && let Err(error) = self.delete_partition(&going).await
             {
                 made.push((id, config, Err(error)));
                 continue;
@@ -393,6 +394,7 @@ impl ShardLogs {
 impl Partition {
     async fn delete(self) -> Result<(), LogError> {
         let Partition { core: partition, shard } = self;
+        let _asked = Asked::begin(&partition.deletions);
         let _append_turn = partition.append_turn.acquire(1).await;
         // No checkpoint passes the entry before the directory's name is gone: it would come back without a record of
         // its end. Nor may we wait for the journal while we keep checkpoints away, or the write-behind of which they are
@@ -471,14 +473,14 @@ impl ShardCore {
         is_taken.then(|| LogError::NameInUse { path: dir.display().to_string().into() })
     }
 
-    /// The partition that has this directory still, though it is deleted.
-    fn deleted_at(&self, dir: &Rc<Path>) -> Option<TopicPartition> {
+    /// The partition that has this directory still, though it is to be deleted.
+    fn going_at(&self, dir: &Rc<Path>) -> Option<TopicPartition> {
         if !self.dirs.borrow().contains(dir) {
             return None;
         }
         let partitions = self.partitions.borrow();
         let found = partitions.values().find(|core| core.dir == *dir)?;
-        found.live.borrow().deleted.then_some(found.id)
+        found.is_going().then_some(found.id)
     }
 
     /// Makes sure that no start finds the deletion of a partition in the journal, whichever of the two checkpoints it takes: it
@@ -870,6 +872,22 @@ impl<T> Drop for ToTheEnd<T> {
         if let Some(work) = self.work.take().filter(|_| self.is_begun) {
             self.io.spawn(work).detach();
         }
+    }
+}
+
+/// A deletion among those that are asked for, until this is dropped.
+struct Asked<'a>(&'a Cell<usize>);
+
+impl<'a> Asked<'a> {
+    fn begin(deletions: &'a Cell<usize>) -> Self {
+        deletions.set(deletions.get() + 1);
+        Asked(deletions)
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
     }
 }
 

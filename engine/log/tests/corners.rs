@@ -272,6 +272,35 @@ fn partition_that_is_made_anew_under_its_id_survives() {
     }
 }
 
+/// Whoever asked for a deletion went away before anything in the journal told of it: a creation gave the old partition, which was
+/// deleted right after.
+#[test]
+fn creation_waits_for_a_deletion_that_was_asked_for() {
+    for seed in 0..10 {
+        let mut scene = Scene::new(seed);
+        let disk = scene.disk();
+        scene.live(move |io| async move {
+            let (_dir, logs, _) = open(&io).await;
+            let (partition, other) = (create(&logs, 0).await, create(&logs, 1).await);
+            try_append(&partition, b"old").await.expect("accepted");
+            try_append(&other, b"other").await.expect("accepted");
+            let slowly = FaultEffect::Delay(Duration::from_secs(5));
+            disk.inject(Fault::new(DiskOp::Flush, slowly).on("topic-1/").times(1));
+            let again = logs.clone();
+            io.spawn(async move { again.checkpoint().await }).detach();
+            io.sleep(Duration::from_secs(1)).await;
+            // Deletions wait for the checkpoint.
+            let deletion = io.timeout(Duration::from_secs(1), logs.delete_partition(&id(0))).await;
+            assert!(deletion.is_err(), "seed {seed}");
+            let anew = create(&logs, 0).await;
+            assert!(read_values(&anew).await.is_empty(), "seed {seed}: it is the old one");
+            io.sleep(Duration::from_secs(60)).await;
+            try_append(&anew, b"new").await.expect("accepted");
+            assert_eq!(read_values(&logs.partition(&id(0)).expect("is there")).await, [b"new"]);
+        });
+    }
+}
+
 /// The name under which a directory waits for its removal is longer than the topic's.
 #[test]
 fn topic_with_the_longest_name_is_deleted() {

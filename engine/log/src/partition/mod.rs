@@ -149,6 +149,8 @@ pub(crate) struct PartitionCore {
     pub(crate) cleaning_turn: Semaphore,
     /// Held by whoever changes which closed segments there are, or says in the journal where in one of them the log ends.
     pub(crate) files_turn: Semaphore,
+    /// How many deletions of it are asked for and not over.
+    pub(crate) deletions: Cell<usize>,
     /// Where its directory goes once it is deleted.
     pub(crate) doomed: RefCell<Option<PathBuf>>,
     /// Truncations so far.
@@ -223,6 +225,7 @@ impl PartitionCore {
             drain_turn: Semaphore::new(1),
             cleaning_turn: Semaphore::new(1),
             files_turn: Semaphore::new(1),
+            deletions: Cell::new(0),
             doomed: RefCell::default(),
             cuts: Cell::new(0),
             departures: Cell::new(0),
@@ -232,6 +235,11 @@ impl PartitionCore {
             drain_queued: Cell::new(false),
             drainable_bytes: Cell::new(0),
         })
+    }
+
+    /// Whether it is deleted, or its deletion is asked for and not over.
+    pub(crate) fn is_going(&self) -> bool {
+        self.deletions.get() > 0 || self.live.borrow().deleted
     }
 
     /// Refuses appends to a fenced or closed partition.
@@ -350,9 +358,9 @@ impl Partition {
         &self.core.topic_name
     }
 
-    /// Whether it is deleted, and what is left of it goes.
-    pub(crate) fn is_deleted(&self) -> bool {
-        self.core.live.borrow().deleted
+    /// Whether it is deleted or about to be, and what is left of it goes.
+    pub(crate) fn is_going(&self) -> bool {
+        self.core.is_going()
     }
 
     /// Current settings.

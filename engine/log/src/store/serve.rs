@@ -155,7 +155,7 @@ impl Serving {
         let topic_id =
             siblings().next().map_or_else(|| TopicId(self.io.random_uuid()), |log| log.id().topic_id);
         let id = TopicPartition { topic_id, partition: PartitionIndex(partition) };
-        let log = match self.logs.partition(&id).filter(|log| !log.is_deleted()) {
+        let log = match self.logs.partition(&id).filter(|log| !log.is_going()) {
             Some(log) => {
                 config.into_iter().for_each(|config| log.set_config(config));
                 log
