@@ -18,7 +18,6 @@
 
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
 use highwater_io::{FileError, Io, IoBuf, fs};
 use twox_hash::XxHash3_64;
 
@@ -32,6 +31,8 @@ const MAGIC: &[u8; 8] = b"HWCKPT01";
 const HEADER_BYTES: usize = 80;
 /// Where the header tells the length of the body.
 const BODY_BYTES_AT: usize = 64;
+/// Bytes that are read at a time.
+const PIECE_BYTES: usize = 4 << 20;
 
 /// A checkpoint in memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,16 +116,27 @@ pub(crate) async fn create_slots(io: &Io, dir: &Path, bytes: Vec<u8>) -> Result<
 }
 
 /// The bytes of a checkpoint's file that its header claims, however long the file is: whatever fitted into the memory of the one
-/// who wrote it is read, and an older, larger one may have left more behind it.
-async fn read(io: &Io, path: &Path) -> Result<Bytes, FileError> {
+/// who wrote it is read, and an older, larger one may have left more behind it. `None` if it claims more than there is memory
+/// for: such a one was never written, whatever a file full of holes may hold.
+async fn read(io: &Io, path: &Path) -> Result<Option<Vec<u8>>, FileError> {
     let file = io.fs().open(path, fs::OpenOptions::read_only()).await?;
     let header = file.read_at(IoBuf::with_capacity(HEADER_BYTES), 0, HEADER_BYTES).await?;
     let body_bytes = header.get(BODY_BYTES_AT..BODY_BYTES_AT + 8).and_then(|bytes| Fields(bytes).u64());
     let claimed_bytes = body_bytes.unwrap_or(0).saturating_add(HEADER_BYTES as u64);
-    let Some(len) = usize::try_from(claimed_bytes.min(file.len().await?)).ok() else {
-        return Ok(Bytes::new());
-    };
-    Ok(file.read_at(IoBuf::with_capacity(len), 0, len).await?.freeze())
+    let Ok(len) = usize::try_from(claimed_bytes.min(file.len().await?)) else { return Ok(None) };
+    let mut bytes = Vec::new();
+    if bytes.try_reserve_exact(len).is_err() {
+        return Ok(None);
+    }
+    while bytes.len() < len {
+        let piece_bytes = PIECE_BYTES.min(len - bytes.len());
+        let piece = file.read_at(IoBuf::with_capacity(piece_bytes), bytes.len() as u64, piece_bytes).await?;
+        if piece.is_empty() {
+            break;
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(Some(bytes))
 }
 
 /// The newest valid checkpoint in `dir`.
@@ -145,7 +157,14 @@ pub(crate) async fn read_newest(
             lock_for_writing(io, &file).await?;
         }
         let bytes = match read(io, &path).await {
-            Ok(bytes) => bytes,
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => {
+                tracing::warn!(
+                    "{} claims more than fits memory: the other checkpoint slot is used",
+                    path.display()
+                );
+                continue;
+            }
             // An unreadable sector counts as torn: the other slot is there for that.
             Err(error) if error.errno() == Some(EIO) => {
                 tracing::warn!("{error}: the other checkpoint slot is used");

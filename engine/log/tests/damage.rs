@@ -292,6 +292,25 @@ fn checkpoint_file_of_any_length_is_read() {
     });
 }
 
+/// Nobody has the memory that it claims, and the file seems to be long enough.
+#[test]
+fn checkpoint_that_claims_a_petabyte_is_damaged() {
+    for slot in ["checkpoint-0", "checkpoint-1"] {
+        let mut scene = scene_with_records(true);
+        let path = journal_path(&scene, slot);
+        scene.disk().corrupt(&path, 64..72);
+        scene.live_and(End::Kill, |io| async move {
+            let file = io.fs().open(path, fs::OpenOptions::read_write()).await.expect("is there");
+            file.set_len(1 << 50).await.expect("holes take no space");
+        });
+        scene.live_and(End::Kill, move |io| async move {
+            let report = verify(&io, Path::new(DIR), |_| ()).await.expect("can be looked at");
+            assert_eq!(report.partitions.len(), 2, "{slot}");
+        });
+        assert_whole(&mut scene);
+    }
+}
+
 #[test]
 fn unreadable_sector_of_a_damaged_journal_takes_only_itself_out_of_the_copy() {
     let (mut scene, generation) = scene_with_damaged_journal();
