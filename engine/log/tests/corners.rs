@@ -10,7 +10,7 @@ use common::{
     append_one, batch_of, create, id, open, open_with, options, read_values, small_log, small_shard,
 };
 use highwater_io::Io;
-use highwater_io::sim::{DiskOp, Fault, FaultEffect, run};
+use highwater_io::sim::{Disk, DiskOp, Fault, FaultEffect, run};
 use highwater_log::{AppendError, LogConfig, LogError, OpenOptions, Origin, Partition, ShardConfig};
 use highwater_model::batch::ProducerStamp;
 use highwater_model::{LeaderEpoch, Offset, PartitionIndex, TopicId, TopicPartition};
@@ -104,13 +104,22 @@ fn roll_is_made_anew_after_a_removal_that_was_short_of_descriptors() {
     });
 }
 
+/// The number of the newest checkpoint on the disk.
+fn checkpoint_number(disk: &Disk) -> u64 {
+    let files = disk.snapshot_files().into_iter();
+    let slots = files.filter(|(path, bytes)| path.contains("/checkpoint-") && bytes.len() > 32);
+    let number = |bytes: &[u8]| u64::from_be_bytes(bytes[24..32].try_into().expect("eight"));
+    slots.map(|(_, bytes)| number(&bytes)).max().expect("there are some")
+}
+
 /// Whoever asks for something may go away before it is done. A checkpoint that was dropped while segments were flushed took the
 /// list of them with it, and the next one vouched for what nobody had flushed.
 #[test]
 fn work_whose_caller_goes_away_is_done() {
-    for what in ["checkpoint", "truncate", "delete", "delete records", "compact", "close"] {
+    for what in ["checkpoint", "create", "truncate", "delete", "delete records", "compact", "close"] {
         for step in 0..40u32 {
             let mut scene = Scene::new(u64::from(step));
+            let disk = scene.disk();
             let expected = scene.live_and(End::PowerCut, move |io| async move {
                 let shard = ShardConfig { checkpoint_interval_bytes: 1 << 40, ..small_shard() };
                 let (dir, logs, _) = open_with(&io, OpenOptions { shard, ..options() }).await;
@@ -126,31 +135,46 @@ fn work_whose_caller_goes_away_is_done() {
                     other.set_config(config);
                 }
                 let patience = Duration::from_micros(u64::from(step) * 100);
+                let number = checkpoint_number(&disk);
                 let mut expected: Vec<Vec<u8>> = (0..12u8).map(|n| vec![n; 2_500]).collect();
                 match what {
                     "checkpoint" => drop(io.timeout(patience, logs.checkpoint()).await),
+                    "create" => {
+                        drop(io.timeout(patience, logs.create_partition(id(2), "topic", small_log())).await);
+                    }
                     "truncate" => {
                         drop(io.timeout(patience, partition.truncate_to(Offset(5))).await);
-                        io.sleep(Duration::from_secs(1)).await;
-                        let end = partition.watermarks().get().log_end_offset;
-                        assert!(end == Offset(5) || end == Offset(12), "step {step}: {end}");
-                        expected.truncate(usize::try_from(end.0).expect("small"));
+                        expected.truncate(5);
+                    }
+                    "delete" => drop(io.timeout(patience, logs.delete_partition(&id(1))).await),
+                    "delete records" => {
+                        drop(io.timeout(patience, partition.delete_records_before(Offset(10))).await);
+                        expected.drain(..10);
+                    }
+                    "compact" => drop(io.timeout(patience, logs.compact()).await),
+                    _ => drop(io.timeout(patience, logs.close()).await),
+                }
+                // What was asked for has begun. It is done before anybody else asks for something.
+                io.sleep(Duration::from_secs(1)).await;
+                let marks = partition.watermarks().get();
+                match what {
+                    "checkpoint" => assert_eq!(checkpoint_number(&disk), number + 1, "step {step}"),
+                    "create" => assert!(logs.partition(&id(2)).is_some(), "step {step}"),
+                    "truncate" => {
+                        assert_eq!(marks.log_end_offset, Offset(5), "step {step}");
                         try_append(&partition, &[100; 2_500]).await.expect("accepted");
                         expected.push(vec![100; 2_500]);
                     }
                     "delete" => {
-                        drop(io.timeout(patience, logs.delete_partition(&id(1))).await);
-                        io.sleep(Duration::from_secs(1)).await;
+                        assert!(logs.partition(&id(1)).is_none(), "step {step}");
+                        assert!(disk.file_lengths().keys().all(|path| !path.contains("/topic-1")));
                     }
-                    "delete records" => {
-                        drop(io.timeout(patience, partition.delete_records_before(Offset(10))).await);
-                        io.sleep(Duration::from_secs(1)).await;
-                        expected = read_values(&partition).await;
-                    }
-                    "compact" => drop(io.timeout(patience, logs.compact()).await),
+                    "delete records" => assert_eq!(marks.log_start_offset, Offset(10), "step {step}"),
+                    "compact" => {}
                     _ => {
-                        drop(io.timeout(patience, logs.close()).await);
+                        let now = io.now();
                         logs.close().await.expect("a clean stop");
+                        assert_eq!(io.now(), now, "step {step}: it is over");
                         dir.mark_clean().await.expect("marked");
                         return expected;
                     }
@@ -165,9 +189,13 @@ fn work_whose_caller_goes_away_is_done() {
                 assert_eq!(report.was_clean, what == "close");
                 let values = read_values(&logs.partition(&id(0)).expect("is there")).await;
                 assert_eq!(values, expected, "{what}, step {step}");
-                if let Some(other) = logs.partition(&id(1)) {
-                    let is_whole = read_values(&other).await.len() == 12;
-                    assert!(is_whole || what == "compact", "{what}, step {step}");
+                assert_eq!(logs.partition(&id(2)).is_some(), what == "create");
+                match logs.partition(&id(1)) {
+                    Some(other) => {
+                        let is_whole = read_values(&other).await.len() == 12;
+                        assert!(is_whole || what == "compact", "{what}, step {step}");
+                    }
+                    None => assert_eq!(what, "delete"),
                 }
             });
         }
