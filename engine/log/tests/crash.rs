@@ -381,8 +381,9 @@ async fn append(io: &Io, log: &Partition, truth: &Rc<Truth>, dice: &Dice, partit
     let pairs: Vec<(&[u8], Option<&[u8]>)> =
         keys.iter().zip(&values).map(|(key, value)| (key.as_slice(), value.as_deref())).collect();
     let batch = keyed_batch_of(&pairs, ProducerStamp::NONE);
-    let config = log.config();
     let Ok(appended) = log.append(batch, epoch, Origin::Client).await else { return };
+    // Settings count as they are when it is accepted, for which it may have waited.
+    let config = log.config();
     truth.note(partition, || {
         let bytes: usize = records.iter().map(|record| record.value.len()).sum();
         format!("accepted {}..={}, {bytes} bytes", appended.base_offset, appended.last_offset)
