@@ -227,17 +227,25 @@ impl FrameReader {
     ) -> Result<Frame, FrameError> {
         let too_slow = || FrameError::TooSlow { size_bytes, timeout: self.read_timeout };
         let mut deadline = self.io.now() + self.read_timeout;
-        let ahead = self.ahead.take();
-        let begun = ahead.as_ref().map_or(&[][..], |ahead| &ahead.bytes);
+        let mut ahead = self.ahead.take();
         let mut memory = self.budget.begin(size_bytes);
         let together = size_bytes <= TOGETHER_BYTES;
         let room = if together && self.more_came { MEDIUM_BYTES } else { believed };
-        let mut capacity = capacity_for(room.max(begun.len()));
+        let begun_bytes = ahead.as_ref().map_or(0, |ahead| ahead.bytes.len());
+        let mut capacity = capacity_for(room.max(begun_bytes));
         if !memory.try_spare(capacity) {
             // By steps, then, from what has arrived.
-            capacity = capacity_for(begun.len());
+            capacity = capacity_for(begun_bytes);
+            if ahead.as_ref().is_some_and(|ahead| ahead.memory.has_last_resort()) {
+                // What is waited for here is perhaps what the piece has: it would wait for itself.
+                ahead = ahead.map(|ahead| Ahead {
+                    bytes: Bytes::copy_from_slice(&ahead.bytes),
+                    memory: Rc::new(self.budget.begin(0)),
+                });
+            }
             self.grow(&mut memory, capacity, &mut deadline).await;
         }
+        let begun = ahead.as_ref().map_or(&[][..], |ahead| &ahead.bytes);
         let mut buffer = moved_to(begun, self.pools.take(capacity));
         drop(ahead);
         while buffer.len() < size_bytes {
@@ -399,6 +407,55 @@ mod tests {
     #[test]
     fn frames_come_whole_where_memory_is_short() {
         frames_in_pieces(256 << 10);
+    }
+
+    /// While somebody else has all of the budget, a connection goes on with the last resort. The start of a frame at the end of a
+    /// piece that was received with it does not wait for the piece to give it back.
+    #[test]
+    fn start_of_a_frame_keeps_the_last_resort_from_nobody() {
+        const SIZE: usize = 40_000;
+        const NUMBER: u64 = 8;
+        let config = BrokerConfig::for_data_dir("/data");
+        let mut world = World::new(1, WorldConfig::default());
+        let (broker, peer) = (world.add_node("broker"), world.add_node("peer"));
+        let address = SocketAddr::from((world.address(broker), 9092));
+        let read = Rc::new(std::cell::Cell::new(0));
+        let state = (config.network.clone(), Rc::clone(&read));
+        world.start(broker, vec![state], move |io, (network, read)| async move {
+            let listener = io.listen(address, ListenOptions::default()).await.expect("the port is free");
+            let stream = listener.accept().await.expect("a connection");
+            let budget = RequestBudget::new(256 << 10);
+            let mut other = budget.begin(usize::MAX);
+            other.grow(usize::MAX).await;
+            // All that the peer sent is there.
+            io.sleep(Duration::from_secs(1)).await;
+            let mut reader = FrameReader::new(&io, &budget, &FramePools::new(), &network);
+            for number in 0..NUMBER {
+                let frame = io.timeout(Duration::from_secs(10), async {
+                    let size = reader.size(&stream).await.expect("a size");
+                    reader.content(&stream, size).await.expect("content")
+                });
+                let Ok(frame) = frame.await else { return };
+                assert_eq!(frame.bytes, content(number, SIZE));
+                read.set(read.get() + 1);
+            }
+        });
+        world.start(peer, vec![()], move |io, ()| async move {
+            let stream = loop {
+                match io.connect(address).await {
+                    Ok(stream) => break stream,
+                    Err(_) => io.sleep(Duration::from_millis(1)).await,
+                }
+            };
+            let frames = (0..NUMBER).flat_map(|number| {
+                let size = u32::try_from(SIZE).expect("small").to_be_bytes();
+                [size.to_vec(), content(number, SIZE)]
+            });
+            stream.send(frames.map(Bytes::from).collect()).await.expect("sent");
+            io.sleep(Duration::from_secs(1_000)).await;
+        });
+        world.run_until(|world| !world.is_up(broker)).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(read.get(), NUMBER);
     }
 
     #[test]

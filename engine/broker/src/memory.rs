@@ -130,7 +130,7 @@ impl RequestMemory {
     }
 
     /// Whether it has the last resort, alone or with others: their piece is kept by it, and it would wait for itself.
-    fn has_last_resort(&self) -> bool {
+    pub(crate) fn has_last_resort(&self) -> bool {
         self.last_resort.is_some() || self.shared.as_ref().is_some_and(|shared| shared.has_last_resort())
     }
 

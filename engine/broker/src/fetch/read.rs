@@ -73,6 +73,18 @@ impl Reading {
         Reading { target, max_bytes, had_one_batch: limits.min_one_batch, read, done: None }
     }
 
+    /// What it brings, while those behind it go on: none of them may stand still with something that another one waits for.
+    async fn answer(&mut self, later: &mut VecDeque<Reading>) -> ReadPartition {
+        poll_fn(|cx| {
+            self.poll(cx);
+            if self.done.is_none() {
+                later.iter_mut().for_each(|later| later.poll(cx));
+            }
+            self.done.take().map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) {
         if self.done.is_none()
             && let Poll::Ready(read) = self.read.as_mut().poll(cx)
@@ -103,18 +115,12 @@ pub(crate) async fn read(shard: Rc<Shard>, targets: Vec<Target>, mut limits: Lim
             continue;
         }
         let Some(mut reading) = readings.pop_front() else { break };
-        let mut answer = poll_fn(|cx| {
-            reading.poll(cx);
-            if reading.done.is_none() {
-                readings.iter_mut().for_each(|later| later.poll(cx));
-            }
-            reading.done.take().map_or(Poll::Pending, Poll::Ready)
-        })
-        .await;
+        let mut answer = reading.answer(&mut readings).await;
         let size_bytes = answer.data.records_size_bytes();
         if size_bytes == 0 && limits.min_one_batch && !reading.had_one_batch {
-            // Those before it had nothing, so that it is the first after all.
-            answer = read_partition(Rc::clone(&shard), reading.target, limits).await;
+            // Those before it had nothing, so that it is the first after all. What it waits for those behind it may have.
+            reading = Reading::begin(&shard, reading.target, limits);
+            answer = reading.answer(&mut readings).await;
         }
         let mut size_bytes = answer.data.records_size_bytes();
         if size_bytes > limits.max_bytes && !limits.min_one_batch {

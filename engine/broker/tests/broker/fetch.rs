@@ -1,7 +1,9 @@
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use highwater_protocol::ErrorCode;
 use highwater_protocol::messages::FetchRequest;
+use highwater_protocol::messages::fetch_response::PartitionData;
 
 use crate::client::{TestBroker, batch, fetch_request, produce_request, values, values_of};
 
@@ -222,4 +224,34 @@ fn follower_is_told_that_it_is_none() {
     let response = broker.connect().call(11, &request);
     let partition = &response.responses[0].partitions[0];
     assert_eq!(ErrorCode(partition.error_code), ErrorCode::NOT_LEADER_OR_FOLLOWER);
+}
+
+/// The first partition has nothing, the first batch of the next is larger than what is asked of it, and is given in the end since it
+/// is the first of all. Meanwhile those behind it are read, and hold what may be read at once of the disk.
+#[test]
+fn batch_that_turns_out_to_be_the_first_waits_for_no_reads_that_stand_still() {
+    const PARTITIONS: i32 = 9;
+    let mut broker = TestBroker::start(&[("num.shards", "1"), ("journal.file.bytes", "16777216")]);
+    broker.create_topic("t", PARTITIONS, &[("max.message.bytes", "4000000")]);
+    let mut client = broker.connect();
+    let value = "v".repeat(1_500_000);
+    client.produce("t", 1, -1, batch(&[&value]));
+    for partition in 2..PARTITIONS {
+        for _ in 0..8 {
+            client.produce("t", partition, -1, batch(&[&value[..200_000]]));
+        }
+    }
+    // Nothing is in memory then.
+    broker.restart();
+    let mut client = broker.connect();
+    let partitions: Vec<(&str, i32, i64)> = (0..PARTITIONS).map(|partition| ("t", partition, 0)).collect();
+    let request = fetch_request(&partitions).with_max_bytes(20 << 20);
+    for _ in 0..20 {
+        let response = client.call(11, &request);
+        let given = response.responses.iter().flat_map(|topic| &topic.partitions);
+        let bytes = |data: &PartitionData| data.records.as_ref().map_or(0, Bytes::len);
+        let first = given.clone().find(|data| data.partition_index == 1).expect("was asked for");
+        assert!(bytes(first) > value.len());
+        assert!(given.map(bytes).sum::<usize>() > 7 << 20, "the others bring what they can");
+    }
 }
