@@ -579,7 +579,12 @@ impl ShardCore {
     async fn remove_doomed(&self) -> Result<(), LogError> {
         let all = self.doomed.borrow().clone();
         for dir in all {
-            match dir::remove_partition_dir(&self.io, &dir).await.map_err(|error| self.fence(&error)) {
+            let removed = match dir::remove_partition_dir(&self.io, &dir).await {
+                // Somebody else was so kind.
+                Err(error) if error.is_not_found() => Ok(()),
+                removed => removed.map_err(|error| self.fence(&error)),
+            };
+            match removed {
                 Ok(()) => self.doomed.borrow_mut().retain(|left| *left != dir),
                 Err(error) if error.is_shortage() => {
                     tracing::warn!("{error}: the files of a deleted partition keep their space for a while");

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::path::Path;
 use std::time::Duration;
 
 use common::scenarios::{self, Verdict};
@@ -432,7 +433,7 @@ fn deletion_that_was_short_of_something_is_finished_later() {
 /// taken. Nor is that any reason for a checkpoint to fail.
 #[test]
 fn files_of_a_deleted_partition_go_once_there_is_a_descriptor() {
-    for then in ["delete", "checkpoint", "close"] {
+    for then in ["delete", "checkpoint", "by hand", "close"] {
         let mut scene = Scene::new(1);
         let disk = scene.disk();
         scene.live_and(End::PowerCut, move |io| async move {
@@ -453,6 +454,10 @@ fn files_of_a_deleted_partition_go_once_there_is_a_descriptor() {
             match then {
                 "delete" => logs.delete_partition(&id(1)).await.expect("deleted"),
                 "checkpoint" => logs.checkpoint().await.expect("the disk is sound"),
+                "by hand" => {
+                    remove_deleted_dirs(&io).await;
+                    logs.checkpoint().await.expect("somebody else was so kind");
+                }
                 _ => {
                     logs.close().await.expect("a clean stop");
                     dir.mark_clean().await.expect("marked");
@@ -466,6 +471,20 @@ fn files_of_a_deleted_partition_go_once_there_is_a_descriptor() {
             assert!(report.fenced.is_empty() && report.strays.is_empty(), "{then}: {report:?}");
             assert_eq!(logs.partitions().len(), usize::from(then != "delete"));
         });
+    }
+}
+
+/// As an operator does who looks for space.
+async fn remove_deleted_dirs(io: &Io) {
+    for entry in io.fs().read_dir("/data").await.expect("lists") {
+        if !entry.name.ends_with("-delete") {
+            continue;
+        }
+        let dir = Path::new("/data").join(entry.name);
+        for file in io.fs().read_dir(&dir).await.expect("lists") {
+            io.fs().remove_file(dir.join(file.name)).await.expect("removed");
+        }
+        io.fs().remove_dir(&dir).await.expect("removed");
     }
 }
 
