@@ -207,7 +207,8 @@ fn what_is_deleted_by_request_later_excuses_no_lost_tail() {
         assert_eq!(kept.verdict(&durable()).standing, Standing::Kept);
     }
     // And an offset that was given twice was given twice.
-    let twice = Case::new(3).deleted(1, 2.1).ack_at(0, 1, 4.1).log(&[], 2).log_start(2).cut(3.5, 3.6, 3.7);
+    let twice =
+        Case::new(3).deleted(1, 2.1).ack_at(0, 1, 4.1).log(&[(1, 0)], 2).log_start(1).cut(3.5, 3.6, 3.7);
     assert!(twice.verdict(&durable()).violation(Anomaly::InconsistentOffset) > 0);
 }
 

@@ -7,6 +7,7 @@ use crate::reading::{Reading, Run};
 use crate::units::{Nanos, PartitionIndex};
 use crate::verdict::Anomaly;
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 /// An acknowledged run, and how much of it is where it was acknowledged.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +55,8 @@ pub(super) struct Missing {
 pub(super) struct Joined {
     pub(super) views: Vec<AckView>,
     pub(super) missing: Vec<Missing>,
+    /// Offsets that were given again after a fault.
+    pub(super) across: Vec<Clash>,
 }
 
 /// Makes a deleted record an acknowledged one again where a recovery showed that it had been lost by then: what was deleted
@@ -123,7 +126,7 @@ pub(super) fn trust_where_nothing_may_be_lost(case: &mut Case<'_>) {
 pub(super) fn join(case: &mut Case<'_>, partition: PartitionIndex, reference: &Reading) -> Joined {
     let mut views = views_by_offset(case, partition, |lane| &lane.acks);
     let deleted = views_by_offset(case, partition, |lane| &lane.deleted);
-    let contested = contested_offsets(case, partition, &merged(&views, &deleted));
+    let (contested, across) = contested_offsets(case, partition, &merged(&views, &deleted));
     let runs = &reference.partitions[partition.get()].runs;
     let mut missing = Vec::new();
     let mut from = 0;
@@ -131,7 +134,7 @@ pub(super) fn join(case: &mut Case<'_>, partition: PartitionIndex, reference: &R
         from += runs[from..].iter().take_while(|run| run.end() <= view.base_offset).count();
         join_view(case, partition, view, &runs[from..], &contested, &mut missing);
     }
-    Joined { views, missing }
+    Joined { views, missing, across }
 }
 
 fn views_by_offset(
@@ -169,43 +172,89 @@ fn merged<'a>(views: &'a [AckView], deleted: &[AckView]) -> Cow<'a, [AckView]> {
     Cow::Owned(all)
 }
 
-/// Offsets acknowledged for two records with no fault between the acks, or where no fault may take anything: no loss explains
-/// that, whether the records are still there or deleted.
-fn contested_offsets(case: &mut Case<'_>, partition: PartitionIndex, views: &[AckView]) -> Vec<(i64, i64)> {
-    let mut contested: Vec<(i64, i64)> = Vec::new();
-    let may_be_lost = case.contract.loss != Loss::Nothing;
-    let Some(mut furthest) = views.first().copied() else { return contested };
+/// Two records that were acknowledged at the same offsets.
+pub(super) struct Clash {
+    one: AckView,
+    other: AckView,
+    from: i64,
+    /// Exclusive.
+    to: i64,
+}
+
+impl Clash {
+    /// The records that share an offset, as (producer, sequence).
+    fn at(&self, offset: i64) -> [(u32, u64); 2] {
+        [&self.one, &self.other].map(|view| (view.producer, view.sequence_at(offset)))
+    }
+}
+
+fn clashes(views: &[AckView]) -> Vec<Clash> {
+    let mut clashes = Vec::new();
+    let Some(mut furthest) = views.first().copied() else { return clashes };
     for view in &views[1..] {
-        let end = furthest.end().min(view.end());
-        if view.base_offset < end {
-            let same_records = furthest.producer == view.producer
-                && furthest.sequence_at(view.base_offset) == view.first_sequence;
-            let is_explained = may_be_lost && case.fault_between(furthest.acked_at, view.acked_at);
-            if !same_records && !is_explained {
-                match contested.last_mut().filter(|last| view.base_offset <= last.1) {
-                    Some(last) => last.1 = last.1.max(end),
-                    None => contested.push((view.base_offset, end)),
-                }
-                let id = case.ledger.layout.id(partition);
-                let count = view.base_offset.abs_diff(end);
-                let example = || {
-                    format!(
-                        "partition {id}, offset {}: acknowledged for producer {} sequence {} and for producer {} sequence {}",
-                        view.base_offset,
-                        furthest.producer,
-                        furthest.sequence_at(view.base_offset),
-                        view.producer,
-                        view.first_sequence
-                    )
-                };
-                case.findings.add_many(Anomaly::InconsistentOffset, Permission::Forbidden, count, example);
-            }
+        let to = furthest.end().min(view.end());
+        let same_records = furthest.producer == view.producer
+            && furthest.sequence_at(view.base_offset) == view.first_sequence;
+        if view.base_offset < to && !same_records {
+            clashes.push(Clash { one: furthest, other: *view, from: view.base_offset, to });
         }
         if view.end() > furthest.end() {
             furthest = *view;
         }
     }
-    contested
+    clashes
+}
+
+/// Offsets acknowledged for two records with no fault between the acks: no loss explains that, whether the records are still
+/// there or deleted. And those with one between, which are looked at when it is known what was lost.
+fn contested_offsets(
+    case: &mut Case<'_>,
+    partition: PartitionIndex,
+    views: &[AckView],
+) -> (Vec<(i64, i64)>, Vec<Clash>) {
+    let (across, clashes): (Vec<Clash>, Vec<Clash>) = clashes(views)
+        .into_iter()
+        .partition(|clash| case.fault_between(clash.one.acked_at, clash.other.acked_at));
+    let mut contested: Vec<(i64, i64)> = Vec::new();
+    for clash in clashes {
+        match contested.last_mut().filter(|last| clash.from <= last.1) {
+            Some(last) => last.1 = last.1.max(clash.to),
+            None => contested.push((clash.from, clash.to)),
+        }
+        book_clash(case, partition, &clash, clash.from, clash.from.abs_diff(clash.to));
+    }
+    (contested, across)
+}
+
+/// Where nothing may be lost, an offset that was given again after a fault tells that the first record there was, whatever was
+/// deleted or compacted away since. Where the loss is booked, that says it already.
+pub(super) fn book_given_again(
+    case: &mut Case<'_>,
+    partition: PartitionIndex,
+    across: &[Clash],
+    lost: &BTreeSet<(u32, u64)>,
+) {
+    if case.contract.loss != Loss::Nothing {
+        return;
+    }
+    for clash in across {
+        let is_booked = |offset: i64| clash.at(offset).iter().any(|record| lost.contains(record));
+        let untold: Vec<i64> = (clash.from..clash.to).filter(|offset| !is_booked(*offset)).collect();
+        if let Some(first) = untold.first() {
+            book_clash(case, partition, clash, *first, untold.len() as u64);
+        }
+    }
+}
+
+fn book_clash(case: &mut Case<'_>, partition: PartitionIndex, clash: &Clash, offset: i64, count: u64) {
+    let id = case.ledger.layout.id(partition);
+    let [(one, its), (other, others)] = clash.at(offset);
+    case.findings.add_many(Anomaly::InconsistentOffset, Permission::Forbidden, count, || {
+        format!(
+            "partition {id}, offset {offset}: acknowledged for producer {one} sequence {its} and for producer {other} \
+             sequence {others}"
+        )
+    });
 }
 
 /// Walks one ack along the runs, of which the first ends above the ack's base offset.

@@ -10,7 +10,7 @@ use crate::ledger::{Ledger, Outcome, State};
 use crate::reading::{Observation, Observed, Polls, Reading};
 use crate::units::{Nanos, Offset, PartitionIndex};
 use crate::verdict::{Anomaly, LostRecord, Place};
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap};
 
 /// Forensic lines kept of a trial.
 const LINES: usize = 100;
@@ -117,10 +117,16 @@ impl Around {
     }
 }
 
-/// Books what is missing of a partition's acknowledged records.
-pub(super) fn book(case: &mut Case<'_>, partition: PartitionIndex, joined: &Joined, reference: &Reading) {
+/// Books what is missing of a partition's acknowledged records. Those that are lost and not excused, as (producer, sequence).
+pub(super) fn book(
+    case: &mut Case<'_>,
+    partition: PartitionIndex,
+    joined: &Joined,
+    reference: &Reading,
+) -> BTreeSet<(u32, u64)> {
+    let mut booked = BTreeSet::new();
     if joined.missing.is_empty() {
-        return;
+        return booked;
     }
     let mut around: Vec<Around> =
         case.faults.iter().map(|fault| Around::new(fault, &joined.views, case.last_ack_at)).collect();
@@ -161,6 +167,9 @@ pub(super) fn book(case: &mut Case<'_>, partition: PartitionIndex, joined: &Join
         let lost = Lost { acked_at, partition, producer, sequence, offset, fault, is_hole };
         count(case, &lost);
         find(case, &lost);
+        if !joined.across.is_empty() {
+            booked.insert((producer, sequence));
+        }
         case.worst.push(lost);
         if let Some(fault) = fault {
             let struck = case.faults[fault].struck_at;
@@ -173,6 +182,7 @@ pub(super) fn book(case: &mut Case<'_>, partition: PartitionIndex, joined: &Join
         case.losses.window = case.losses.window.max(Some(latest.since(earliest)));
     }
     book_excess(case, partition, &around);
+    booked
 }
 
 /// Whether this is an acknowledged record that was not booked before: it may have two acks, and acks

@@ -115,7 +115,8 @@ pub fn judge(trial: Trial, contract: &Contract) -> Result<Verdict, JudgeError> {
     for partition in case.ledger.layout.partitions() {
         let joined = acks::join(&mut case, partition, &reference);
         unreadable::book(&mut case, partition, &joined, &reference);
-        lost::book(&mut case, partition, &joined, &reference);
+        let lost = lost::book(&mut case, partition, &joined, &reference);
+        acks::book_given_again(&mut case, partition, &joined.across, &lost);
         retention::check(&mut case, partition, &reference);
         order::check(&mut case, partition, &joined.views);
         gap::widen(&mut longest_gap, &case.ledger, partition, &joined.views);
