@@ -420,7 +420,7 @@ mod tests {
         let (broker, peer) = (world.add_node("broker"), world.add_node("peer"));
         let address = SocketAddr::from((world.address(broker), 9092));
         let read = Rc::new(std::cell::Cell::new(0));
-        let state = (config.network.clone(), Rc::clone(&read));
+        let state = (config.network, Rc::clone(&read));
         world.start(broker, vec![state], move |io, (network, read)| async move {
             let listener = io.listen(address, ListenOptions::default()).await.expect("the port is free");
             let stream = listener.accept().await.expect("a connection");
