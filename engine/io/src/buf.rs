@@ -416,6 +416,19 @@ impl IoBuf {
         front
     }
 
+    /// Takes back what [`split_to`](Self::split_to) parted: the memory right behind, with its content.
+    ///
+    /// # Panics
+    /// If `next` is not that, or has content that this one's does not reach.
+    pub fn unsplit(&mut self, next: IoBuf) {
+        let IoBuf { slab, start, len, capacity } = next;
+        let follows = Arc::ptr_eq(&self.slab, &slab) && self.start + self.capacity == start;
+        assert!(follows, "only what was split off is taken back");
+        assert!(self.len == self.capacity || len == 0, "content has no hole");
+        self.len += len;
+        self.capacity += capacity;
+    }
+
     /// The content as shared bytes, without a copy.
     #[must_use]
     pub fn freeze(self) -> Bytes {
@@ -473,6 +486,38 @@ mod tests {
         assert_eq!(&second[..], b"group two");
         assert_eq!(first.as_ptr() as usize % IO_ALIGNMENT, 0);
         assert_eq!(second.as_ptr() as usize % IO_ALIGNMENT, 0);
+    }
+
+    #[test]
+    fn what_was_split_is_whole_again() {
+        let mut rest = IoBuf::with_capacity(3 * IO_ALIGNMENT);
+        let address = rest.as_ptr();
+        let mut whole = rest.split_to(IO_ALIGNMENT);
+        let mut second = rest.split_to(IO_ALIGNMENT);
+        whole.extend_from_slice(&[1; IO_ALIGNMENT]);
+        second.extend_from_slice(&[2; 10]);
+        whole.unsplit(second);
+        assert_eq!((whole.len(), whole.capacity()), (IO_ALIGNMENT + 10, 2 * IO_ALIGNMENT));
+        whole.unsplit(rest);
+        whole.extend_from_slice(&[3; 10]);
+        assert_eq!(whole.as_ptr(), address);
+        assert_eq!(whole[IO_ALIGNMENT..], [[2; 10], [3; 10]].concat());
+        assert_eq!(whole.capacity(), 3 * IO_ALIGNMENT);
+    }
+
+    #[test]
+    #[should_panic(expected = "only what was split off")]
+    fn memory_from_elsewhere_is_not_taken() {
+        IoBuf::with_capacity(10).unsplit(IoBuf::with_capacity(10));
+    }
+
+    #[test]
+    #[should_panic(expected = "content has no hole")]
+    fn content_behind_a_hole_is_not_taken() {
+        let mut rest = IoBuf::with_capacity(2 * IO_ALIGNMENT);
+        let mut front = rest.split_to(IO_ALIGNMENT);
+        rest.extend_from_slice(&[1]);
+        front.unsplit(rest);
     }
 
     /// Memory that is touched first is in small pages, and stays there.

@@ -5,13 +5,14 @@ mod common;
 use std::time::Duration;
 
 use common::scene::{End, Scene};
-use common::{append_one, create, id, open_with, options, small_log};
+use common::{append_one, batch_of, create, id, open_with, options, small_log};
 use highwater_io::Io;
 use highwater_io::sim::{DiskOp, Fault, FaultEffect};
 use highwater_log::{
-    DataDir, LogConfig, OpenOptions, Partition, ReadRequest, RecoveryReport, ShardConfig, ShardLogs,
+    DataDir, LogConfig, OpenOptions, Origin, Partition, ReadRequest, RecoveryReport, ShardConfig, ShardLogs,
 };
-use highwater_model::Offset;
+use highwater_model::batch::{BatchHeader, ProducerStamp};
+use highwater_model::{LeaderEpoch, Offset};
 
 const JOURNAL_FILE_BYTES: u64 = 4 << 20;
 
@@ -177,4 +178,68 @@ fn index_is_used_whoever_reads_first() {
         });
         assert!(reads <= 6, "step {step}: {reads} reads, the segment is walked");
     }
+}
+
+/// Batches of two records each, as large as `sizes` in turn, more than a segment of them; then each batch of the first segment is
+/// read from its first record on. The reads of that segment's file, and how many batches it has.
+fn read_each_batch_cold(seed: u64, sizes: &'static [usize]) -> (u64, u64) {
+    const SEGMENT_BYTES: u64 = 1 << 20;
+    let mut scene = Scene::new(seed);
+    scene.live_and(End::Kill, move |io| async move {
+        let (dir, logs, _) = open_large(&io).await;
+        let config = LogConfig { segment_bytes: SEGMENT_BYTES, index_interval_bytes: 4096, ..small_log() };
+        let partition = logs.create_partition(id(0), "topic", config).await.expect("created");
+        partition.begin_epoch(LeaderEpoch(0));
+        let mut written = 0;
+        for &size in sizes.iter().cycle() {
+            let half = vec![1; size / 2];
+            let batch = batch_of(&[&half, &half], ProducerStamp::NONE);
+            written += batch.len() as u64;
+            let appended = partition.append(batch, LeaderEpoch(0), Origin::Client).await.expect("accepted");
+            appended.acknowledged().await.expect("durable");
+            if written > 2 * SEGMENT_BYTES {
+                break;
+            }
+        }
+        logs.close().await.expect("a clean stop");
+        dir.mark_clean().await.expect("marked");
+    });
+    let disk = scene.disk();
+    scene.live(move |io| async move {
+        let (_dir, logs, _) = open_large(&io).await;
+        let partition = logs.partition(&id(0)).expect("is there");
+        let upper_bound = partition.watermarks().get().log_end_offset;
+        let reads = Fault::new(DiskOp::Read, FaultEffect::Delay(Duration::ZERO)).on("00000000.log");
+        let reads = disk.inject(reads);
+        let (mut before, mut batches) = (0, 0);
+        for offset in (0..upper_bound.0).step_by(2).map(Offset) {
+            let request = ReadRequest { offset, max_bytes: 1, min_one_batch: true, upper_bound };
+            let data = partition.read(request).await.expect("readable");
+            let header = BatchHeader::parse(&data.chunks.concat()).expect("a batch");
+            assert_eq!((header.base_offset, data.next_offset), (offset, Offset(offset.0 + 2)));
+            let reads = disk.fired(reads);
+            if reads == before {
+                break;
+            }
+            (before, batches) = (reads, batches + 1);
+        }
+        (before, batches)
+    })
+}
+
+/// The index tells where a batch begins at or before the one that is wanted. Of batches as large as a read, the one before was
+/// read each time, and with it nothing of the wanted one.
+#[test]
+fn large_batches_are_read_once_each() {
+    let (reads, batches) = read_each_batch_cold(5, &[30_000]);
+    assert!(batches > 30, "{batches} batches");
+    // The index has no entry of a segment's first batch: that one is read again in front of the second.
+    assert!(reads <= batches + 1, "{reads} reads of {batches} batches");
+}
+
+/// Not each batch has an entry: behind a small one that has, the next entry may be of a later batch than the wanted one.
+#[test]
+fn batches_between_the_entries_of_the_index_are_found() {
+    let (_, batches) = read_each_batch_cold(6, &[20, 20, 5_000, 20, 3_000, 3_000, 20, 40_000]);
+    assert!(batches > 100, "{batches} batches");
 }

@@ -14,11 +14,14 @@ use highwater_model::Timestamp;
 use highwater_model::batch::{BatchBuilder, NewRecord, ProducerStamp};
 use highwater_model::compression::Compression;
 use highwater_protocol::messages::create_topics_request::CreatableTopic;
+use highwater_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use highwater_protocol::messages::fetch_response::PartitionData;
 use highwater_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use highwater_protocol::messages::metadata_request::MetadataRequestTopic;
 use highwater_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use highwater_protocol::messages::{
-    ApiVersionsRequest, CreateTopicsRequest, ListOffsetsRequest, MetadataRequest, ProduceRequest,
+    ApiVersionsRequest, CreateTopicsRequest, FetchRequest, ListOffsetsRequest, MetadataRequest,
+    ProduceRequest,
 };
 use highwater_protocol::{ErrorCode, encode_request};
 
@@ -294,5 +297,98 @@ fn log_directory_that_stands_still_holds_up_no_partition_of_another_one() {
             client.disk.lift(fault);
             client.io.sleep(2 * STANDSTILL).await;
         }
+    });
+}
+
+/// Bytes of records that a fetch of partitions `0..offsets.len()` of `topic`, and of `hot`'s only one, brings of each; offsets move on.
+async fn fetch_on(
+    connection: &mut Connection,
+    topic: &str,
+    offsets: &mut [i64],
+    min_bytes: i32,
+) -> (Vec<usize>, usize) {
+    let ask = |partition, offset| {
+        FetchPartition::default()
+            .with_partition(partition)
+            .with_fetch_offset(offset)
+            .with_current_leader_epoch(-1)
+            .with_log_start_offset(-1)
+            .with_partition_max_bytes(1 << 20)
+    };
+    let cold = (0..).zip(offsets.iter()).map(|(partition, &offset)| ask(partition, offset));
+    let topics = [(topic, cold.collect()), ("hot", vec![ask(0, 0)])]
+        .map(|(name, asked)| FetchTopic::default().with_topic(topic_name(name)).with_partitions(asked));
+    let request = FetchRequest::default()
+        .with_replica_id((-1).into())
+        .with_max_wait_ms(60_000)
+        .with_min_bytes(min_bytes)
+        .with_max_bytes(50 << 20)
+        .with_session_epoch(-1)
+        .with_topics(topics.to_vec());
+    let response = connection.call(11, &request).await.expect("is answered");
+    let [cold, hot] = response.responses.as_slice() else { panic!("{response:?}") };
+    let bytes = |data: &PartitionData| data.records.as_ref().map_or(0, Bytes::len);
+    for (data, offset) in cold.partitions.iter().zip(offsets) {
+        assert_eq!(data.error_code, 0);
+        *offset += highwater_model::batch::headers(data.records.as_deref().unwrap_or_default())
+            .map_while(Result::ok)
+            .count() as i64;
+    }
+    (cold.partitions.iter().map(bytes).collect(), bytes(&hot.partitions[0]))
+}
+
+/// Who catches up is answered in pieces while others append, and what lies in memory is given beside that.
+#[test]
+fn who_catches_up_beside_appends_is_answered_in_pieces() {
+    const PARTITIONS: i32 = 12;
+    const PIECE_BYTES: usize = 4 << 20;
+    play(&[("num.shards", "1"), ("hot.tail.bytes", "4194304")], |client| async move {
+        for (topic, partitions) in [("cold", PARTITIONS), ("after", 1), ("hot", 1), ("busy", 1)] {
+            client.create(topic, partitions).await;
+        }
+        let mut connection = client.connect().await;
+        let value = "v".repeat(240_000);
+        for round in 0..4 * PARTITIONS {
+            let one = produce("cold", vec![(round % PARTITIONS, batch(&value, Compression::None))]);
+            connection.call(9, &one).await.expect("is answered");
+        }
+        for _ in 0..40 {
+            let one = produce("after", vec![(0, batch(&value, Compression::None))]);
+            connection.call(9, &one).await.expect("is answered");
+        }
+        let hot = produce("hot", vec![(0, batch("hot", Compression::None))]);
+        connection.call(9, &hot).await.expect("is answered");
+
+        let mut offsets = vec![0; PARTITIONS.unsigned_abs() as usize];
+        // A look that finds the journal further than the last one did takes that for appends.
+        fetch_on(&mut connection, "cold", &mut offsets, 1).await;
+        client.io.sleep(Duration::from_secs(5)).await;
+        offsets.fill(0);
+        let (cold, hot) = fetch_on(&mut connection, "cold", &mut offsets, 8 << 20).await;
+        assert!(cold.iter().all(|&bytes| bytes > 4 * value.len()) && hot > 0, "{cold:?}, {hot}");
+
+        let is_over = Rc::new(Cell::new(false));
+        let (mut other, until, io) = (client.connect().await, Rc::clone(&is_over), client.io.clone());
+        let appends = client.io.spawn(async move {
+            while !until.get() {
+                let one = produce("busy", vec![(0, batch("small", Compression::None))]);
+                other.call(9, &one).await.expect("is answered");
+                io.sleep(Duration::from_millis(1)).await;
+            }
+        });
+        client.io.sleep(Duration::from_millis(50)).await;
+        let begun = client.io.now();
+        offsets.fill(0);
+        // What the limit leaves out is not waited for.
+        let mut min_bytes = 8 << 20;
+        while offsets.iter().any(|&offset| offset < 4) {
+            let (cold, hot) = fetch_on(&mut connection, "cold", &mut offsets, min_bytes).await;
+            let size_bytes: usize = cold.iter().sum();
+            assert!((1..=PIECE_BYTES).contains(&size_bytes) && hot > 0, "{cold:?}, {hot}");
+            min_bytes = 1;
+        }
+        assert!(client.io.now() - begun < Duration::from_secs(10), "nothing was waited for");
+        is_over.set(true);
+        appends.await;
     });
 }

@@ -2,7 +2,7 @@
 //!
 //! Partitions are read in the order of the request until its byte limit is reached; the first that has anything gives
 //! at least one batch, however large, so that no client is stuck. Several shards read one after the other, each with what
-//! the others left.
+//! the others left. Beside appends, less is taken from segments at once than the request allows.
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -32,6 +32,20 @@ pub(crate) struct Target {
     pub(crate) fetch: PartitionFetch,
 }
 
+impl Target {
+    fn asked_bytes(&self) -> usize {
+        usize::try_from(self.fetch.max_bytes).unwrap_or(0)
+    }
+
+    /// What it may take of [`CATCH_UP_BYTES`].
+    fn catch_up_bytes(&self, shard: &Shard) -> usize {
+        let partition = shard.partition(&self.id);
+        let catches_up = partition
+            .is_some_and(|partition| partition.log.reads_beside_appends(Offset(self.fetch.fetch_offset)));
+        if catches_up { self.asked_bytes().min(CATCH_UP_READ_BYTES) } else { 0 }
+    }
+}
+
 /// What may be read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
@@ -47,7 +61,7 @@ pub(crate) struct ReadPartition {
     pub(crate) data: FetchedPartition,
     /// The end of what could be read: a waiting fetch waits until it moves.
     pub(crate) visible_end: Offset,
-    /// Whether records were read and more follow, which the limits left out.
+    /// Whether there is more, which the limits left out.
     pub(crate) is_cut: bool,
     /// Whether the records lie in the log's memory.
     pub(crate) is_hot: bool,
@@ -56,21 +70,29 @@ pub(crate) struct ReadPartition {
 /// Partitions that are read at once at most: where they come from the device, it has more than one thing to do.
 const READS_IN_FLIGHT: usize = 8;
 
+/// What a reply takes from segments at most while the same shard appends. One of 16 MiB is sent in one go, as fast as the client
+/// takes it, and keeps both from everything else for as long.
+const CATCH_UP_BYTES: usize = 4 << 20;
+
+/// What one partition takes of that at most, if its batches are no larger: beside appends a log reads no more at once.
+const CATCH_UP_READ_BYTES: usize = 1 << 20;
+
 /// A read that was begun, and what it may bring at most.
 struct Reading {
     target: Target,
     max_bytes: usize,
+    /// Of [`CATCH_UP_BYTES`].
+    catch_up_bytes: usize,
     had_one_batch: bool,
     read: Pin<Box<dyn Future<Output = ReadPartition>>>,
     done: Option<ReadPartition>,
 }
 
 impl Reading {
-    fn begin(shard: &Rc<Shard>, target: Target, limits: Limits) -> Self {
-        let asked = usize::try_from(target.fetch.max_bytes).unwrap_or(0);
+    fn begin(shard: &Rc<Shard>, target: Target, limits: Limits, catch_up_bytes: usize) -> Self {
         let read = Box::pin(read_partition(Rc::clone(shard), target, limits));
-        let max_bytes = asked.min(limits.max_bytes);
-        Reading { target, max_bytes, had_one_batch: limits.min_one_batch, read, done: None }
+        let max_bytes = target.asked_bytes().min(limits.max_bytes);
+        Reading { target, max_bytes, catch_up_bytes, had_one_batch: limits.min_one_batch, read, done: None }
     }
 
     /// What it brings, while those behind it go on: none of them may stand still with something that another one waits for.
@@ -83,6 +105,13 @@ impl Reading {
             self.done.take().map_or(Poll::Pending, Poll::Ready)
         })
         .await
+    }
+
+    /// Whether what is left of the request's limit, which is less than the partition's own, is less than its next batch.
+    fn found_no_room_for(&self, answer: &ReadPartition) -> bool {
+        let is_left_over = (1..self.target.asked_bytes()).contains(&self.max_bytes);
+        let has_more = self.target.fetch.fetch_offset < answer.visible_end.0;
+        is_left_over && has_more && answer.data.error_code.is_none() && answer.data.diverging_epoch.is_none()
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) {
@@ -100,26 +129,32 @@ pub(crate) async fn read(shard: Rc<Shard>, targets: Vec<Target>, mut limits: Lim
     let mut pace = Pace::new(&shard.io);
     let mut targets = targets.into_iter().peekable();
     let mut readings: VecDeque<Reading> = VecDeque::new();
+    let mut caught_up_bytes = 0;
     loop {
         let begun: usize = readings.iter().map(|reading| reading.max_bytes).sum();
         if readings.len() < READS_IN_FLIGHT
-            && let Some(target) = targets.next_if(|target| {
-                let asked = usize::try_from(target.fetch.max_bytes).unwrap_or(0);
-                readings.is_empty() || begun + asked <= limits.max_bytes
-            })
+            && let Some(target) = targets.peek().copied()
+            && (readings.is_empty() || begun + target.asked_bytes() <= limits.max_bytes)
         {
-            pace.step().await;
-            let min_one_batch = limits.min_one_batch && readings.is_empty();
-            let limits = Limits { max_bytes: limits.max_bytes - begun, min_one_batch, ..limits };
-            readings.push_back(Reading::begin(&shard, target, limits));
-            continue;
+            let catch_up_bytes = target.catch_up_bytes(&shard);
+            let taken: usize = readings.iter().map(|reading| reading.catch_up_bytes).sum();
+            let has_room = catch_up_bytes == 0 || caught_up_bytes + taken + catch_up_bytes <= CATCH_UP_BYTES;
+            if has_room || readings.is_empty() {
+                targets.next();
+                pace.step().await;
+                let min_one_batch = limits.min_one_batch && readings.is_empty();
+                let max_bytes = if has_room { limits.max_bytes - begun } else { 0 };
+                let limits = Limits { max_bytes, min_one_batch, ..limits };
+                readings.push_back(Reading::begin(&shard, target, limits, catch_up_bytes));
+                continue;
+            }
         }
         let Some(mut reading) = readings.pop_front() else { break };
         let mut answer = reading.answer(&mut readings).await;
         let size_bytes = answer.data.records_size_bytes();
         if size_bytes == 0 && limits.min_one_batch && !reading.had_one_batch {
             // Those before it had nothing, so that it is the first after all. What it waits for those behind it may have.
-            reading = Reading::begin(&shard, reading.target, limits);
+            reading = Reading::begin(&shard, reading.target, limits, reading.catch_up_bytes);
             answer = reading.answer(&mut readings).await;
         }
         let mut size_bytes = answer.data.records_size_bytes();
@@ -130,6 +165,13 @@ pub(crate) async fn read(shard: Rc<Shard>, targets: Vec<Target>, mut limits: Lim
         }
         limits.max_bytes = limits.max_bytes.saturating_sub(size_bytes);
         limits.min_one_batch &= size_bytes == 0;
+        if size_bytes == 0 && reading.found_no_room_for(&answer) {
+            // Nor would most of those behind it, each of which would have to be read to know.
+            (answer.is_cut, limits.max_bytes) = (true, 0);
+        }
+        if reading.catch_up_bytes > 0 {
+            caught_up_bytes += size_bytes;
+        }
         read.push(answer);
     }
     read
@@ -147,7 +189,8 @@ async fn read_partition(shard: Rc<Shard>, target: Target, limits: Limits) -> Rea
         Ok(found) => found,
         Err(error) => Found::without_records(failed(&shard, &partition, index, error), visible_end),
     };
-    let is_cut = data.records_size_bytes() > 0 && next_offset < visible_end;
+    let has_turn = data.records_size_bytes() > 0 || limits.max_bytes == 0 && data.error_code.is_none();
+    let is_cut = has_turn && next_offset < visible_end;
     ReadPartition { place, data, visible_end, is_cut, is_hot }
 }
 

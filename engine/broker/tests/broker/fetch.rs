@@ -252,6 +252,7 @@ fn batch_that_turns_out_to_be_the_first_waits_for_no_reads_that_stand_still() {
         let bytes = |data: &PartitionData| data.records.as_ref().map_or(0, Bytes::len);
         let first = given.clone().find(|data| data.partition_index == 1).expect("was asked for");
         assert!(bytes(first) > value.len());
-        assert!(given.map(bytes).sum::<usize>() > 7 << 20, "the others bring what they can");
+        // While the start is still writing, no more than 4 MiB.
+        assert!(given.map(bytes).sum::<usize>() > 3 << 20, "the others bring what they can");
     }
 }

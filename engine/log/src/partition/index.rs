@@ -91,6 +91,15 @@ impl SparseIndex {
         Some((entry.last_offset, entry.position_bytes))
     }
 
+    /// The batch after the one that ends right before `offset`, if both have entries: its last offset, and where it begins. One
+    /// without an entry may lie between them.
+    pub(crate) fn entry_behind(&self, offset: Offset) -> Option<(Offset, u64)> {
+        let next = self.entries.partition_point(|entry| entry.last_offset < offset);
+        let before = self.entries[next.checked_sub(1)?];
+        let entry = self.entries.get(next).filter(|_| before.last_offset.0 + 1 == offset.0)?;
+        Some((entry.last_offset, entry.position_bytes))
+    }
+
     /// Position of a batch at or before the one that holds `offset`.
     pub(crate) fn position_for(&self, offset: Offset) -> u64 {
         self.entry_for(offset).map_or(0, |(_, position_bytes)| position_bytes)

@@ -12,7 +12,6 @@ use crate::error::ReadError;
 use crate::journal::progress::Mark;
 use crate::mutants;
 use crate::partition::Partition;
-use crate::partition::read_pace::BESIDE_APPENDS_BYTES;
 use crate::partition::segment::{OffsetRange, Part, Segment, Walk};
 
 /// Reads at or below this size are copied, so that a few bytes do not hold a whole slab of the hot tail.
@@ -23,6 +22,9 @@ const MIN_SEGMENT_READ_BYTES: usize = 32 << 10;
 
 /// Most bytes that one read takes from a segment, whatever the request allows.
 const MAX_SEGMENT_READ_BYTES: usize = 4 << 20;
+
+/// The same beside appends.
+const MAX_READ_BESIDE_APPENDS_BYTES: usize = 1 << 20;
 
 /// Most bytes that the records of one batch may become when they are searched for a timestamp.
 const MAX_DECOMPRESSED_BYTES: usize = 256 << 20;
@@ -87,6 +89,8 @@ struct Start {
     part: Part,
     /// Last offset of the batch there, if the index says so, which is checked.
     hint: Option<Offset>,
+    /// Where to begin, with which hint, if the batch there does not begin with the wanted offset.
+    or_else: Option<(u64, Option<Offset>)>,
 }
 
 /// What a look through some bytes of a segment came to.
@@ -136,6 +140,19 @@ impl Partition {
                 outcome => return outcome,
             }
         }
+    }
+
+    /// Whether what is at `offset` has to be read from a segment while others append to logs of the same shard and directory: who
+    /// reads much of it at once delays them.
+    #[must_use]
+    pub fn reads_beside_appends(&self, offset: Offset) -> bool {
+        let is_in_memory = self.core.live.borrow().tail.first_offset().is_some_and(|first| first <= offset);
+        !is_in_memory && offset < self.core.watermarks.get().log_end_offset && self.has_appends()
+    }
+
+    fn has_appends(&self) -> bool {
+        let written = self.shard.journal.progress().through(Mark::Written);
+        self.shard.read_pace.has_appends(written, self.shard.io.now())
     }
 
     async fn read_once(&self, request: ReadRequest) -> Result<ReadData, ReadError> {
@@ -257,27 +274,30 @@ impl Partition {
         request: &ReadRequest,
     ) -> Result<ReadData, ReadError> {
         let segment = &stretch.segment;
-        let written = self.shard.journal.progress().through(Mark::Written);
-        let has_appends = self.shard.read_pace.has_appends(written, self.shard.io.now());
-        let most_bytes = if has_appends { BESIDE_APPENDS_BYTES } else { MAX_SEGMENT_READ_BYTES };
+        let has_appends = self.has_appends();
+        let most_bytes = if has_appends { MAX_READ_BESIDE_APPENDS_BYTES } else { MAX_SEGMENT_READ_BYTES };
         let budget = request.max_bytes.min(most_bytes);
-        let Start { part, hint } = self.start_for(stretch, offset).await?;
-        let Part { from_bytes, end_bytes, mut offsets } = part;
-        let mut position = from_bytes;
+        let Start { part, mut hint, mut or_else } = self.start_for(stretch, offset).await?;
+        let Part { from_bytes: mut position, end_bytes, mut offsets } = part;
         let mut len = budget.max(MIN_SEGMENT_READ_BYTES) as u64;
         while position < end_bytes {
             // With the header behind the last batch: its offset tells whether that of the last one is right.
             let end = (position + len + BATCH_HEADER_BYTES as u64).min(end_bytes);
             let (io, direct) = (&self.shard.io, self.shard.direct);
             let take = |len| self.shard.read_bufs.take(len);
-            let len_bytes = usize::try_from(end - position).unwrap_or(usize::MAX);
-            let under_way = self.shard.read_pace.begin(len_bytes, has_appends).await;
-            let bytes = segment.read_into(io, direct, position, end, take).await?;
-            drop(under_way);
-            if let Some(last_offset) = hint.filter(|_| position == from_bytes)
-                && segment.header(position, &bytes, &mut { offsets })?.last_offset() != last_offset
-            {
-                return Err(segment.corrupt(position, "the index misleads"));
+            let paced = Some(self.shard.read_pace.of_read(has_appends));
+            let bytes = segment.read_into(io, direct, position, end, take, paced).await?;
+            if let Some(last_offset) = hint.take() {
+                let header = segment.header(position, &bytes, &mut { offsets })?;
+                if let Some(earlier) = or_else.take()
+                    && header.base_offset != offset
+                {
+                    (position, hint) = earlier;
+                    continue;
+                }
+                if header.last_offset() != last_offset {
+                    return Err(segment.corrupt(position, "the index misleads"));
+                }
             }
             let (at, first) = match first_reaching(segment, position, &bytes, offset, &mut offsets)? {
                 Reached::Batch(at, header) => (at, header),
@@ -316,17 +336,23 @@ impl Partition {
         let Stretch { segment, end_bytes, bound } = stretch;
         let shard = &self.shard;
         segment.load_index(&shard.io).await;
-        let (covered_offset, entry) = {
+        let (covered_offset, entry, behind) = {
             let index = segment.index.borrow();
-            (index.covered_offset(), index.entry_for(offset))
+            (index.covered_offset(), index.entry_for(offset), index.entry_behind(offset))
         };
         let rest = segment.not_covered(*end_bytes, *bound);
         if offset == covered_offset {
-            return Ok(Start { part: rest, hint: None });
+            return Ok(Start { part: rest, hint: None, or_else: None });
         }
         if offset < covered_offset || rest.from_bytes >= *end_bytes {
-            let part = stretch.from(entry.map_or(0, |(_, position_bytes)| position_bytes));
-            return Ok(Start { part, hint: entry.map(|(last_offset, _)| last_offset) });
+            let position_bytes = entry.map_or(0, |(_, position_bytes)| position_bytes);
+            let hint = entry.map(|(last_offset, _)| last_offset);
+            // A reader goes on where the batch before ends, which would be read again, however large it is.
+            if let Some((last_offset, behind_bytes)) = behind.filter(|(_, at)| at < end_bytes) {
+                let or_else = Some((position_bytes, hint));
+                return Ok(Start { part: stretch.from(behind_bytes), hint: Some(last_offset), or_else });
+            }
+            return Ok(Start { part: stretch.from(position_bytes), hint, or_else: None });
         }
         let interval = self.core.config.borrow().index_interval_bytes;
         let mut offsets = rest.offsets;
@@ -339,7 +365,7 @@ impl Partition {
             Walk::On
         };
         let from_bytes = segment.walk(&shard.io, shard.direct, rest, learn).await?;
-        Ok(Start { part: Part { from_bytes, offsets, ..rest }, hint: None })
+        Ok(Start { part: Part { from_bytes, offsets, ..rest }, hint: None, or_else: None })
     }
 
     /// Offset at which to go on after `segment`.

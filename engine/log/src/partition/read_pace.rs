@@ -1,6 +1,6 @@
 //! How much is read from segments at once. A device does first what it was asked for first: a flush that comes to it behind eight
-//! reads of a megabyte waits for all of them. So those who catch up go deep while nobody appends, and one read at a time beside
-//! appends.
+//! reads of a megabyte waits for all of them. So those who catch up go deep while nobody appends, and one small read at a time
+//! beside appends.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -11,8 +11,8 @@ use highwater_io::sync::{Permit, Semaphore};
 /// Under way at once while nothing is appended: enough for a device that is far away.
 const MOST_UNDER_WAY_BYTES: usize = 8 << 20;
 
-/// Under way at once beside appends: on a device of 2 GB/s a flush waits for half a millisecond at most.
-pub(super) const BESIDE_APPENDS_BYTES: usize = 1 << 20;
+/// Under way at once beside appends: on a device of 2 GB/s a flush waits for an eighth of a millisecond at most.
+const BESIDE_APPENDS_BYTES: usize = 256 << 10;
 
 /// So long after the last group was seen to be written nobody appends.
 const QUIET_AFTER: Duration = Duration::from_millis(100);
@@ -39,10 +39,29 @@ impl ReadPace {
         through > 0 && now - since < QUIET_AFTER
     }
 
+    /// The pace of one read.
+    pub(super) fn of_read(&self, has_appends: bool) -> Paced<'_> {
+        Paced { pace: self, has_appends }
+    }
+}
+
+/// One read, piece by piece.
+#[derive(Clone, Copy)]
+pub(crate) struct Paced<'a> {
+    pace: &'a ReadPace,
+    has_appends: bool,
+}
+
+impl Paced<'_> {
+    /// Most bytes of a piece.
+    pub(super) fn piece_bytes(self) -> usize {
+        if self.has_appends { BESIDE_APPENDS_BYTES } else { usize::MAX }
+    }
+
     /// Waits until `len_bytes` may be read. More than may be under way is read alone.
-    pub(super) async fn begin(&self, len_bytes: usize, has_appends: bool) -> Permit {
-        let weight = if has_appends { MOST_UNDER_WAY_BYTES / BESIDE_APPENDS_BYTES } else { 1 };
-        self.room.acquire(len_bytes.saturating_mul(weight)).await
+    pub(super) async fn begin(self, len_bytes: usize) -> Permit {
+        let weight = if self.has_appends { MOST_UNDER_WAY_BYTES / BESIDE_APPENDS_BYTES } else { 1 };
+        self.pace.room.acquire(len_bytes.saturating_mul(weight)).await
     }
 }
 
@@ -64,14 +83,14 @@ mod tests {
     /// Bytes under way when one more read has to wait.
     fn under_way(has_appends: bool, len_bytes: usize) -> usize {
         let pace = ReadPace::new(MonoTime::default());
-        let begun = std::iter::from_fn(|| now_or_never(pace.begin(len_bytes, has_appends)));
+        let begun = std::iter::from_fn(|| now_or_never(pace.of_read(has_appends).begin(len_bytes)));
         begun.collect::<Vec<Permit>>().len() * len_bytes
     }
 
     #[test]
     fn beside_appends_less_is_under_way() {
         assert_eq!(under_way(false, 256 << 10), MOST_UNDER_WAY_BYTES);
-        assert_eq!(under_way(true, 256 << 10), BESIDE_APPENDS_BYTES);
+        assert_eq!(under_way(true, 64 << 10), BESIDE_APPENDS_BYTES);
         assert_eq!(under_way(true, BESIDE_APPENDS_BYTES), BESIDE_APPENDS_BYTES);
         // One that is larger than all of it goes alone.
         assert_eq!(under_way(false, 64 << 20), 64 << 20);

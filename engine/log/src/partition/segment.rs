@@ -20,6 +20,7 @@ use crate::journal::files::lock_for_writing;
 use crate::kafka_files::{INDEX_SUFFIX, LOG_SUFFIX, TIME_INDEX_SUFFIX, segment_path};
 use crate::partition::index::SparseIndex;
 use crate::partition::open_files::{OpenFile, OpenFiles};
+use crate::partition::read_pace::Paced;
 
 /// Bytes read at a time when batch headers are walked.
 const WALK_BYTES: usize = 64 << 10;
@@ -197,10 +198,10 @@ impl Segment {
         position_bytes: u64,
         end_bytes: u64,
     ) -> Result<Bytes, ReadError> {
-        self.read_into(io, direct, position_bytes, end_bytes, IoBuf::with_capacity).await
+        self.read_into(io, direct, position_bytes, end_bytes, IoBuf::with_capacity, None).await
     }
 
-    /// As [`read`](Self::read), into memory of so many bytes that `buf` gives.
+    /// As [`read`](Self::read), into memory of so many bytes that `buf` gives, and no faster than `paced` lets it.
     pub(crate) async fn read_into(
         &self,
         io: &Io,
@@ -208,13 +209,31 @@ impl Segment {
         position_bytes: u64,
         end_bytes: u64,
         buf: impl FnOnce(usize) -> IoBuf,
+        paced: Option<Paced<'_>>,
     ) -> Result<Bytes, ReadError> {
         let file = self.file(io, direct).await.map_err(|error| io_error(&error))?;
         let alignment = highwater_io::IO_ALIGNMENT as u64;
         let start = position_bytes / alignment * alignment;
         let end = end_bytes.next_multiple_of(alignment);
         let len = usize::try_from(end - start).expect("reads are bounded by the request");
-        let buf = file.read_at(buf(len), start, len).await.map_err(|error| io_error(&error))?;
+        let mut rest = buf(len);
+        let mut buf = rest.split_to(0);
+        while buf.len() < len {
+            let missing = len - buf.len();
+            let piece_bytes = paced.map_or(missing, |paced| paced.piece_bytes().min(missing));
+            let turn = match paced {
+                Some(paced) => Some(paced.begin(piece_bytes).await),
+                None => None,
+            };
+            let (piece, at) = (rest.split_to(piece_bytes), start + buf.len() as u64);
+            let piece = file.read_at(piece, at, piece_bytes).await.map_err(|error| io_error(&error))?;
+            drop(turn);
+            let is_end = piece.len() < piece_bytes;
+            buf.unsplit(piece);
+            if is_end {
+                break;
+            }
+        }
         let skip = usize::try_from(position_bytes - start).expect("less than a block");
         let wanted = usize::try_from(end_bytes - position_bytes).expect("reads are bounded by the request");
         let bytes = buf.freeze();
