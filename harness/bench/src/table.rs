@@ -95,6 +95,17 @@ pub fn render(sweep: &Sweep, report: &Path, colour: Colour) -> String {
         let into_writes: usize = judged().map(|judged| judged.cuts_into_writes).sum();
         out.push_str(&format!("{into_writes} of {cuts} power cuts met writes that were not durable yet\n"));
     }
+    let watched = || {
+        let of_faults = cells.iter().filter(|cell| cell.fault().is_some());
+        of_faults.filter_map(|cell| cell.judged.as_ref()).filter(|judged| judged.polled.is_some())
+    };
+    if watched().next().is_some() {
+        let seen = text::rounded(watched().filter_map(|judged| judged.polled).sum());
+        let gone = text::exact(watched().map(|judged| judged.read_then_lost).sum());
+        out.push_str(&format!(
+            "before the faults consumers saw {seen} records; {gone} of those were gone afterwards\n"
+        ));
+    }
     if cells.iter().any(|cell| !cell.sustained) {
         out.push_str("! the offered rate was not sustained\n");
     }

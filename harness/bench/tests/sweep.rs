@@ -160,6 +160,42 @@ fn lying_broker_is_found_out() {
     }
 }
 
+/// A consumer reads along: what it saw before the kill is there afterwards, or that is found out, too.
+#[test]
+fn what_consumers_saw_is_held_against_what_is_left() {
+    let grid = "[[grid]]\nconsumers = 2\nfault = 'kill'";
+    let trial_of = |project: &Project| -> Trial {
+        serde_json::from_slice(&std::fs::read(project.trials().last().unwrap()).unwrap()).unwrap()
+    };
+    let honest = Project::new(grid);
+    let output = honest.sweep(&[]);
+    assert_exit(&output, 0);
+    assert!(trial_of(&honest).load.polled > Some(0));
+    assert!(text(&output).contains(" records; 0 of those were gone afterwards"), "{}", text(&output));
+
+    let lying = format!("[settings.stand-in]\nlie = 'truncate-recovery'\n{grid}");
+    // What was acknowledged last may not have been seen yet.
+    let found = (1..=8).any(|seed: u32| {
+        let project = Project::new(&lying);
+        project.sweep(&["--seed", &seed.to_string()]);
+        trial_of(&project).verdict.unwrap().violation(Anomaly::ReadThenLost) > 0
+    });
+    assert!(found, "not found by 8 kills");
+}
+
+/// Consumers of a cell that is measured are part of its load; its drain begins where its producers end.
+#[test]
+fn consumers_read_along_while_speed_is_measured() {
+    let project = Project::new("[[grid]]\nconsumers = [0, 1]\n");
+    assert_exit(&project.sweep(&[]), 0);
+    let read = |path: &PathBuf| -> Trial { serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap() };
+    let mut loads: Vec<_> = project.trials().iter().map(|path| read(path).load).collect();
+    loads.sort_by_key(|load| load.polled);
+    let [without, along] = loads.as_slice() else { panic!("{loads:?}") };
+    assert_eq!(without.polled, None);
+    assert!(along.polled >= Some(along.records), "{along:?}");
+}
+
 /// The first verdict of a sweep of one cell, whose broker betrays its clients after the kill.
 fn verdict_of(lie: &str) -> highwater_checker::Verdict {
     let project = Project::new(&format!("[settings.stand-in]\nlie = '{lie}'\n[[grid]]\nfault = 'kill'"));

@@ -271,6 +271,12 @@ impl Polls {
         Self { consumer, isolation, partitions, run, layout: layout.clone() }
     }
 
+    /// How many records of this run it saw, those counted twice that it saw twice.
+    #[must_use]
+    pub fn records(&self) -> u64 {
+        self.partitions.iter().flat_map(|polls| &polls.runs).map(|poll| u64::from(poll.run.count)).sum()
+    }
+
     /// The partition was assigned anew, or its position was set: continuity begins again.
     pub fn restarted(&mut self, partition: PartitionIndex) {
         self.partitions[partition.get()].last_offset = None;

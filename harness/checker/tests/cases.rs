@@ -434,6 +434,19 @@ fn polled_unknown_record_that_vanishes_is_read_then_lost() {
 }
 
 #[test]
+fn polled_record_that_retention_took_is_no_loss_unless_it_was_lost_before() {
+    let case = || {
+        let case = Case::new(3).ack(0, 1.1).ack(1, 2.1).ack(2, 9.9).polled(0, 3.0, &[(0, 0), (1, 1)]);
+        case.cut(9.0, 9.1, 9.2).log_start(2).log(&[(2, 2)], 3)
+    };
+    assert_eq!(case().recovered(2).verdict(&retained(1)).violations, []);
+    let lost = case().recovered(1).verdict(&retained(1));
+    assert_eq!(lost.violation(Anomaly::ReadThenLost), 1);
+    let not_to_be_deleted = case().recovered(2).verdict(&durable());
+    assert_eq!(not_to_be_deleted.violation(Anomaly::ReadThenLost), 2);
+}
+
+#[test]
 fn gap_begins_with_the_first_unanswered_send() {
     // Sends at 1, 2, 3 … 6 s. The third is answered at 8 s, the rest at once.
     let case = Case::new(6).ack(0, 1.1).ack(1, 2.1).ack(2, 8.0).ack(3, 8.1).ack(4, 8.1).ack(5, 8.1);

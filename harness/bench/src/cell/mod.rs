@@ -355,7 +355,7 @@ impl<'a> Trial<'a> {
             ledger: done.ledger,
             faults: events,
             readings,
-            polls: Vec::new(),
+            polls: done.polls,
             observations: Vec::new(),
         };
         let mut verdict = judge(trial, &contract)?;
@@ -554,11 +554,17 @@ impl<'a> Trial<'a> {
         let done = if struck { done.map_err(CellError::after_fault)? } else { done? };
         // What the client does between its end and the drain, to gather what it noted, is charged to nobody.
         let undrained = machine::busy_cpu();
-        let drain = if until == Until::Finished { Some(crate::clock::nanos(self.drain()?)) } else { None };
-        if drain.is_some() {
-            machine_cpu = machine_cpu.zip(busy_since(undrained)).map(|(load, drain)| load + drain);
+        let mut drain = None;
+        if until == Until::Finished {
+            drain = Some(crate::clock::nanos(self.drain()? + done.lingered.elapsed));
+            let more = busy_since(undrained).map(|cpu| cpu + done.lingered.broker_cpu.unwrap_or_default());
+            machine_cpu = machine_cpu.zip(more).map(|(load, drain)| load + drain);
         }
-        let done = Done { load: Load { drain, ..done.load }, ..done };
+        let polled = match done.polls.as_slice() {
+            [] => None,
+            consumers => Some(consumers.iter().map(checker::Polls::records).sum()),
+        };
+        let done = Done { load: Load { drain, polled, ..done.load }, ..done };
         let cpu = usage.cpu.saturating_sub(before.1.cpu);
         Ok(Loaded { done, started_at, strike, reached, usage: Usage { cpu, ..usage }, machine_cpu })
     }

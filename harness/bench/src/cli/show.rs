@@ -87,6 +87,9 @@ pub(super) fn cell(cell: &Cell, outcome: &Outcome, forensics: bool) {
             finding.examples.iter().for_each(|example| println!("           {example}"));
         }
     }
+    if let Some(polled) = load.polled {
+        println!("consumers  {} records seen", text::exact(polled));
+    }
     if let Some(window) = verdict.losses.window.max(verdict.losses.sent_window) {
         let at_least = if outcome.window_is_lower_bound { "at least " } else { "" };
         println!("window     {at_least}{window}");

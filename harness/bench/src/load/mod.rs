@@ -10,12 +10,14 @@
 //! * [`pace`]: when records should be sent.
 //! * [`client`], [`turn`]: the client, and how its bytes move.
 //! * [`producer`]: one thread, one producer.
+//! * [`follower`]: one thread, one consumer that reads along.
 //! * [`book`], [`timeline`]: what is noted.
 //!
 //! Records of the warm-up are in the ledger like all others, and in no figure.
 
 mod book;
 mod client;
+mod follower;
 mod pace;
 mod producer;
 mod timeline;
@@ -25,14 +27,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use highwater_checker::{Layout, Ledger, LedgerError, Nanos, RunId};
+use highwater_checker::{Layout, Ledger, LedgerError, Nanos, Polls, RunId};
 use highwater_client::ConfigError;
 use highwater_client::producer::{AppendError, Outcome};
 
 use crate::cancel::{Cancel, Interrupted};
 use crate::clock::{Clock, after, nanos};
+use crate::machine;
 use crate::results::{Latency, Load, Timeline};
 use crate::seed::Seed;
 use crate::workload::Cell;
@@ -71,7 +74,7 @@ pub struct Plan {
 #[non_exhaustive]
 pub enum LoadError {
     /// The client refuses the settings.
-    #[error("the producer's settings: {0}")]
+    #[error("the client's settings: {0}")]
     Config(#[from] ConfigError),
     /// The client refuses a record for good.
     #[error("producer {producer}: {source}")]
@@ -96,6 +99,9 @@ pub enum LoadError {
     /// A producer's thread ended by a panic.
     #[error("producer {0} panicked")]
     Panicked(u32),
+    /// A consumer's thread ended by a panic.
+    #[error("consumer {0} panicked")]
+    FollowerPanicked(u32),
     /// Somebody asked to stop.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
@@ -141,7 +147,7 @@ impl Progress {
     }
 }
 
-/// What the producers are told.
+/// What producers and consumers are told.
 #[derive(Debug, Default)]
 struct Signals {
     /// How many have had their warm-up acknowledged.
@@ -150,6 +156,8 @@ struct Signals {
     start_at: AtomicU64,
     /// Send nothing more and give up on what is outstanding.
     abort: AtomicBool,
+    /// All producers are done.
+    sent: AtomicBool,
 }
 
 /// A load that runs. Dropping it aborts it.
@@ -159,6 +167,7 @@ pub struct Running {
     signals: Arc<Signals>,
     progress: Arc<Progress>,
     threads: Vec<JoinHandle<Result<producer::Notes, LoadError>>>,
+    followers: Vec<JoinHandle<Result<Polls, LoadError>>>,
     cpu_before: Duration,
 }
 
@@ -177,18 +186,39 @@ pub struct Done {
     pub timeline: Timeline,
     /// CPU time of the client over the measured time.
     pub client_cpu: Duration,
+    /// What consumers saw, one each.
+    pub polls: Vec<Polls>,
+    /// What passed until they had caught up.
+    pub lingered: Lingered,
 }
 
-/// Starts the producers, which warm up at once.
+/// What passes between the end of the producers and that of the consumers: the broker may go on with what it put off.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Lingered {
+    /// How long.
+    pub elapsed: Duration,
+    /// CPU time of the machine less the client's, where it is known.
+    pub broker_cpu: Option<Duration>,
+}
+
+/// Starts the consumers, and the producers, which warm up at once.
 pub fn start(plan: Plan) -> Result<Running, LoadError> {
     let plan = Arc::new(plan);
     let mut running = Running {
         signals: Arc::new(Signals::default()),
         progress: Arc::new(Progress::default()),
         threads: Vec::new(),
+        followers: Vec::new(),
         cpu_before: Duration::ZERO,
         plan,
     };
+    for index in 0..running.plan.cell.settings.consumers {
+        let (plan, signals) = (running.plan.clone(), running.signals.clone());
+        let thread = std::thread::Builder::new()
+            .name(format!("consumer-{index}"))
+            .spawn(move || follower::run(&plan, index, &signals))?;
+        running.followers.push(thread);
+    }
     for index in 0..running.plan.cell.settings.producers {
         let (plan, signals, progress) =
             (running.plan.clone(), running.signals.clone(), running.progress.clone());
@@ -207,10 +237,12 @@ impl Running {
         let within = timing.warm_up + timing.delivery_timeout + Duration::from_secs(1);
         let deadline = self.plan.clock.instant(after(self.plan.clock.now(), within));
         while self.signals.warm.load(Ordering::Acquire) < self.threads.len() as u64 {
-            if self.threads.iter().any(JoinHandle::is_finished) {
+            if self.threads.iter().any(JoinHandle::is_finished)
+                || self.followers.iter().any(JoinHandle::is_finished)
+            {
                 return Err(self.first_error());
             }
-            if std::time::Instant::now() >= deadline {
+            if Instant::now() >= deadline {
                 return Err(LoadError::WarmUp { within });
             }
             cancel.wait(LOOK_INTERVAL)?;
@@ -251,11 +283,37 @@ impl Running {
         let start_at = Nanos(self.signals.start_at.load(Ordering::Acquire));
         let aborted = self.signals.abort.load(Ordering::Acquire);
         let ended = if aborted { Ended::ByFault } else { Ended::BySchedule };
-        let notes = self.join()?;
-        gather(&self.plan, start_at, notes, client_cpu, ended)
+        let notes = self.join_producers();
+        let (polls, lingered) = self.join_followers();
+        Ok(Done { polls: polls?, lingered, ..gather(&self.plan, start_at, notes?, client_cpu, ended)? })
     }
 
-    fn join(&mut self) -> Result<Vec<producer::Notes>, LoadError> {
+    /// Waits for all threads. The first error, if there was one.
+    fn join(&mut self) -> Result<(), LoadError> {
+        let notes = self.join_producers();
+        let (polls, _) = self.join_followers();
+        notes.and(polls.map(drop))
+    }
+
+    /// Lets consumers catch up.
+    fn join_followers(&mut self) -> (Result<Vec<Polls>, LoadError>, Lingered) {
+        self.signals.sent.store(true, Ordering::Release);
+        if self.followers.is_empty() {
+            return (Ok(Vec::new()), Lingered::default());
+        }
+        let (began, machine, client) = (Instant::now(), machine::busy_cpu(), client_cpu());
+        let followers = std::mem::take(&mut self.followers).into_iter().zip(0..);
+        let polls = followers
+            .map(|(thread, index)| thread.join().unwrap_or(Err(LoadError::FollowerPanicked(index))))
+            .collect();
+        let client = client_cpu().saturating_sub(client);
+        let broker_cpu = machine::busy_cpu()
+            .zip(machine)
+            .map(|(now, before)| now.saturating_sub(before).saturating_sub(client));
+        (polls, Lingered { elapsed: began.elapsed(), broker_cpu })
+    }
+
+    fn join_producers(&mut self) -> Result<Vec<producer::Notes>, LoadError> {
         let threads = std::mem::take(&mut self.threads);
         let joined = threads
             .into_iter()
@@ -323,9 +381,12 @@ fn gather(
         broker_cpu: None,
         used: None,
         drain: None,
+        polled: None,
     };
     let ledger = Ledger::gather(plan.run, &plan.layout, ledgers)?;
-    Ok(Done { ledger, load, intended, service, timeline: Buckets::merge(buckets), client_cpu })
+    let timeline = Buckets::merge(buckets);
+    let (polls, lingered) = (Vec::new(), Lingered::default());
+    Ok(Done { ledger, load, intended, service, timeline, client_cpu, polls, lingered })
 }
 
 /// The settings that a user would give a producer to get what a cell has, by Kafka's names.
@@ -349,4 +410,9 @@ fn client_cpu() -> Duration {
 /// The seed of everything that producer `index` leaves to chance.
 fn producer_seed(cell: &Cell, index: u32) -> Seed {
     cell.seed.child(&format!("producer {index}"))
+}
+
+/// The seed of what consumer `index` leaves to chance.
+fn follower_seed(cell: &Cell, index: u32) -> Seed {
+    cell.seed.child(&format!("consumer {index}"))
 }

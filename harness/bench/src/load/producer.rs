@@ -109,7 +109,6 @@ pub(super) fn properties(cell: &Cell) -> Vec<(String, String)> {
     settings.map(|(name, value)| (name.to_owned(), value)).to_vec()
 }
 
-/// How much of a value's filler is zeros, in per cent.
 /// When the broker answers, as the cell asks for it; a flush that is asked for may come before the ack.
 fn ack_point(settings: &CellSettings) -> AckPoint {
     match settings.acks {
@@ -119,6 +118,7 @@ fn ack_point(settings: &CellSettings) -> AckPoint {
     }
 }
 
+/// How much of a value's filler is zeros, in per cent.
 pub(super) fn zero_percent(payload: Payload) -> u8 {
     match payload {
         Payload::Incompressible => 0,
@@ -135,7 +135,7 @@ fn buffer_memory_bytes(settings: &CellSettings, max_request_bytes: usize) -> usi
     (open + 2 * on_its_way).clamp(MIN_BUFFER_MEMORY_BYTES, MAX_BUFFER_MEMORY_BYTES)
 }
 
-fn host_port(address: SocketAddr) -> HostPort {
+pub(super) fn host_port(address: SocketAddr) -> HostPort {
     HostPort { host: address.ip().to_string(), port: address.port() }
 }
 

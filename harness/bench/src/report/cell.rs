@@ -110,6 +110,10 @@ fn sentence(cell: &CellSummary<'_>, judged: &Judged) -> String {
         let (met, of) = (judged.cuts_into_writes, judged.cuts);
         parts.push(format!("{met} of {of} cuts met writes that were not durable yet"));
     }
+    if let Some(polled) = judged.polled {
+        let gone = text::exact(judged.read_then_lost);
+        parts.push(format!("{} seen by consumers, {gone} of them gone afterwards", text::exact(polled)));
+    }
     parts.push(format!("{} with an outcome unknown to the producer", text::exact(judged.unknown)));
     if judged.application_lost > 0 {
         parts.push(format!("{} given up by the application itself", text::exact(judged.application_lost)));

@@ -157,9 +157,9 @@ pub(super) fn at_rate(cell: &CellSummary<'_>) -> String {
 
 /// What a workload sends, in one line.
 pub(crate) fn workload_words(workload: &Workload) -> String {
-    let Workload { record_size_bytes, partitions, idle_partitions, producers, .. } = workload;
+    let Workload { record_size_bytes, partitions, idle_partitions, producers, consumers, .. } = workload;
     format!(
-        "{} B records, {}{}, {}, batch.size={}, linger.ms={}, compression.type={}{}{}{}",
+        "{} B records, {}{}, {}{}, batch.size={}, linger.ms={}, compression.type={}{}{}{}",
         text::exact(u64::from(*record_size_bytes)),
         text::counted(u64::from(*partitions), "partition", "partitions"),
         match idle_partitions {
@@ -167,6 +167,11 @@ pub(crate) fn workload_words(workload: &Workload) -> String {
             idle => format!(" and {} idle ones", text::exact(u64::from(*idle))),
         },
         text::counted(u64::from(*producers), "producer", "producers"),
+        match consumers {
+            0 => String::new(),
+            along =>
+                format!(", {} along", text::counted(u64::from(*along), "consumer reads", "consumers read")),
+        },
         workload.batch_size_bytes,
         workload.linger_ms,
         workload.compression,

@@ -257,7 +257,7 @@ pub struct Workload {
     pub idle_partitions: u32,
     /// Producers at work.
     pub producers: u32,
-    /// Consumers that read along.
+    /// Consumers that read along while the speed was measured. Those of fault cells are witnesses, see [`Load::polled`].
     pub consumers: u32,
     /// Whether records carry a key.
     pub keyed: bool,
@@ -393,9 +393,13 @@ pub struct Load {
     /// What the broker's own processes used; absent in the simulator, and in files older than this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub used: Option<Used>,
-    /// How long it took after that to flush what the broker had left in the page cache; measured without a fault only.
+    /// How long it took after that to flush what the broker had left in the page cache; measured without a fault only. The
+    /// time in which consumers caught up counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<Nanos>,
+    /// Records that consumers saw, the warm-up included; absent where there were none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub polled: Option<u64>,
 }
 
 /// What the processes of a broker used.

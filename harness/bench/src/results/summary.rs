@@ -99,6 +99,10 @@ pub struct Judged {
     pub unknown: u64,
     /// Reported as failed, and the application went on.
     pub application_lost: u64,
+    /// Records that consumers saw; absent where there were none.
+    pub polled: Option<u64>,
+    /// Of those, what was gone when everything was read back, acknowledged or not.
+    pub read_then_lost: u64,
     /// Lost records, trial by trial.
     pub lost_by_trial: Vec<u64>,
     /// Loss window, trial by trial; absent where nothing was lost.
@@ -338,9 +342,14 @@ fn judged(cell: &Cell, acks: Acks) -> Option<Judged> {
         lost_bytes: sum(&|verdict| verdict.losses.bytes),
         tail: sum(&|verdict| verdict.losses.tail),
         holes: sum(&|verdict| verdict.losses.holes),
-        duplicates: sum(&duplicates),
+        duplicates: sum(&|verdict| count_of(verdict, Anomaly::Duplicate)),
         unknown: sum(&|verdict| verdict.cells.unknown.total()),
         application_lost: sum(&|verdict| verdict.application_lost),
+        polled: verdicts
+            .iter()
+            .filter_map(|(_, trial, _)| trial.load.polled)
+            .reduce(|one, other| one + other),
+        read_then_lost: sum(&|verdict| count_of(verdict, Anomaly::ReadThenLost)),
         windows: verdicts.iter().map(|(_, _, verdict)| lost_of(verdict, acks).1).collect(),
         lost_by_trial,
         window_is_lower_bound: verdicts.iter().any(|(_, trial, _)| trial.window_is_lower_bound),
@@ -350,9 +359,10 @@ fn judged(cell: &Cell, acks: Acks) -> Option<Judged> {
     })
 }
 
-fn duplicates(verdict: &Verdict) -> u64 {
+/// How often something was seen, forbidden or permitted.
+fn count_of(verdict: &Verdict, anomaly: Anomaly) -> u64 {
     let both = verdict.violations.iter().chain(&verdict.permitted);
-    both.filter(|finding| finding.anomaly == Anomaly::Duplicate).map(|finding| finding.count).sum()
+    both.filter(|finding| finding.anomaly == anomaly).map(|finding| finding.count).sum()
 }
 
 fn added_up<'a>(findings: impl Iterator<Item = &'a Finding>) -> Vec<Finding> {

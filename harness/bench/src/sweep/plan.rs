@@ -84,7 +84,7 @@ fn describe(id: &str, workload: &Workload, cell: &Cell, contender: &Contender) -
             partitions: settings.partitions.unsigned_abs(),
             idle_partitions: settings.idle_partitions,
             producers: settings.producers,
-            consumers: 0,
+            consumers: measured_consumers(settings),
             keyed: settings.key == Key::Unique,
             zero_percent: crate::load::zero_percent(settings.payload),
             compression: settings.compression.to_string(),
@@ -283,7 +283,7 @@ impl Naming {
 
 /// The axes beside acks, flush, rate and fault, in the order in which they stand in a name. How long the disk of a power cut takes
 /// for a flush is none: as the instant at which the cut is aimed, it is part of the accident, and those of one fault count together.
-fn axes(settings: &CellSettings) -> [(&'static str, String); 13] {
+fn axes(settings: &CellSettings) -> [(&'static str, String); 14] {
     [
         ("linger.ms", settings.linger_ms.to_string()),
         ("batch.size", settings.batch_size_bytes.to_string()),
@@ -297,11 +297,17 @@ fn axes(settings: &CellSettings) -> [(&'static str, String); 13] {
         ("partitions", settings.partitions.to_string()),
         ("idle", settings.idle_partitions.to_string()),
         ("producers", settings.producers.to_string()),
+        ("consumers", measured_consumers(settings).to_string()),
         ("idempotence", unusual_idempotence(settings)),
         ("in-flight", settings.max_in_flight.to_string()),
         ("start", settings.start.to_string()),
         ("memory", memory_limit(settings)),
     ]
+}
+
+/// Of cells that are measured: where there is a fault, consumers are witnesses.
+fn measured_consumers(settings: &CellSettings) -> u32 {
+    if settings.fault == Fault::None { settings.consumers } else { 0 }
 }
 
 /// Of cells that are measured. A fault cell under a limit stays with its configuration: what is lost is then set beside the
@@ -433,6 +439,7 @@ mod tests {
             broker_cpu: None,
             used: None,
             drain: None,
+            polled: None,
         };
         Trial {
             seed,

@@ -64,6 +64,8 @@ pub struct CellSettings {
     pub idle_partitions: u32,
     /// Producers at work.
     pub producers: u32,
+    /// Consumers that read along, each everything.
+    pub consumers: u32,
     /// Offered load.
     pub rate: Rate,
     /// `enable.idempotence`, resolved.
@@ -123,6 +125,9 @@ impl fmt::Display for CellSettings {
         }
         if self.idle_partitions != 0 {
             write!(f, " idle.partitions={}", self.idle_partitions)?;
+        }
+        if self.consumers != 0 {
+            write!(f, " consumers={}", self.consumers)?;
         }
         if let Some(bytes) = self.memory_limit_bytes {
             write!(f, " memory.limit={bytes}")?;
@@ -319,7 +324,7 @@ fn factors(grid: &Grid, repeats: Repeats, brokers: u64) -> String {
 
 impl Grid {
     /// Every axis by its field's name, with how many values it has.
-    fn axes(&self) -> [(&'static str, u64); 20] {
+    fn axes(&self) -> [(&'static str, u64); 21] {
         [
             ("record.size", self.record_size_bytes.len()),
             ("record.payload", self.payload.len()),
@@ -328,6 +333,7 @@ impl Grid {
             ("partitions", self.partitions.len()),
             ("idle.partitions", self.idle_partitions.len()),
             ("producers", self.producers.len()),
+            ("consumers", self.consumers.len()),
             ("linger.ms", self.linger_ms.len()),
             ("batch.size", self.batch_size_bytes.len()),
             ("max.in.flight.requests.per.connection", self.max_in_flight.len()),
@@ -360,6 +366,7 @@ pub(super) fn product(grid: &Grid) -> Vec<CellSettings> {
         partitions: grid.partitions[0],
         idle_partitions: grid.idle_partitions[0],
         producers: grid.producers[0],
+        consumers: grid.consumers[0],
         rate: grid.rate[0],
         idempotence: false,
         max_in_flight: grid.max_in_flight[0],
@@ -378,6 +385,7 @@ pub(super) fn product(grid: &Grid) -> Vec<CellSettings> {
     vary(&mut cells, &grid.partitions, |cell, &partitions| cell.partitions = partitions);
     vary(&mut cells, &grid.idle_partitions, |cell, &partitions| cell.idle_partitions = partitions);
     vary(&mut cells, &grid.producers, |cell, &producers| cell.producers = producers);
+    vary(&mut cells, &grid.consumers, |cell, &consumers| cell.consumers = consumers);
     vary(&mut cells, &grid.linger_ms, |cell, &ms| cell.linger_ms = ms);
     vary(&mut cells, &grid.batch_size_bytes, |cell, &bytes| cell.batch_size_bytes = bytes);
     vary(&mut cells, &grid.max_in_flight, |cell, &requests| cell.max_in_flight = requests);

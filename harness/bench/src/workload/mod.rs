@@ -72,6 +72,8 @@ pub struct Grid {
     pub idle_partitions: Vec<u32>,
     /// `producers`.
     pub producers: Vec<u32>,
+    /// `consumers`.
+    pub consumers: Vec<u32>,
     /// `rate`.
     pub rate: Vec<Rate>,
     /// `enable.idempotence`; `None` is Kafka's default: on with `acks=all`, else off.

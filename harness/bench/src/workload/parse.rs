@@ -119,6 +119,7 @@ impl Default for Grid {
             partitions: vec![16],
             idle_partitions: vec![0],
             producers: vec![1],
+            consumers: vec![0],
             rate: vec![Rate::Saturating],
             idempotence: vec![None],
             max_in_flight: vec![5],
@@ -172,6 +173,7 @@ fn axes(reader: &mut Reader<'_>, section: &mut Section<'_>, grid: &mut Grid) {
     axes.read("partitions", &mut grid.partitions, |field| count(field, 1..=10_000));
     axes.read("idle.partitions", &mut grid.idle_partitions, |field| count(field, 0..=100_000));
     axes.read("producers", &mut grid.producers, |field| count(field, 1..=256));
+    axes.read("consumers", &mut grid.consumers, |field| count(field, 0..=64));
     axes.read("rate", &mut grid.rate, units::rate);
     axes.read("enable.idempotence", &mut grid.idempotence, |field| field.boolean().map(Some));
     axes.read("max.in.flight.requests.per.connection", &mut grid.max_in_flight, |field| {

@@ -183,6 +183,7 @@ fn trial(rng: &mut Rng, sort: &Sort, cell: &str, number: u64, fault: Option<&Fau
                 lap_bytes: Some(1 << 30),
             }),
             drain: fault.is_none().then_some(Nanos::from_millis(5_000)),
+            polled: None,
         },
         service: latency(rng, sort.p50_us * 0.8, 1_500),
         intended: latency(rng, sort.p50_us, 1_500),

@@ -137,7 +137,8 @@ pub(super) fn follow(case: &mut Case<'_>, reference: &Reading, polls: &Polls) {
             position = Some(poll.run.end());
             for (from, to, how) in pieces(&poll.run, log) {
                 if how != Against::Same {
-                    let seen = Seen { partition, id, consumer, poll };
+                    let log_start = read.bounds.map_or(i64::MIN, |(start, _)| start);
+                    let seen = Seen { partition, id, consumer, poll, log_start };
                     // What nobody can read any more has its own name.
                     let vanished = (from..to).filter(|offset| read.refusal(*offset).is_none());
                     vanished.for_each(|offset| check_vanished(case, &seen, offset, log));
@@ -152,11 +153,13 @@ struct Seen<'a> {
     id: PartitionId,
     consumer: u32,
     poll: &'a PollRun,
+    /// Of the final read.
+    log_start: i64,
 }
 
 /// A polled record that is not at its offset in the end.
 fn check_vanished(case: &mut Case<'_>, seen: &Seen<'_>, offset: i64, log: &[Run]) {
-    let Seen { partition, id, consumer, poll } = *seen;
+    let Seen { partition, id, consumer, poll, log_start } = *seen;
     let (producer, sequence, polled_at) = (poll.run.producer, poll.run.sequence_at(offset), poll.polled_at);
     let who = || {
         format!(
@@ -169,8 +172,13 @@ fn check_vanished(case: &mut Case<'_>, seen: &Seen<'_>, offset: i64, log: &[Run]
     // Compaction leaves the offset empty; where it does not, it is no excuse.
     let is_compacted =
         occupant(log, offset).is_none() && case.may_be_compacted(partition, (producer, sequence), offset);
-    let copy_is_compacted = is_compacted && case.contract.duplicates == Permission::Permitted;
-    let moved = Permission::when(taken || copy_is_compacted || case.copy_may_be_lost(polled_at));
+    // So does retention, save what had been lost before it came by.
+    let is_expired = case.contract.retention_bytes.is_some()
+        && offset < log_start
+        && !case.was_cut_off(polled_at, partition, offset);
+    let is_deleted = is_compacted || is_expired;
+    let copy_is_deleted = is_deleted && case.contract.duplicates == Permission::Permitted;
+    let moved = Permission::when(taken || copy_is_deleted || case.copy_may_be_lost(polled_at));
     let state =
         case.ledger.lane_mut(producer, partition).and_then(|lane| lane.states.get_mut(sequence as usize));
     let Some(state) = state else {
@@ -192,7 +200,7 @@ fn check_vanished(case: &mut Case<'_>, seen: &Seen<'_>, offset: i64, log: &[Run]
         Outcome::NeverSent => case.findings.add(Anomaly::NeverSentRead, Permission::Forbidden, who),
         _ => {}
     }
-    if is_compacted {
+    if is_deleted {
         return;
     }
     let permission = if explained { case.contract.read_then_lost } else { Permission::Forbidden };
