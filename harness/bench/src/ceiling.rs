@@ -69,6 +69,8 @@ pub fn client_ceiling(
 fn ceiling_cell(like: &Cell) -> Cell {
     let mut cell = like.clone();
     cell.settings.rate = Rate::Saturating;
+    // A broker that keeps nothing has nothing to read: the ceiling is that of the producers.
+    cell.settings.consumers = 0;
     cell.settings.fault = Fault::None;
     cell.settings.start = Start::Warm;
     cell.timing = Timing { warm_up: WARM_UP, duration: DURATION, ..cell.timing };

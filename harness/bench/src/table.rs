@@ -103,7 +103,7 @@ pub fn render(sweep: &Sweep, report: &Path, colour: Colour) -> String {
         let seen = text::rounded(watched().filter_map(|judged| judged.polled).sum());
         let gone = text::exact(watched().map(|judged| judged.read_then_lost).sum());
         out.push_str(&format!(
-            "before the faults consumers saw {seen} records; {gone} of those were gone afterwards\n"
+            "{gone} records that a consumer had read before a fault were gone afterwards, of {seen} reads\n"
         ));
     }
     if cells.iter().any(|cell| !cell.sustained) {

@@ -379,6 +379,14 @@ impl ProducerLedger {
         Ok(())
     }
 
+    /// Where each partition's log ends at least, by what was acknowledged so far.
+    pub fn acked_ends(&self) -> impl Iterator<Item = (PartitionIndex, Offset)> {
+        let ends = self.lanes.iter().map(|lane| {
+            lane.acks.iter().map(|ack| ack.base_offset.saturating_add(i64::from(ack.count))).max()
+        });
+        self.layout.partitions().zip(ends).filter_map(|(partition, end)| Some((partition, Offset(end?))))
+    }
+
     /// Books an acknowledgement of records that were deleted by request since: whether they are there says nothing, so that
     /// their outcome is unknown. Where they were is known nevertheless: a tombstone among them covers nothing behind it.
     ///

@@ -442,6 +442,10 @@ fn polled_record_that_retention_took_is_no_loss_unless_it_was_lost_before() {
     assert_eq!(case().recovered(2).verdict(&retained(1)).violations, []);
     let lost = case().recovered(1).verdict(&retained(1));
     assert_eq!(lost.violation(Anomaly::ReadThenLost), 1);
+    // Nobody looked at the log right after the fault; but the offset was another record's then.
+    let given_away = Case::new(3).ack(0, 1.1).ack_at(2, 1, 9.9).polled(0, 3.0, &[(0, 0), (1, 1)]);
+    let given_away = given_away.cut(9.0, 9.1, 9.2).log_start(2).log(&[], 2);
+    assert_eq!(given_away.verdict(&retained(1)).violation(Anomaly::ReadThenLost), 1);
     let not_to_be_deleted = case().recovered(2).verdict(&durable());
     assert_eq!(not_to_be_deleted.violation(Anomaly::ReadThenLost), 2);
 }

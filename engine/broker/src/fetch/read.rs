@@ -37,13 +37,30 @@ impl Target {
         usize::try_from(self.fetch.max_bytes).unwrap_or(0)
     }
 
-    /// What it may take of [`CATCH_UP_BYTES`].
-    fn catch_up_bytes(&self, shard: &Shard) -> usize {
-        let partition = shard.partition(&self.id);
-        let catches_up = partition
-            .is_some_and(|partition| partition.log.reads_beside_appends(Offset(self.fetch.fetch_offset)));
-        if catches_up { self.asked_bytes().min(CATCH_UP_READ_BYTES) } else { 0 }
+    /// How what it asks for is read.
+    fn way(&self, shard: &Shard) -> Way {
+        let offset = Offset(self.fetch.fetch_offset);
+        match shard.partition(&self.id) {
+            Some(partition) if partition.log.is_in_segments(offset) => {
+                if partition.log.has_appends_beside() {
+                    Way::BesideAppends
+                } else {
+                    Way::FromSegments
+                }
+            }
+            _ => Way::FromMemory,
+        }
     }
+}
+
+/// Where a read finds what it is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// In memory, if anything.
+    FromMemory,
+    FromSegments,
+    /// In segments of a shard that appends.
+    BesideAppends,
 }
 
 /// What may be read.
@@ -52,6 +69,8 @@ pub(crate) struct Limits {
     pub(crate) max_bytes: usize,
     /// Whether nothing was read yet, so that one batch may exceed the limit.
     pub(crate) min_one_batch: bool,
+    /// Whether nobody else sees to it that each partition has its turn to be first, as a session does.
+    pub(crate) takes_turns: bool,
     pub(crate) isolation: IsolationLevel,
 }
 
@@ -63,6 +82,8 @@ pub(crate) struct ReadPartition {
     pub(crate) visible_end: Offset,
     /// Whether there is more, which the limits left out.
     pub(crate) is_cut: bool,
+    /// Whether there is a batch, which the limits have no room for.
+    pub(crate) is_too_large: bool,
     /// Whether the records lie in the log's memory.
     pub(crate) is_hot: bool,
 }
@@ -76,6 +97,9 @@ const CATCH_UP_BYTES: usize = 4 << 20;
 
 /// What one partition takes of that at most, if its batches are no larger: beside appends a log reads no more at once.
 const CATCH_UP_READ_BYTES: usize = 1 << 20;
+
+/// So many partitions may take their most.
+const CATCH_UPS: usize = CATCH_UP_BYTES / CATCH_UP_READ_BYTES;
 
 /// A read that was begun, and what it may bring at most.
 struct Reading {
@@ -109,9 +133,7 @@ impl Reading {
 
     /// Whether what is left of the request's limit, which is less than the partition's own, is less than its next batch.
     fn found_no_room_for(&self, answer: &ReadPartition) -> bool {
-        let is_left_over = (1..self.target.asked_bytes()).contains(&self.max_bytes);
-        let has_more = self.target.fetch.fetch_offset < answer.visible_end.0;
-        is_left_over && has_more && answer.data.error_code.is_none() && answer.data.diverging_epoch.is_none()
+        answer.is_too_large && (1..self.target.asked_bytes()).contains(&self.max_bytes)
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) {
@@ -124,26 +146,40 @@ impl Reading {
 }
 
 /// Reads `targets` on this shard. What is begun fits into the limits together; answers are taken in order.
-pub(crate) async fn read(shard: Rc<Shard>, targets: Vec<Target>, mut limits: Limits) -> Vec<ReadPartition> {
+pub(crate) async fn read(
+    shard: Rc<Shard>,
+    mut targets: Vec<Target>,
+    mut limits: Limits,
+) -> Vec<ReadPartition> {
     let mut read = Vec::with_capacity(targets.len());
     let mut pace = Pace::new(&shard.io);
+    let is_beside_appends = |target: &Target| target.way(&shard) == Way::BesideAppends;
+    if limits.takes_turns && targets.len() > CATCH_UPS && targets.iter().any(is_beside_appends) {
+        let places = targets.len() as u64;
+        targets.rotate_left(usize::try_from(shard.io.random_u64() % places).unwrap_or(0));
+    }
     let mut targets = targets.into_iter().peekable();
     let mut readings: VecDeque<Reading> = VecDeque::new();
-    let mut caught_up_bytes = 0;
+    let (mut caught_up_bytes, mut segments_have_room) = (0, true);
     loop {
         let begun: usize = readings.iter().map(|reading| reading.max_bytes).sum();
         if readings.len() < READS_IN_FLIGHT
             && let Some(target) = targets.peek().copied()
             && (readings.is_empty() || begun + target.asked_bytes() <= limits.max_bytes)
         {
-            let catch_up_bytes = target.catch_up_bytes(&shard);
+            let way = target.way(&shard);
+            let catch_up_bytes = match way {
+                Way::BesideAppends => target.asked_bytes().min(CATCH_UP_READ_BYTES),
+                Way::FromMemory | Way::FromSegments => 0,
+            };
             let taken: usize = readings.iter().map(|reading| reading.catch_up_bytes).sum();
-            let has_room = catch_up_bytes == 0 || caught_up_bytes + taken + catch_up_bytes <= CATCH_UP_BYTES;
-            if has_room || readings.is_empty() {
+            let has_room = caught_up_bytes + taken + catch_up_bytes <= CATCH_UP_BYTES || catch_up_bytes == 0;
+            let has_turn = has_room && (segments_have_room || way == Way::FromMemory);
+            if has_turn || readings.is_empty() {
                 targets.next();
                 pace.step().await;
                 let min_one_batch = limits.min_one_batch && readings.is_empty();
-                let max_bytes = if has_room { limits.max_bytes - begun } else { 0 };
+                let max_bytes = if has_turn { limits.max_bytes - begun } else { 0 };
                 let limits = Limits { max_bytes, min_one_batch, ..limits };
                 readings.push_back(Reading::begin(&shard, target, limits, catch_up_bytes));
                 continue;
@@ -165,9 +201,9 @@ pub(crate) async fn read(shard: Rc<Shard>, targets: Vec<Target>, mut limits: Lim
         }
         limits.max_bytes = limits.max_bytes.saturating_sub(size_bytes);
         limits.min_one_batch &= size_bytes == 0;
-        if size_bytes == 0 && reading.found_no_room_for(&answer) {
+        if reading.found_no_room_for(&answer) {
             // Nor would most of those behind it, each of which would have to be read to know.
-            (answer.is_cut, limits.max_bytes) = (true, 0);
+            (answer.is_cut, segments_have_room) = (true, false);
         }
         if reading.catch_up_bytes > 0 {
             caught_up_bytes += size_bytes;
@@ -182,16 +218,19 @@ async fn read_partition(shard: Rc<Shard>, target: Target, limits: Limits) -> Rea
     let index = target.id.partition.0;
     let Some(partition) = shard.partition(&target.id) else {
         let data = FetchedPartition::failed(index, shard.why_missing(&target.id));
-        return ReadPartition { place, data, visible_end: Offset(0), is_cut: false, is_hot: false };
+        let (visible_end, is_cut, is_too_large, is_hot) = (Offset(0), false, false, false);
+        return ReadPartition { place, data, visible_end, is_cut, is_too_large, is_hot };
     };
     let visible_end = partition.visible_end(limits.isolation);
     let Found { data, next_offset, is_hot } = match read_one(&partition, &target, limits, visible_end).await {
         Ok(found) => found,
         Err(error) => Found::without_records(failed(&shard, &partition, index, error), visible_end),
     };
-    let has_turn = data.records_size_bytes() > 0 || limits.max_bytes == 0 && data.error_code.is_none();
-    let is_cut = has_turn && next_offset < visible_end;
-    ReadPartition { place, data, visible_end, is_cut, is_hot }
+    let has_records = data.records_size_bytes() > 0;
+    let is_readable = data.error_code.is_none() && data.diverging_epoch.is_none();
+    let has_more = is_readable && next_offset < visible_end;
+    let is_cut = has_more && (has_records || limits.max_bytes == 0);
+    ReadPartition { place, data, visible_end, is_cut, is_too_large: has_more && !has_records, is_hot }
 }
 
 /// What is read of one partition.

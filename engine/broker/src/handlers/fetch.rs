@@ -53,6 +53,7 @@ struct Asked {
 /// What a request says besides its partitions.
 struct Params {
     isolation: IsolationLevel,
+    takes_turns: bool,
     max_bytes: usize,
     min_bytes: usize,
     deadline: MonoTime,
@@ -96,8 +97,9 @@ pub(super) async fn handle(shard: &Rc<Shard>, header: RequestHeader, request: Fe
     let max_wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0))
         .min(shard.broker.config.network.max_idle);
     let max_bytes = shard.broker.config.fetch.max_bytes.min(usize::try_from(request.max_bytes).unwrap_or(0));
-    let params = Params {
+    let mut params = Params {
         isolation,
+        takes_turns: false,
         max_bytes,
         min_bytes: usize::try_from(request.min_bytes).unwrap_or(0).min(max_bytes),
         deadline: shard.io.now() + max_wait,
@@ -110,6 +112,7 @@ pub(super) async fn handle(shard: &Rc<Shard>, header: RequestHeader, request: Fe
     };
     // Followers fetch once there is a second broker to be one.
     let is_follower = replica_id.0 >= 0;
+    params.takes_turns = matches!(context, FetchContext::Sessionless);
     let asked = locate(shard, list, is_follower).await;
     let answers = read_until_enough(shard, &asked, &params).await;
     respond(shard, &header, session, &context, asked, answers)
@@ -247,13 +250,14 @@ async fn read_all(shard: &Rc<Shard>, asked: &[Asked], params: &Params) -> Answer
         .collect();
     let granted_bytes = memory.bytes();
     let mut is_cut = false;
-    let mut limits = Limits { max_bytes: granted_bytes, min_one_batch: true, isolation: params.isolation };
+    let Params { isolation, takes_turns, .. } = *params;
+    let mut limits = Limits { max_bytes: granted_bytes, min_one_batch: true, takes_turns, isolation };
     let mut size_bytes = 0;
     for (owner, targets) in by_owner(shard, asked) {
         let call = shard.look_on(owner, move |shard| read(shard, targets, limits)).await;
         // Without an answer the shard has ended, and the partitions stay as they are above.
-        for ReadPartition { place, data, visible_end, is_cut: cut, is_hot } in call.await.unwrap_or_default()
-        {
+        for answer in call.await.unwrap_or_default() {
+            let ReadPartition { place, data, visible_end, is_cut: cut, is_hot, .. } = answer;
             let read_bytes = data.records_size_bytes();
             size_bytes += read_bytes;
             is_cut |= cut;

@@ -245,7 +245,8 @@ fn batch_that_turns_out_to_be_the_first_waits_for_no_reads_that_stand_still() {
     broker.restart();
     let mut client = broker.connect();
     let partitions: Vec<(&str, i32, i64)> = (0..PARTITIONS).map(|partition| ("t", partition, 0)).collect();
-    let request = fetch_request(&partitions).with_max_bytes(20 << 20);
+    // Of a session, whose order is kept.
+    let request = fetch_request(&partitions).with_max_bytes(20 << 20).with_session_epoch(0);
     for _ in 0..20 {
         let response = client.call(11, &request);
         let given = response.responses.iter().flat_map(|topic| &topic.partitions);

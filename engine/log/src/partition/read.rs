@@ -142,15 +142,16 @@ impl Partition {
         }
     }
 
-    /// Whether what is at `offset` has to be read from a segment while others append to logs of the same shard and directory: who
-    /// reads much of it at once delays them.
+    /// Whether what is at `offset` has to be read from a segment.
     #[must_use]
-    pub fn reads_beside_appends(&self, offset: Offset) -> bool {
+    pub fn is_in_segments(&self, offset: Offset) -> bool {
         let is_in_memory = self.core.live.borrow().tail.first_offset().is_some_and(|first| first <= offset);
-        !is_in_memory && offset < self.core.watermarks.get().log_end_offset && self.has_appends()
+        !is_in_memory && offset < self.core.watermarks.get().log_end_offset
     }
 
-    fn has_appends(&self) -> bool {
+    /// Whether others append to logs of the same shard and directory: who reads much from segments at once delays them.
+    #[must_use]
+    pub fn has_appends_beside(&self) -> bool {
         let written = self.shard.journal.progress().through(Mark::Written);
         self.shard.read_pace.has_appends(written, self.shard.io.now())
     }
@@ -274,7 +275,7 @@ impl Partition {
         request: &ReadRequest,
     ) -> Result<ReadData, ReadError> {
         let segment = &stretch.segment;
-        let has_appends = self.has_appends();
+        let has_appends = self.has_appends_beside();
         let most_bytes = if has_appends { MAX_READ_BESIDE_APPENDS_BYTES } else { MAX_SEGMENT_READ_BYTES };
         let budget = request.max_bytes.min(most_bytes);
         let Start { part, mut hint, mut or_else } = self.start_for(stretch, offset).await?;
@@ -347,8 +348,11 @@ impl Partition {
         if offset < covered_offset || rest.from_bytes >= *end_bytes {
             let position_bytes = entry.map_or(0, |(_, position_bytes)| position_bytes);
             let hint = entry.map(|(last_offset, _)| last_offset);
-            // A reader goes on where the batch before ends, which would be read again, however large it is.
-            if let Some((last_offset, behind_bytes)) = behind.filter(|(_, at)| at < end_bytes) {
+            // A reader goes on where the batch before ends, which would be read again. A large one has its successor's entry behind
+            // its own; behind a small one the next may be of a later batch, and the guess would cost a read.
+            let is_worth_it =
+                |at: u64| at >= position_bytes + MIN_SEGMENT_READ_BYTES as u64 && at < *end_bytes;
+            if let Some((last_offset, behind_bytes)) = behind.filter(|(_, at)| is_worth_it(*at)) {
                 let or_else = Some((position_bytes, hint));
                 return Ok(Start { part: stretch.from(behind_bytes), hint: Some(last_offset), or_else });
             }

@@ -53,9 +53,10 @@ pub(crate) struct Paced<'a> {
 }
 
 impl Paced<'_> {
-    /// Most bytes of a piece.
-    pub(super) fn piece_bytes(self) -> usize {
-        if self.has_appends { BESIDE_APPENDS_BYTES } else { usize::MAX }
+    /// How much of `missing_bytes` the next piece takes. A small rest goes with the last.
+    pub(super) fn piece_bytes(self, missing_bytes: usize) -> usize {
+        let is_last = missing_bytes < BESIDE_APPENDS_BYTES + BESIDE_APPENDS_BYTES / 4;
+        if is_last || !self.has_appends { missing_bytes } else { BESIDE_APPENDS_BYTES }
     }
 
     /// Waits until `len_bytes` may be read. More than may be under way is read alone.
@@ -95,6 +96,24 @@ mod tests {
         // One that is larger than all of it goes alone.
         assert_eq!(under_way(false, 64 << 20), 64 << 20);
         assert_eq!(under_way(true, 4 << 20), 4 << 20);
+    }
+
+    #[test]
+    fn read_beside_appends_goes_in_pieces_and_a_small_rest_with_the_last() {
+        let pace = ReadPace::new(MonoTime::default());
+        let pieces = |has_appends, len_bytes: usize| {
+            let mut missing = len_bytes;
+            let mut next = || {
+                let piece = pace.of_read(has_appends).piece_bytes(missing);
+                missing -= piece;
+                (piece > 0).then_some(piece)
+            };
+            std::iter::from_fn(&mut next).collect::<Vec<usize>>()
+        };
+        assert_eq!(pieces(false, 4 << 20), [4 << 20]);
+        let quarter = 256 << 10;
+        assert_eq!(pieces(true, (1 << 20) + 4096), [quarter, quarter, quarter, quarter + 4096]);
+        assert_eq!(pieces(true, quarter + (quarter / 2)), [quarter, quarter / 2]);
     }
 
     #[test]

@@ -211,28 +211,31 @@ impl Segment {
         buf: impl FnOnce(usize) -> IoBuf,
         paced: Option<Paced<'_>>,
     ) -> Result<Bytes, ReadError> {
-        let file = self.file(io, direct).await.map_err(|error| io_error(&error))?;
         let alignment = highwater_io::IO_ALIGNMENT as u64;
         let start = position_bytes / alignment * alignment;
         let end = end_bytes.next_multiple_of(alignment);
         let len = usize::try_from(end - start).expect("reads are bounded by the request");
+        let piece_of = |missing| paced.map_or(missing, |paced| paced.piece_bytes(missing));
+        let turn_for = async |missing| match paced {
+            Some(paced) => Some(paced.begin(piece_of(missing)).await),
+            None => None,
+        };
+        // Who waits for its turn holds neither file nor memory.
+        let mut turn = turn_for(len).await;
+        let file = self.file(io, direct).await.map_err(|error| io_error(&error))?;
         let mut rest = buf(len);
         let mut buf = rest.split_to(0);
-        while buf.len() < len {
-            let missing = len - buf.len();
-            let piece_bytes = paced.map_or(missing, |paced| paced.piece_bytes().min(missing));
-            let turn = match paced {
-                Some(paced) => Some(paced.begin(piece_bytes).await),
-                None => None,
-            };
+        loop {
+            let piece_bytes = piece_of(len - buf.len());
             let (piece, at) = (rest.split_to(piece_bytes), start + buf.len() as u64);
             let piece = file.read_at(piece, at, piece_bytes).await.map_err(|error| io_error(&error))?;
             drop(turn);
             let is_end = piece.len() < piece_bytes;
             buf.unsplit(piece);
-            if is_end {
+            if is_end || buf.len() >= len {
                 break;
             }
+            turn = turn_for(len - buf.len()).await;
         }
         let skip = usize::try_from(position_bytes - start).expect("less than a block");
         let wanted = usize::try_from(end_bytes - position_bytes).expect("reads are bounded by the request");

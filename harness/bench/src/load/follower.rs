@@ -18,9 +18,10 @@ use crate::clock::Clock;
 
 /// A consumer looks for signals at least so often.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
-/// When the producers are done it reads on until nothing new came for so long; it ends in any case after the other.
+/// When the producers are done it reads what was acknowledged, at most for so long.
+const CATCH_UP_WITHIN: Duration = Duration::from_secs(10);
+/// Where nothing was acknowledged, until nothing new came for so long.
 const QUIET: Duration = Duration::from_millis(200);
-const QUIET_WITHIN: Duration = Duration::from_secs(10);
 /// `fetch.max.wait.ms`, short, so that one that has nothing to read ends soon.
 const FETCH_MAX_WAIT: Duration = Duration::from_millis(100);
 const BATCH_DAMAGED: &str = "a consumer cannot read its batch";
@@ -40,25 +41,31 @@ pub(super) fn run(plan: &Plan, index: u32, signals: &Signals) -> Result<Polls, L
     }
     let mut turner = Turner::new(plan.clock);
     let mut seen = Seen::new(plan, index);
-    let mut quiet = None;
+    let mut sent_since = None;
+    let mut last_news = Instant::now();
     loop {
         // Before the turn: what it still finds is taken.
         let aborted = signals.abort.load(Ordering::Acquire);
         let wait = if aborted { Duration::ZERO } else { LOOK_INTERVAL };
         turner.turn(&mut core, plan.clock.mono() + wait)?;
-        let news = seen.take_all(&mut core);
+        if seen.take_all(&mut core) {
+            last_news = Instant::now();
+        }
         if aborted {
             return Ok(seen.polls);
         }
-        if signals.sent.load(Ordering::Acquire) {
-            let now = Instant::now();
-            let (done, last) = quiet.get_or_insert((now, now));
-            if news {
-                *last = now;
-            }
-            if last.elapsed() >= QUIET || done.elapsed() >= QUIET_WITHIN {
-                return Ok(seen.polls);
-            }
+        let Some(ends) = signals.sent.get() else { continue };
+        let is_read = |&(place, end): &(PartitionIndex, Offset)| {
+            let index = plan.layout.id(place).partition.cast_signed();
+            let partition = Partition { topic, index: highwater_model::PartitionIndex(index) };
+            core.position(partition).is_some_and(|position| position.0 >= end.0)
+        };
+        let is_done = match ends.as_slice() {
+            [] => last_news.elapsed() >= QUIET,
+            ends => ends.iter().all(is_read),
+        };
+        if is_done || sent_since.get_or_insert_with(Instant::now).elapsed() >= CATCH_UP_WITHIN {
+            return Ok(seen.polls);
         }
     }
 }

@@ -24,12 +24,14 @@ mod timeline;
 mod turn;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use highwater_checker::{Layout, Ledger, LedgerError, Nanos, Polls, RunId};
+use highwater_checker::{
+    Layout, Ledger, LedgerError, Nanos, Offset, PartitionIndex, Polls, ProducerLedger, RunId,
+};
 use highwater_client::ConfigError;
 use highwater_client::producer::{AppendError, Outcome};
 
@@ -156,8 +158,8 @@ struct Signals {
     start_at: AtomicU64,
     /// Send nothing more and give up on what is outstanding.
     abort: AtomicBool,
-    /// All producers are done.
-    sent: AtomicBool,
+    /// Where the log of each partition ends at least, once all producers are done.
+    sent: OnceLock<Vec<(PartitionIndex, Offset)>>,
 }
 
 /// A load that runs. Dropping it aborts it.
@@ -284,20 +286,25 @@ impl Running {
         let aborted = self.signals.abort.load(Ordering::Acquire);
         let ended = if aborted { Ended::ByFault } else { Ended::BySchedule };
         let notes = self.join_producers();
-        let (polls, lingered) = self.join_followers();
+        let ledgers = notes.iter().flatten().map(|notes| &notes.book.ledger);
+        let (polls, lingered) = self.join_followers(ledgers.flat_map(ProducerLedger::acked_ends).collect());
         Ok(Done { polls: polls?, lingered, ..gather(&self.plan, start_at, notes?, client_cpu, ended)? })
     }
 
     /// Waits for all threads. The first error, if there was one.
     fn join(&mut self) -> Result<(), LoadError> {
         let notes = self.join_producers();
-        let (polls, _) = self.join_followers();
+        let (polls, _) = self.join_followers(Vec::new());
         notes.and(polls.map(drop))
     }
 
-    /// Lets consumers catch up.
-    fn join_followers(&mut self) -> (Result<Vec<Polls>, LoadError>, Lingered) {
-        self.signals.sent.store(true, Ordering::Release);
+    /// Lets consumers come to these ends, or wait until nothing comes any more where there are none.
+    fn join_followers(
+        &mut self,
+        ends: Vec<(PartitionIndex, Offset)>,
+    ) -> (Result<Vec<Polls>, LoadError>, Lingered) {
+        // Whoever comes second has nobody to tell.
+        let _ = self.signals.sent.set(ends);
         if self.followers.is_empty() {
             return (Ok(Vec::new()), Lingered::default());
         }

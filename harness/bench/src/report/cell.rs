@@ -112,7 +112,7 @@ fn sentence(cell: &CellSummary<'_>, judged: &Judged) -> String {
     }
     if let Some(polled) = judged.polled {
         let gone = text::exact(judged.read_then_lost);
-        parts.push(format!("{} seen by consumers, {gone} of them gone afterwards", text::exact(polled)));
+        parts.push(format!("{gone} gone that a consumer had read, of {} reads", text::exact(polled)));
     }
     parts.push(format!("{} with an outcome unknown to the producer", text::exact(judged.unknown)));
     if judged.application_lost > 0 {

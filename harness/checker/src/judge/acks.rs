@@ -3,7 +3,7 @@
 use super::Case;
 use crate::contract::{Loss, Permission};
 use crate::ledger::{AckRun, Lane, Outcome, Sequences};
-use crate::reading::{Reading, Run};
+use crate::reading::{PollRun, Reading, Run};
 use crate::units::{Nanos, PartitionIndex};
 use crate::verdict::Anomaly;
 use std::borrow::Cow;
@@ -244,6 +244,29 @@ pub(super) fn book_given_again(
             book_clash(case, partition, clash, *first, untold.len() as u64);
         }
     }
+}
+
+/// Where the polls of a consumer and the acks of everybody name different records at one offset: from, to (exclusive), and the
+/// later of the two instants. Of what was seen before that the offset was taken away.
+pub(super) fn given_again(
+    case: &Case<'_>,
+    partition: PartitionIndex,
+    polls: &[PollRun],
+) -> Vec<(i64, i64, Nanos)> {
+    let mut views = views_by_offset(case, partition, |lane| &lane.acks);
+    views.extend(views_by_offset(case, partition, |lane| &lane.deleted));
+    views.extend(polls.iter().map(|PollRun { run, polled_at, .. }| AckView {
+        producer: run.producer,
+        count: run.count,
+        first_sequence: run.first_sequence,
+        base_offset: run.offset.min(i64::MAX - i64::from(run.count)),
+        acked_at: *polled_at,
+        kept: 0,
+        kept_end: i64::MIN,
+    }));
+    sort_by_offset(&mut views);
+    let later = |clash: &Clash| clash.one.acked_at.max(clash.other.acked_at);
+    clashes(&views).iter().map(|clash| (clash.from, clash.to, later(clash))).collect()
 }
 
 fn book_clash(case: &mut Case<'_>, partition: PartitionIndex, clash: &Clash, offset: i64, count: u64) {

@@ -1,12 +1,12 @@
 //! Other readers against the reference: final reads under another isolation or another leader, and
 //! consumers during the run.
 
-use super::Case;
 use super::found::occupant;
+use super::{Case, acks};
 use crate::contract::Permission;
 use crate::ledger::{Outcome, State};
 use crate::reading::{Isolation, PollRun, Polls, Reading, Run};
-use crate::units::{PartitionId, PartitionIndex};
+use crate::units::{Nanos, PartitionId, PartitionIndex};
 use crate::verdict::Anomaly;
 
 /// How a run of one reading lies against the reference.
@@ -121,6 +121,9 @@ pub(super) fn follow(case: &mut Case<'_>, reference: &Reading, polls: &Polls) {
                 )
             });
         }
+        let retained = case.contract.retention_bytes.is_some();
+        let given_again =
+            if retained { acks::given_again(case, partition, &polled.runs) } else { Vec::new() };
         let mut position = None;
         for poll in &polled.runs {
             if let Some(position) = position.filter(|position| poll.continues && *position < poll.run.offset)
@@ -138,7 +141,7 @@ pub(super) fn follow(case: &mut Case<'_>, reference: &Reading, polls: &Polls) {
             for (from, to, how) in pieces(&poll.run, log) {
                 if how != Against::Same {
                     let log_start = read.bounds.map_or(i64::MIN, |(start, _)| start);
-                    let seen = Seen { partition, id, consumer, poll, log_start };
+                    let seen = Seen { partition, id, consumer, poll, log_start, given_again: &given_again };
                     // What nobody can read any more has its own name.
                     let vanished = (from..to).filter(|offset| read.refusal(*offset).is_none());
                     vanished.for_each(|offset| check_vanished(case, &seen, offset, log));
@@ -155,11 +158,22 @@ struct Seen<'a> {
     poll: &'a PollRun,
     /// Of the final read.
     log_start: i64,
+    /// Offsets with another record than the one that somebody saw or was acknowledged there before: from, to, since when at least.
+    given_again: &'a [(i64, i64, Nanos)],
+}
+
+impl Seen<'_> {
+    /// Whether the offset was another record's later on: retention takes a record, and never gives its offset away.
+    fn was_given_away(&self, offset: i64) -> bool {
+        let is_later =
+            |&(from, to, at): &(i64, i64, Nanos)| (from..to).contains(&offset) && self.poll.polled_at < at;
+        self.given_again.iter().any(is_later)
+    }
 }
 
 /// A polled record that is not at its offset in the end.
 fn check_vanished(case: &mut Case<'_>, seen: &Seen<'_>, offset: i64, log: &[Run]) {
-    let Seen { partition, id, consumer, poll, log_start } = *seen;
+    let Seen { partition, id, consumer, poll, log_start, .. } = *seen;
     let (producer, sequence, polled_at) = (poll.run.producer, poll.run.sequence_at(offset), poll.polled_at);
     let who = || {
         format!(
@@ -175,7 +189,8 @@ fn check_vanished(case: &mut Case<'_>, seen: &Seen<'_>, offset: i64, log: &[Run]
     // So does retention, save what had been lost before it came by.
     let is_expired = case.contract.retention_bytes.is_some()
         && offset < log_start
-        && !case.was_cut_off(polled_at, partition, offset);
+        && !case.was_cut_off(polled_at, partition, offset)
+        && !seen.was_given_away(offset);
     let is_deleted = is_compacted || is_expired;
     let copy_is_deleted = is_deleted && case.contract.duplicates == Permission::Permitted;
     let moved = Permission::when(taken || copy_is_deleted || case.copy_may_be_lost(polled_at));
