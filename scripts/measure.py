@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import tomllib
 from pathlib import Path
@@ -218,10 +219,10 @@ def drop_page_cache():
     Path("/proc/sys/vm/drop_caches").write_text("3")
 
 
-def device_flushes(folder, seconds=1.0):
+def device_flushes(folder, seconds=1.0, goes_on=None, every=0.0, took=None):
     """Milliseconds of each of many overwrites of 4 KiB that are durable when they return: the least that a durable ack costs.
 
-    One after the other, `O_DIRECT` and `RWF_DSYNC`, over blocks that were written to before, as `highwater doctor` does it;
+    For so many seconds, or as long as `goes_on()`; into the list `took`, if one is given. One after the other, `every` seconds apart, `O_DIRECT` and `RWF_DSYNC`, over blocks that were written to before, as `highwater doctor` does it;
     through the page cache where a file system refuses direct I/O."""
     block_bytes, region_bytes = 4096, 4 << 20
     folder.mkdir(parents=True, exist_ok=True)
@@ -237,16 +238,43 @@ def device_flushes(folder, seconds=1.0):
         try:
             with mmap.mmap(-1, block_bytes) as block:
                 block.write(os.urandom(block_bytes))
-                took, begun = [], time.perf_counter()
-                while not took or time.perf_counter() - begun < seconds:
+                took, begun = [] if took is None else took, time.perf_counter()
+                goes_on = goes_on or (lambda: time.perf_counter() - begun < seconds)
+                while not took or goes_on():
                     before = time.perf_counter()
                     os.pwritev(file, [block], len(took) * block_bytes % region_bytes, os.RWF_DSYNC)
                     took.append(1e3 * (time.perf_counter() - before))
+                    if every:
+                        time.sleep(every)
                 return took
         finally:
             os.close(file)
     finally:
         path.unlink(missing_ok=True)
+
+
+class FlushProbe:
+    """The device's own flushes beside what runs: one a hundredth of a second, in a thread, from here until it is asked."""
+
+    def __init__(self, folder):
+        self.ended = threading.Event()
+        self.took, self.first = [], 0
+        self.thread = threading.Thread(target=self.run, args=(folder,), daemon=True)
+        self.thread.start()
+
+    def run(self, folder):
+        device_flushes(folder, goes_on=lambda: not self.ended.is_set(), every=0.01, took=self.took)
+
+    def count_from_here(self):
+        self.first = len(self.took)
+
+    def quantiles(self):
+        """Ends it: milliseconds by name."""
+        self.ended.set()
+        self.thread.join()
+        took = sorted(self.took[self.first:])
+        return {name: took[min(len(took) - 1, int(len(took) * part))]
+                for name, part in (("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999))}
 
 
 def machine_cpu():
