@@ -15,31 +15,29 @@ mod evidence;
 mod fault;
 mod files;
 mod outcome;
+mod read_back;
 mod simulate;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use highwater_checker::{
-    self as checker, Contract, FaultEvent, Isolation, Layout, Loss, Nanos, Offset, PartitionId, Reading,
-    RunId, Setting, Standing, Verdict, judge,
+    self as checker, Contract, FaultEvent, Layout, Loss, Nanos, RunId, Setting, Standing, Verdict, judge,
 };
 use highwater_disk::PowerOnReport;
 
-use crate::broker::admin::{self, AdminError, EARLIEST, LATEST, Settings};
+use crate::broker::admin::{self, AdminError, Settings};
 use crate::broker::driver::{Driver, Place};
 use crate::broker::memory::MemoryGroup;
 use crate::broker::process::{Broker, Installed, Stopped, Usage, free_ports};
 use crate::broker::wire::{Connection, WireError};
 use crate::cancel::Cancel;
 use crate::clock::{Clock, after};
-use crate::final_read::{Source, final_read};
 use crate::load::{self, Done, Driving, Running};
 use crate::machine;
 use crate::medium::{Medium, MediumKind, Scratch};
 use crate::results::{FaultMark, Load, Used};
-use crate::workload::settings::{Acks, Fault, Start};
+use crate::workload::settings::{Fault, Start};
 use crate::workload::{Cell, Workload};
 
 use aim::Reached;
@@ -54,11 +52,11 @@ const TOPIC: &str = "bench";
 /// Medium of a disk with a power switch. Sparse: only what is written takes space.
 const DISK_BYTES: u64 = 4 << 30;
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
-/// A broker that has just started may refuse a topic until it counts itself in.
 /// Partitions that nobody uses are made a topic at a time, and each has so many records.
 const IDLE_PARTITIONS_OF_A_TOPIC: u32 = 500;
 const IDLE_RECORDS: usize = 10;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+/// A broker that has just started may refuse a topic until it counts itself in.
 const CREATE_WITHIN: Duration = Duration::from_secs(20);
 const CREATE_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// Between two looks at a running load.
@@ -67,11 +65,6 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(1);
 /// Such a fault strikes up to this much later, as the seed says: not always in the same phase of a flush.
 const PROGRESS_DELAY: Duration = Duration::from_millis(20);
-/// With acks=0 the log is taken to be complete once it has not grown for so long.
-const QUIET: Duration = Duration::from_millis(500);
-const QUIET_WITHIN: Duration = Duration::from_secs(30);
-/// A process whose sockets are closed is over within this time, if that is why they are.
-const ENDED_WITHIN: Duration = Duration::from_secs(2);
 /// Memory touched before a performance cell, through the page cache.
 const WARM_BYTES: u64 = 1 << 30;
 
@@ -688,98 +681,6 @@ impl<'a> Trial<'a> {
             recovered_ends,
         };
         Ok(Recovered { event, power_on, took, evidence, unserved })
-    }
-
-    /// Where retention deletes, log starts may still move, and a reader that is at one of them would fall off.
-    fn wait_for_retention(&self) -> Result<(), CellError> {
-        if !self.topic_settings.contains_key(contract::RETENTION_BYTES) {
-            return Ok(());
-        }
-        let deadline = Instant::now() + QUIET_WITHIN;
-        let (mut last, mut since) = (Vec::new(), Instant::now());
-        while since.elapsed() < QUIET && Instant::now() < deadline {
-            // A broker that does not say has its answer in the final read.
-            let Ok(starts) = self.ends(EARLIEST) else { return Ok(()) };
-            if starts != last {
-                (last, since) = (starts, Instant::now());
-            }
-            self.bench.cancel.wait(LOOK_INTERVAL)?;
-        }
-        Ok(())
-    }
-
-    fn ends(&self, which: i64) -> Result<Vec<Result<i64, i16>>, WireError> {
-        admin::log_ends(&mut self.connect()?, TOPIC, self.partitions(), 0, which)
-    }
-
-    /// The ends of those partitions that tell them.
-    fn log_ends(&self) -> Result<Vec<(checker::PartitionIndex, Offset)>, WireError> {
-        let placed = (0..).zip(self.ends(LATEST)?).filter_map(|(partition, end)| {
-            Some((self.layout.index(PartitionId { topic: 0, partition })?, Offset(end.ok()?)))
-        });
-        Ok(placed.collect())
-    }
-
-    /// With acks=0 the broker may still be working on what left the client long ago.
-    fn wait_until_quiet(&self, loaded: &Loaded) -> Result<(), CellError> {
-        if self.cell.settings.acks != Acks::Zero {
-            return Ok(());
-        }
-        let attempts = i64::try_from(loaded.done.ledger.attempts()).unwrap_or(i64::MAX);
-        let deadline = Instant::now() + QUIET_WITHIN;
-        let (mut last, mut since) = (-1, Instant::now());
-        loop {
-            let Ok(ends) = self.log_ends() else { return Ok(()) };
-            let total: i64 = ends.iter().map(|(_, end)| end.0).sum();
-            if total != last {
-                (last, since) = (total, Instant::now());
-            }
-            if total >= attempts || since.elapsed() >= QUIET || Instant::now() >= deadline {
-                return Ok(());
-            }
-            self.bench.cancel.wait(LOOK_INTERVAL)?;
-        }
-    }
-
-    /// What both readers find where nobody answers.
-    fn nothing_read(&self, why: &str) -> Vec<Reading> {
-        let read = |isolation| {
-            let reader = checker::Reader { isolation, ..checker::Reader::FINAL };
-            Reading::unserved(reader, self.run, &self.layout, why)
-        };
-        [Isolation::ReadUncommitted, Isolation::ReadCommitted].map(read).into()
-    }
-
-    /// Both isolation levels at once: they share nothing but the broker.
-    fn read_back(&self, broker: &mut Broker) -> Result<Vec<Reading>, CellError> {
-        let address = broker.address();
-        // Whichever reader meets the end, it is the end for both.
-        let seen = Mutex::new((broker, None));
-        let ended = || {
-            let (broker, how) = &mut *seen.lock().unwrap_or_else(PoisonError::into_inner);
-            let why = broker.wait_ended(ENDED_WITHIN)?.of_the_broker()?;
-            *how = Some(format!("before everything was read back, {why}"));
-            how.clone()
-        };
-        let source = Source {
-            address,
-            topic: TOPIC,
-            partitions: self.partitions(),
-            run: self.run,
-            layout: &self.layout,
-            ended: &ended,
-        };
-        let read = |isolation| final_read(&source, isolation, self.bench.cancel);
-        let (uncommitted, committed) = std::thread::scope(|scope| {
-            let committed = scope.spawn(|| read(Isolation::ReadCommitted));
-            let uncommitted = read(Isolation::ReadUncommitted);
-            (uncommitted, committed.join().expect("a reader does not panic"))
-        });
-        let mut readings = vec![uncommitted?, committed?];
-        if let (_, Some(how)) = seen.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            readings.iter_mut().for_each(|reading| reading.broke_off(&how));
-        }
-        Ok(readings)
     }
 }
 
