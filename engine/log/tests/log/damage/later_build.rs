@@ -3,9 +3,9 @@
 use highwater_io::{Io, fs};
 use twox_hash::XxHash3_64;
 
+use super::{BLOCK_BYTES, assert_refused, assert_whole, journal_path, scene_with_records};
 use crate::common::DIR;
 use crate::common::scene::End;
-use crate::{BLOCK_BYTES, assert_refused, assert_whole, journal_path, scene_with_records};
 
 /// What a later build may write, put over the first bytes of a journal file: each is whole by its checksums.
 fn of_a_later_build(journal: &[u8]) -> [Vec<u8>; 3] {

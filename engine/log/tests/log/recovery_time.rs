@@ -1,12 +1,10 @@
 //! What a recovery does at the same time, in the time of the simulation: on a disk on which one kind of operation is slow, as
 //! many as there are take little more than one.
 
-mod common;
-
 use std::time::Duration;
 
-use common::scene::{End, Scene};
-use common::{DIR, append_one, create, id, options, read_values};
+use crate::common::scene::{End, Scene};
+use crate::common::{DIR, append_one, create, id, options, read_values};
 use highwater_io::Io;
 use highwater_io::sim::{DiskOp, Fault, FaultEffect};
 use highwater_log::{DataDir, OpenOptions, RecoveryReport, ShardConfig, ShardLogs};

@@ -1,11 +1,9 @@
 //! A data directory that Apache Kafka left is taken over as it is. What is hostile in it is the fuzz target `kafka-dir`;
 //! what Kafka itself wrote is `scripts/clients`.
 
-mod common;
-
 use std::path::Path;
 
-use common::{DIR, append_one, open};
+use crate::common::{DIR, append_one, open};
 use highwater_io::{Io, fs, sim};
 use highwater_model::batch::{self, BatchBuilder, NewRecord, ProducerStamp};
 use highwater_model::compression::Compression;

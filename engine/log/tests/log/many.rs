@@ -1,12 +1,10 @@
 //! Thousands of partitions in one shard: what a start does for each, and how many descriptors they take.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use common::scene::{End, Scene};
-use common::{append_one, id, open_with, options, read_values, small_log, small_shard};
+use crate::common::scene::{End, Scene};
+use crate::common::{append_one, id, open_with, options, read_values, small_log, small_shard};
 use highwater_io::Io;
 use highwater_io::sim::{DiskOp, Fault, FaultEffect};
 use highwater_log::{DataDir, LogError, NewPartition, OpenOptions, RecoveryReport, ShardConfig, ShardLogs};

@@ -1,11 +1,9 @@
 //! `verify` finds damage where it is, and none where there is none. (That it finds none after any crash is part of
 //! `crash.rs`.)
 
-mod common;
-
 use std::path::{Path, PathBuf};
 
-use common::{DIR, append_one, create, open, read_from};
+use crate::common::{DIR, append_one, create, open, read_from};
 use highwater_io::{Io, fs, sim};
 use highwater_log::OpenError;
 use highwater_log::verify::{Problem, VerifyReport, WrittenBy, verify};

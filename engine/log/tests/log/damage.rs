@@ -1,16 +1,14 @@
 //! Files of a data directory that are damaged, cut or gone when it is opened: what was acknowledged is there, or its
 //! partition is fenced, or the directory is refused with a sentence. Never less without a word.
 
-mod common;
-#[path = "damage/later_build.rs"]
 mod later_build;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::scene::{End, Scene};
-use common::{DIR, append_one, batch_of, create, id, open_with, options, read_values, small_shard};
+use crate::common::scene::{End, Scene};
+use crate::common::{DIR, append_one, batch_of, create, id, open_with, options, read_values, small_shard};
 use highwater_io::sim::{DiskOp, Fault};
 use highwater_io::{Io, fs};
 use highwater_log::salvage::{Selection, salvage};

@@ -2,13 +2,11 @@
 //! version must open it and find the same records. `HIGHWATER_BLESS=1` makes it anew, which only a new format version
 //! justifies; the old directory then stays beside it.
 
-mod common;
-
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use common::{DIR, append_one, create, open, read_from, small_shard};
+use crate::common::{DIR, append_one, create, open, read_from, small_shard};
 use highwater_io::sim::{World, WorldConfig};
 use highwater_io::{Io, fs};
 use highwater_log::verify::verify;

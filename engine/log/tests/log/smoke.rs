@@ -1,8 +1,6 @@
 //! The shortest way through the log on the simulated disk, for a first look when something is broken.
 
-mod common;
-
-use common::{append_one, create, open, read_values};
+use crate::common::{append_one, create, open, read_values};
 use highwater_io::sim;
 
 #[test]

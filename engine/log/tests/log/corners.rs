@@ -1,12 +1,10 @@
 //! Rare meetings: a roll that finds no space, a close with more ends than the journal holds, a flush whose failure looks
 //! like a full disk. Each was found by reading, and each lost records or stood still.
 
-mod common;
-
 use std::time::Duration;
 
-use common::scene::{End, Scene};
-use common::{
+use crate::common::scene::{End, Scene};
+use crate::common::{
     append_one, batch_of, create, id, open, open_with, options, read_values, small_log, small_shard,
 };
 use highwater_io::Io;

@@ -1,12 +1,10 @@
 //! What a closed log leaves behind in the process that goes on.
 
-mod common;
-
 use std::path::Path;
 use std::time::Duration;
 
-use common::scene::{End, Scene};
-use common::{
+use crate::common::scene::{End, Scene};
+use crate::common::{
     DIR, append_one, batch_of, create, id, open, open_with, options, read_values, small_log, small_shard,
 };
 use highwater_io::sim::{DiskOp, Fault, FaultEffect, World, WorldConfig};

@@ -1,14 +1,12 @@
 //! A fenced partition's way out: what is listed is what is cut, nothing is touched before, copies are made first, and the
 //! log goes on. Each kind of damage that fences, and the power cut at every event of a salvage.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use common::scene::{End, Scene};
-use common::{
+use crate::common::scene::{End, Scene};
+use crate::common::{
     DIR, append_one, create, id, keyed_batch_of, open_with, options, read_values, small_log, small_shard,
 };
 use highwater_io::{Io, fs};

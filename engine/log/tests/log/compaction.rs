@@ -1,15 +1,15 @@
 //! Compaction on the simulated disk: what stays, who reads meanwhile, what fails, and the power cut at every single step.
 
-mod common;
-
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use common::scene::{End, Scene};
-use common::{append_one, batch_of, id, keyed_batch_of, open, open_with, options, small_log, small_shard};
+use crate::common::scene::{End, Scene};
+use crate::common::{
+    append_one, batch_of, id, keyed_batch_of, open, open_with, options, small_log, small_shard,
+};
 use highwater_io::Io;
 use highwater_io::sim::{DiskOp, Fault, FaultEffect};
 use highwater_log::verify::verify;
@@ -137,7 +137,7 @@ fn last_value_of_each_key_stays_and_small_segments_become_one() {
     // Ten were full before.
     assert!(segments <= 6, "{files:?}");
     scene.live(|io| async move {
-        let report = verify(&io, Path::new(common::DIR), |_| {}).await.expect("nobody uses it");
+        let report = verify(&io, Path::new(crate::common::DIR), |_| {}).await.expect("nobody uses it");
         assert_eq!(report.problems, []);
         let (_dir, logs, _) = open(&io).await;
         check(&read_all(&the_partition(&logs)).await, 260);
@@ -502,7 +502,7 @@ fn power_cut_at_every_step_of_a_pass_loses_no_last_value() {
         }
         scene.disk().cut_power_at_event(0);
         scene.live(move |io| async move {
-            let report = verify(&io, Path::new(common::DIR), |_| {}).await.expect("nobody uses it");
+            let report = verify(&io, Path::new(crate::common::DIR), |_| {}).await.expect("nobody uses it");
             assert_eq!(report.problems, [], "event {event}");
             let (_dir, logs, report) = open(&io).await;
             assert!(report.fenced.is_empty(), "event {event}: {report:?}");

@@ -1,11 +1,9 @@
 //! What the log says of itself: offsets by time, ends of epochs, how safe a retry is.
 
-mod common;
-
 use std::time::Duration;
 
+use crate::common::{create, id, open, open_with, options, read_values, small_log, small_shard};
 use bytes::Bytes;
-use common::{create, id, open, open_with, options, read_values, small_log, small_shard};
 use highwater_io::Io;
 use highwater_io::race::{Either, first};
 use highwater_io::sim::{self, DiskOp, Fault, FaultEffect};
@@ -16,7 +14,7 @@ use highwater_model::batch::{BatchBuilder, NewRecord, ProducerStamp};
 use highwater_model::compression::Compression;
 use highwater_model::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};
 
-use common::scene::{End, Scene};
+use crate::common::scene::{End, Scene};
 
 /// A batch of records with these timestamps.
 fn batch_at(times: &[i64], producer: ProducerStamp) -> Bytes {

@@ -1,11 +1,9 @@
 //! What recovery reads of the journal, counted: its time is the device's, whatever is in the journal.
 
-mod common;
-
 use std::time::Duration;
 
-use common::scene::{End, Scene};
-use common::{append_one, batch_of, create, id, open_with, options, small_log};
+use crate::common::scene::{End, Scene};
+use crate::common::{append_one, batch_of, create, id, open_with, options, small_log};
 use highwater_io::Io;
 use highwater_io::sim::{DiskOp, Fault, FaultEffect};
 use highwater_log::{

@@ -1,13 +1,11 @@
 //! The log on a disk that misbehaves: what fails stops, what is full waits, what is damaged is never served.
 
-mod common;
-
 use std::path::Path;
 use std::time::Duration;
 
-use common::scenarios::{self, Verdict};
-use common::scene::{End, Scene};
-use common::{
+use crate::common::scenarios::{self, Verdict};
+use crate::common::scene::{End, Scene};
+use crate::common::{
     append_one, batch_of, create, id, open, open_with, options, read_values, small_log, small_shard,
 };
 use highwater_io::Io;

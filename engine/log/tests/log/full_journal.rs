@@ -2,12 +2,10 @@
 //! full, so the room could only come from a checkpoint, and the checkpoint waited for that turn: the shard stood still
 //! for ever. The simulator of the whole broker found it.
 
-mod common;
-
 use std::time::Duration;
 
-use common::scene::Scene;
-use common::{append_one, create, id, open, open_with, options, small_log, small_shard};
+use crate::common::scene::Scene;
+use crate::common::{append_one, create, id, open, open_with, options, small_log, small_shard};
 use highwater_io::Io;
 use highwater_io::sim::{DiskOp, Fault, FaultEffect};
 use highwater_log::{LogConfig, OpenOptions, Partition, ShardConfig};
