@@ -81,7 +81,11 @@ impl Broker {
     /// # Errors
     /// [`BrokerError`], with nothing left running.
     pub fn start_with(config: impl Borrow<BrokerConfig>, signals: Signals) -> Result<Broker, BrokerError> {
-        let config: &BrokerConfig = config.borrow();
+        Broker::begin(config.borrow(), signals)
+    }
+
+    // Not generic: it is the whole broker, which is compiled here once and not in each program that starts one.
+    fn begin(config: &BrokerConfig, signals: Signals) -> Result<Broker, BrokerError> {
         let scratch = config.is_ephemeral.then(|| scratch_in(&config.log_dirs[0])).transpose()?;
         let config = match &scratch {
             Some(dir) => &config.moved_to(dir.path())?,

@@ -28,7 +28,7 @@ pub struct StoredCompression {
 pub struct LogConfig {
     /// `segment.bytes`: a segment is rolled before it grows beyond.
     pub segment_bytes: u64,
-    /// `segment.ms`: a segment is rolled this long after its first record.
+    /// `segment.ms`: a segment is rolled before a record whose timestamp is later than its first batch's by more than this.
     pub segment_ms: Duration,
     /// `retention.bytes`: whole segments go from the start while the log is larger; `None` for no limit.
     pub retention_bytes: Option<u64>,
@@ -97,7 +97,7 @@ impl Default for LogConfig {
 }
 
 impl LogConfig {
-    /// When a segment is rolled after its first append. The jitter of a segment is always the same, and a number from 0 on.
+    /// After what time of its records a segment is rolled. The jitter of a segment is always the same, and a number from 0 on.
     pub(crate) fn roll_after(&self, jitter: u64) -> Duration {
         let after = match self.max_compaction_lag {
             Some(lag) if self.compact_enabled && !lag.is_zero() => self.segment_ms.min(lag),

@@ -36,6 +36,7 @@
 //!
 //! Deliberately absent: several shards, replication, idempotent producers: whoever needs them talks to a broker.
 
+mod calls;
 mod gather;
 mod record;
 mod serve;
@@ -51,7 +52,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use highwater_io::mailbox::{self, Reply};
-use highwater_io::race::first;
 use highwater_io::{Runtime, RuntimeConfig, StartError, block_on, block_on_timeout};
 use smallvec::SmallVec;
 use tokio::sync::Semaphore;
@@ -59,7 +59,8 @@ use tokio::sync::Semaphore;
 use crate::dir::OpenOptions;
 use crate::error::{AppendError, LogError, OpenError, ReadError};
 
-use serve::{Command, Serving, Start, Waiting};
+use calls::Call;
+use serve::{Command, Start, Waiting};
 
 // Whoever embeds a store needs no other crate of ours.
 pub use crate::config::{LogConfig, ShardConfig};
@@ -169,18 +170,10 @@ struct Shared {
 }
 
 impl Shared {
-    /// Runs `work` on the store's thread.
-    async fn call<T, F, W>(&self, work: W) -> Result<T, StoreError>
-    where
-        T: Send + 'static,
-        W: FnOnce(std::rc::Rc<Serving>) -> F + Send + 'static,
-        F: Future<Output = Result<T, StoreError>> + 'static,
-    {
-        let (sender, reply) = mailbox::oneshot();
-        let command =
-            Command::Call(Box::new(move |serving| Box::pin(async move { sender.send(work(serving).await) })));
-        self.commands.send(command).await.map_err(|_| StoreError::Closed)?;
-        reply.await.unwrap_or(Err(StoreError::Closed))
+    /// Has the store's thread do it.
+    async fn call<T>(&self, call: Call<T>) -> Result<T, StoreError> {
+        self.commands.send(call.command).await.map_err(|_| StoreError::Closed)?;
+        call.reply.await.unwrap_or(Err(StoreError::Closed))
     }
 }
 
@@ -256,11 +249,7 @@ impl Store {
         partition: i32,
         config: Option<LogConfig>,
     ) -> Result<Log, StoreError> {
-        let name = topic.to_owned();
-        let id = self
-            .shared
-            .call(move |serving| async move { serving.open_log(&name, partition, config).await })
-            .await?;
+        let id = self.shared.call(calls::open_log(topic.to_owned(), partition, config)).await?;
         Ok(Log { shared: Arc::clone(&self.shared), topic: topic.into(), id })
     }
 
@@ -269,7 +258,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Closed`].
     pub async fn logs(&self) -> Result<Vec<(String, i32)>, StoreError> {
-        self.shared.call(|serving| async move { Ok(serving.list()) }).await
+        self.shared.call(calls::list()).await
     }
 
     /// Deletes a log with everything in it: durable when this resolves. What was appended before is acknowledged first. Its
@@ -279,8 +268,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Log`]; the log may then be deleted or not, which the next opening decides.
     pub async fn delete(&self, log: &Log) -> Result<(), StoreError> {
-        let id = log.id;
-        self.shared.call(move |serving| async move { serving.delete(id).await }).await
+        self.shared.call(calls::delete(log.id)).await
     }
 
     /// Applies `retention_bytes` and `retention_ms` of every log now, instead of waiting for
@@ -290,7 +278,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Log`], of the first log that failed.
     pub async fn apply_retention(&self) -> Result<(), StoreError> {
-        self.shared.call(|serving| async move { serving.apply_retention().await }).await
+        self.shared.call(calls::apply_retention()).await
     }
 
     /// Compacts now every log with [`compact_enabled`](LogConfig::compact_enabled) that is dirty enough, instead of waiting
@@ -301,7 +289,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Log`], of the first log that failed.
     pub async fn compact(&self) -> Result<(), StoreError> {
-        self.shared.call(|serving| async move { serving.compact().await }).await
+        self.shared.call(calls::compact()).await
     }
 
     /// Stops cleanly: what was appended is acknowledged, the journal drained, the directory marked clean, so that the
@@ -430,8 +418,7 @@ impl Log {
     /// # Errors
     /// As [`read`](Self::read).
     pub async fn read_batches(&self, offset: Offset, max_bytes: usize) -> Result<ReadData, StoreError> {
-        let id = self.id;
-        self.shared.call(move |serving| async move { serving.read(id, offset, max_bytes).await }).await
+        self.shared.call(calls::read(self.id, offset, max_bytes)).await
     }
 
     /// As [`read`](Self::read), from the first record on whose timestamp is at or after `timestamp`: those behind it come in
@@ -447,13 +434,8 @@ impl Log {
         timestamp: impl Into<Timestamp>,
         max_bytes: usize,
     ) -> Result<Records, StoreError> {
-        let (id, timestamp) = (self.id, timestamp.into());
-        let read = move |serving: std::rc::Rc<Serving>| async move {
-            let end = serve::visible_end(&serving.partition(id)?);
-            let offset = serving.offset_for_timestamp(id, timestamp).await?.map_or(end, |found| found.offset);
-            Ok((serving.read(id, offset, max_bytes).await?, offset))
-        };
-        let (data, offset) = self.shared.call(read).await?;
+        let call = calls::read_from_time(self.id, timestamp.into(), max_bytes);
+        let (data, offset) = self.shared.call(call).await?;
         decode(&data, offset)
     }
 
@@ -465,10 +447,7 @@ impl Log {
         &self,
         timestamp: Timestamp,
     ) -> Result<Option<TimestampOffset>, StoreError> {
-        let id = self.id;
-        self.shared
-            .call(move |serving| async move { serving.offset_for_timestamp(id, timestamp).await })
-            .await
+        self.shared.call(calls::offset_for_timestamp(self.id, timestamp)).await
     }
 
     /// Where the log starts, and how far it is written and durable.
@@ -476,8 +455,7 @@ impl Log {
     /// # Errors
     /// [`StoreError::Log`].
     pub async fn watermarks(&self) -> Result<Watermarks, StoreError> {
-        let id = self.id;
-        self.shared.call(move |serving| async move { Ok(serving.partition(id)?.watermarks().get()) }).await
+        self.shared.call(calls::watermarks(self.id)).await
     }
 
     /// Bytes of the log as it is stored, those that are still in memory and the journal included.
@@ -485,8 +463,7 @@ impl Log {
     /// # Errors
     /// [`StoreError::Log`].
     pub async fn size_bytes(&self) -> Result<u64, StoreError> {
-        let id = self.id;
-        self.shared.call(move |serving| async move { Ok(serving.partition(id)?.size_bytes()) }).await
+        self.shared.call(calls::size_bytes(self.id)).await
     }
 
     /// Follows the log from `offset` on: everything that is there, then each record as it comes.
@@ -500,18 +477,7 @@ impl Log {
     /// # Errors
     /// [`StoreError::Log`]: the log was deleted.
     pub async fn wait_for(&self, offset: Offset) -> Result<(), StoreError> {
-        let id = self.id;
-        let (sender, reply) = mailbox::oneshot();
-        let wait = move |serving: std::rc::Rc<Serving>| async move {
-            // Whoever stops waiting leaves nothing behind that waits on.
-            let waited = first(serving.wait_for(id, offset), sender.abandoned()).await;
-            if let highwater_io::race::Either::Left(outcome) = waited {
-                sender.send(outcome);
-            }
-        };
-        let command = Command::Call(Box::new(move |serving| Box::pin(wait(serving))));
-        self.shared.commands.send(command).await.map_err(|_| StoreError::Closed)?;
-        reply.await.unwrap_or(Err(StoreError::Closed))
+        self.shared.call(calls::wait_for(self.id, offset)).await
     }
 
     /// Makes everything acknowledged so far durable, whatever `flush.messages` says: the flush of a log that acknowledges
@@ -520,8 +486,7 @@ impl Log {
     /// # Errors
     /// [`StoreError::Log`]: a flush failed, and nothing more is acknowledged by this store.
     pub async fn flush(&self) -> Result<(), StoreError> {
-        let id = self.id;
-        self.shared.call(move |serving| async move { Ok(serving.partition(id)?.flush().await?) }).await
+        self.shared.call(calls::flush(self.id)).await
     }
 
     /// Moves the log's start up to `offset`, durably; whole segments below it are removed. An offset beyond the end counts
@@ -530,12 +495,7 @@ impl Log {
     /// # Errors
     /// [`StoreError::Log`].
     pub async fn delete_before(&self, offset: Offset) -> Result<Offset, StoreError> {
-        let id = self.id;
-        self.shared
-            .call(
-                move |serving| async move { Ok(serving.partition(id)?.delete_records_before(offset).await?) },
-            )
-            .await
+        self.shared.call(calls::delete_before(self.id, offset)).await
     }
 
     /// Cuts the log's end, durably: the batch that holds `offset` goes, and everything after it. Returns where it ends now,
@@ -545,14 +505,7 @@ impl Log {
     /// # Errors
     /// [`StoreError::Log`].
     pub async fn truncate_to(&self, offset: Offset) -> Result<Offset, StoreError> {
-        let id = self.id;
-        self.shared
-            .call(move |serving| async move {
-                let log = serving.partition(id)?;
-                log.truncate_to(offset).await?;
-                Ok(log.watermarks().get().log_end_offset)
-            })
-            .await
+        self.shared.call(calls::truncate_to(self.id, offset)).await
     }
 
     /// The log's settings.
@@ -560,8 +513,7 @@ impl Log {
     /// # Errors
     /// [`StoreError::Log`].
     pub async fn config(&self) -> Result<LogConfig, StoreError> {
-        let id = self.id;
-        self.shared.call(move |serving| async move { Ok(serving.partition(id)?.config()) }).await
+        self.shared.call(calls::config(self.id)).await
     }
 
     /// Changes the log's settings; they take effect at once, and hold until the store is closed.
@@ -569,8 +521,7 @@ impl Log {
     /// # Errors
     /// [`StoreError::Log`].
     pub async fn set_config(&self, config: LogConfig) -> Result<(), StoreError> {
-        let id = self.id;
-        self.shared.call(move |serving| async move { serving.set_config(id, config) }).await
+        self.shared.call(calls::set_config(self.id, config)).await
     }
 }
 

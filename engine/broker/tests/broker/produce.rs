@@ -226,6 +226,67 @@ fn time_of_appending_is_told_where_the_topic_stamps_it() {
     assert_eq!(retried.log_append_time_ms, original.log_append_time_ms);
 }
 
+/// A batch of one record for each of these times, told in ms from now.
+fn batch_from_now(times: &[i64], compression: Compression) -> Bytes {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    let now = i64::try_from(now.as_millis()).expect("before the year 292 million");
+    let mut builder = highwater_model::batch::BatchBuilder::new(compression);
+    for from_now in times {
+        builder.push(&highwater_model::batch::NewRecord {
+            timestamp: highwater_model::Timestamp(now + from_now),
+            value: Some(b"x"),
+            ..Default::default()
+        });
+    }
+    builder.build(ProducerStamp::NONE).expect("a batch")
+}
+
+#[test]
+fn records_too_far_from_now_are_refused_with_their_batch() {
+    const MINUTE: i64 = 60_000;
+    const HOUR: i64 = 60 * MINUTE;
+    let broker = TestBroker::start(&[]);
+    let (before, after) =
+        (("message.timestamp.before.max.ms", "3600000"), ("message.timestamp.after.max.ms", "600000"));
+    broker.create_topic("bounded", 1, &[before, after]);
+    broker.create_topic("stamped", 1, &[before, after, ("message.timestamp.type", "LogAppendTime")]);
+    broker.create_topic("default", 1, &[]);
+    let code = |topic: &str, times: &[i64], compression| {
+        ErrorCode(broker.connect().produce(topic, 0, -1, batch_from_now(times, compression)).error_code)
+    };
+    for compression in [Compression::None, Compression::Zstd] {
+        for accepted in [0, -50 * MINUTE, 5 * MINUTE] {
+            assert_eq!(code("bounded", &[accepted], compression), ErrorCode::NONE, "{accepted} ms from now");
+        }
+        for refused in [-70 * MINUTE, 15 * MINUTE] {
+            assert_eq!(
+                code("bounded", &[refused], compression),
+                ErrorCode::INVALID_TIMESTAMP,
+                "{refused} ms from now"
+            );
+            assert_eq!(
+                code("bounded", &[0, refused, 0], compression),
+                ErrorCode::INVALID_TIMESTAMP,
+                "{refused} among others"
+            );
+            assert_eq!(
+                code("stamped", &[refused], compression),
+                ErrorCode::NONE,
+                "the broker's own time counts"
+            );
+        }
+        // Kafka 4's defaults: as old as they like, and an hour ahead.
+        assert_eq!(code("default", &[-100_000 * HOUR], compression), ErrorCode::NONE);
+        assert_eq!(code("default", &[50 * MINUTE], compression), ErrorCode::NONE);
+        assert_eq!(code("default", &[2 * HOUR], compression), ErrorCode::INVALID_TIMESTAMP);
+    }
+    assert_eq!(
+        broker.connect().fetch_values("bounded", 0, 0).len(),
+        6,
+        "nothing of what was refused is there"
+    );
+}
+
 #[test]
 fn transactional_batch_is_refused_since_nobody_began_a_transaction() {
     let broker = TestBroker::start(&[]);

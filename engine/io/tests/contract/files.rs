@@ -10,7 +10,7 @@ use bytes::Bytes;
 use highwater_io::fs::{DirEntry, Durability, File, FileKind, OpenOptions};
 use highwater_io::{BufPool, FileOp, Io, IoBuf};
 
-use crate::host::{Host, one_shard, pattern};
+use crate::host::{Host, pattern};
 
 const NEW: OpenOptions = OpenOptions::read_write().create_new();
 const BLOCK: usize = 4096;
@@ -34,8 +34,8 @@ async fn content(file: &File) -> Vec<u8> {
     read(file, 0, len).await
 }
 
-pub(crate) fn write_then_read_returns_the_bytes<H: Host>() {
-    one_shard::<H, _>(|io, dir| async move {
+pub(crate) fn write_then_read_returns_the_bytes(host: Host) {
+    host.one_shard(|io, dir| async move {
         let file = create(&io, &dir.join("f")).await;
         let pieces: Vec<Bytes> =
             [1, 0, 4095, 4096, 10_000].map(|len| pattern(len as u64, len).into()).to_vec();
@@ -47,8 +47,8 @@ pub(crate) fn write_then_read_returns_the_bytes<H: Host>() {
     });
 }
 
-pub(crate) fn write_of_more_pieces_than_a_request_takes_is_whole<H: Host>() {
-    one_shard::<H, _>(|io, dir| async move {
+pub(crate) fn write_of_more_pieces_than_a_request_takes_is_whole(host: Host) {
+    host.one_shard(|io, dir| async move {
         let file = create(&io, &dir.join("f")).await;
         let pieces: Vec<Bytes> = (0..3000).map(|i| pattern(i, 1 + i as usize % 7).into()).collect();
         let whole = pieces.concat();
@@ -57,8 +57,8 @@ pub(crate) fn write_of_more_pieces_than_a_request_takes_is_whole<H: Host>() {
     });
 }
 
-pub(crate) fn write_over_the_middle_leaves_the_rest<H: Host>() {
-    one_shard::<H, _>(|io, dir| async move {
+pub(crate) fn write_over_the_middle_leaves_the_rest(host: Host) {
+    host.one_shard(|io, dir| async move {
         let mut expected = pattern(1, 10_000);
         let file = file_with(&io, &dir.join("f"), expected.clone()).await;
         let middle = pattern(2, 3000);
@@ -68,8 +68,8 @@ pub(crate) fn write_over_the_middle_leaves_the_rest<H: Host>() {
     });
 }
 
-pub(crate) fn write_of_nothing_succeeds<H: Host>() {
-    one_shard::<H, _>(|io, dir| async move {
+pub(crate) fn write_of_nothing_succeeds(host: Host) {
+    host.one_shard(|io, dir| async move {
         let file = create(&io, &dir.join("f")).await;
         file.write_at(Vec::new(), 5, Durability::Plain).await.expect("nothing to do");
         file.write_at(vec![Bytes::new(); 3], 5, Durability::Sync).await.expect("nothing to do");
@@ -77,8 +77,8 @@ pub(crate) fn write_of_nothing_succeeds<H: Host>() {
     });
 }
 
-pub(crate) fn synchronous_write_is_whole<H: Host>() {
-    one_shard::<H, _>(|io, dir| async move {
+pub(crate) fn synchronous_write_is_whole(host: Host) {
+    host.one_shard(|io, dir| async move {
         let file = create(&io, &dir.join("f")).await;
         let (first, second) = (pattern(1, 4096), pattern(2, 100));
         let pieces = vec![first.clone().into(), second.clone().into()];
@@ -87,8 +87,8 @@ pub(crate) fn synchronous_write_is_whole<H: Host>() {
     });
 }
 
-pub(crate) fn read_across_the_end_is_short<H: Host>() {
-    one_shard::<H, _>(|io, dir| async move {
+pub(crate) fn read_across_the_end_is_short(host: Host) {
+    host.one_shard(|io, dir| async move {
         let file = file_with(&io, &dir.join("f"), pattern(1, 5000)).await;
         assert_eq!(read(&file, 4000, 4000).await, pattern(1, 5000)[4000..]);
         assert!(read(&file, 5000, 10).await.is_empty());
@@ -100,8 +100,8 @@ pub(crate) fn read_across_the_end_is_short<H: Host>() {
     });
 }
 
-pub(crate) fn read_of_a_hole_gives_zeros<H: Host>() {
-    one_shard::<H, _>(|io, dir| async move {
+pub(crate) fn read_of_a_hole_gives_zeros(host: Host) {
+    host.one_shard(|io, dir| async move {
         let file = create(&io, &dir.join("f")).await;
         file.write_at(vec![Bytes::from_static(b"end")], 100_000, Durability::Plain).await.expect("written");
         let mut expected = vec![0; 100_000];
@@ -110,8 +110,8 @@ pub(crate) fn read_of_a_hole_gives_zeros<H: Host>() {
     });
 }
 
-pub(crate) fn direct_file_takes_aligned_requests<H: Host>() {
-    one_shard::<H, _>(|io, dir| async move {
+pub(crate) fn direct_file_takes_aligned_requests(host: Host) {
+    host.one_shard(|io, dir| async move {
         // A file system may refuse direct I/O; the file works all the same then.
         let align = io.fs().direct_io_alignment(&dir).await.expect("an alignment");
         let file = io.fs().open(dir.join("f"), NEW.direct()).await.expect("created");
@@ -128,8 +128,8 @@ pub(crate) fn direct_file_takes_aligned_requests<H: Host>() {
     });
 }
 
-pub(crate) fn direct_read_across_an_unaligned_end_is_short<H: Host>() {
-    one_shard::<H, _>(|io, dir| async move {
+pub(crate) fn direct_read_across_an_unaligned_end_is_short(host: Host) {
+    host.one_shard(|io, dir| async move {
         let align = io.fs().direct_io_alignment(&dir).await.expect("an alignment");
         let path = dir.join("f");
         let expected = pattern(1, 2 * align + 100);
@@ -143,8 +143,8 @@ pub(crate) fn direct_read_across_an_unaligned_end_is_short<H: Host>() {
     });
 }
 
-pub(crate) fn many_requests_at_once_do_not_mix<H: Host>() {
-    one_shard::<H, _>(|io, dir| async move {
+pub(crate) fn many_requests_at_once_do_not_mix(host: Host) {
+    host.one_shard(|io, dir| async move {
         let file = std::rc::Rc::new(create(&io, &dir.join("f")).await);
         let write = |i: usize| {
             let file = file.clone();
@@ -164,8 +164,8 @@ pub(crate) fn many_requests_at_once_do_not_mix<H: Host>() {
     });
 }
 
-pub(crate) fn missing_file_error_names_path_and_errno<H: Host>() {
-    one_shard::<H, _>(|io, dir| async move {
+pub(crate) fn missing_file_error_names_path_and_errno(host: Host) {
+    host.one_shard(|io, dir| async move {
         let path = dir.join("missing");
         let error = io.fs().open(&path, OpenOptions::read_only()).await.expect_err("it is missing");
         assert!(error.is_not_found());
@@ -179,8 +179,8 @@ pub(crate) fn missing_file_error_names_path_and_errno<H: Host>() {
     });
 }
 
-pub(crate) fn write_to_a_read_only_file_error_names_the_position<H: Host>() {
-    one_shard::<H, _>(|io, dir| async move {
+pub(crate) fn write_to_a_read_only_file_error_names_the_position(host: Host) {
+    host.one_shard(|io, dir| async move {
         let path = dir.join("f");
         drop(file_with(&io, &path, pattern(1, 100)).await);
         let file = io.fs().open(&path, OpenOptions::read_only()).await.expect("opened");
@@ -193,8 +193,8 @@ pub(crate) fn write_to_a_read_only_file_error_names_the_position<H: Host>() {
     });
 }
 
-pub(crate) fn create_new_refuses_an_existing_file<H: Host>() {
-    one_shard::<H, _>(|io, dir| async move {
+pub(crate) fn create_new_refuses_an_existing_file(host: Host) {
+    host.one_shard(|io, dir| async move {
         let path = dir.join("f");
         drop(file_with(&io, &path, pattern(1, 100)).await);
         for options in [NEW, NEW.direct()] {
@@ -206,8 +206,8 @@ pub(crate) fn create_new_refuses_an_existing_file<H: Host>() {
     });
 }
 
-pub(crate) fn truncate_empties_the_file<H: Host>() {
-    one_shard::<H, _>(|io, dir| async move {
+pub(crate) fn truncate_empties_the_file(host: Host) {
+    host.one_shard(|io, dir| async move {
         let path = dir.join("f");
         drop(file_with(&io, &path, pattern(1, 100)).await);
         let file = io.fs().open(&path, OpenOptions::read_write().truncate()).await.expect("opened");
@@ -215,8 +215,8 @@ pub(crate) fn truncate_empties_the_file<H: Host>() {
     });
 }
 
-pub(crate) fn rename_replaces_its_target<H: Host>() {
-    one_shard::<H, _>(|io, dir| async move {
+pub(crate) fn rename_replaces_its_target(host: Host) {
+    host.one_shard(|io, dir| async move {
         let (from, to) = (dir.join("from"), dir.join("to"));
         drop(file_with(&io, &from, pattern(1, 100)).await);
         let replaced = file_with(&io, &to, pattern(2, 200)).await;
@@ -230,8 +230,8 @@ pub(crate) fn rename_replaces_its_target<H: Host>() {
     });
 }
 
-pub(crate) fn removed_file_stays_readable_while_open<H: Host>() {
-    one_shard::<H, _>(|io, dir| async move {
+pub(crate) fn removed_file_stays_readable_while_open(host: Host) {
+    host.one_shard(|io, dir| async move {
         let path = dir.join("f");
         let file = file_with(&io, &path, pattern(1, 100)).await;
         io.fs().remove_file(&path).await.expect("removed");
@@ -242,8 +242,8 @@ pub(crate) fn removed_file_stays_readable_while_open<H: Host>() {
     });
 }
 
-pub(crate) fn directory_is_listed_in_order_with_kinds<H: Host>() {
-    one_shard::<H, _>(|io, dir| async move {
+pub(crate) fn directory_is_listed_in_order_with_kinds(host: Host) {
+    host.one_shard(|io, dir| async move {
         for name in ["b", "a", "10", "9"] {
             drop(create(&io, &dir.join(name)).await);
         }
@@ -269,8 +269,8 @@ pub(crate) fn directory_is_listed_in_order_with_kinds<H: Host>() {
     });
 }
 
-pub(crate) fn directory_errors_have_the_kind_of_the_system_call<H: Host>() {
-    one_shard::<H, _>(|io, dir| async move {
+pub(crate) fn directory_errors_have_the_kind_of_the_system_call(host: Host) {
+    host.one_shard(|io, dir| async move {
         let (fs, inner) = (io.fs(), dir.join("inner"));
         fs.create_dir(&inner).await.expect("created");
         drop(create(&io, &inner.join("f")).await);
@@ -297,8 +297,8 @@ pub(crate) fn directory_errors_have_the_kind_of_the_system_call<H: Host>() {
     });
 }
 
-pub(crate) fn create_dir_all_takes_what_exists<H: Host>() {
-    one_shard::<H, _>(|io, dir| async move {
+pub(crate) fn create_dir_all_takes_what_exists(host: Host) {
+    host.one_shard(|io, dir| async move {
         let deep = dir.join("a").join("b").join("c");
         for _ in 0..2 {
             io.fs().create_dir_all_durable(&deep).await.expect("created, then there");
@@ -307,8 +307,8 @@ pub(crate) fn create_dir_all_takes_what_exists<H: Host>() {
     });
 }
 
-pub(crate) fn replaced_file_has_the_new_content<H: Host>() {
-    one_shard::<H, _>(|io, dir| async move {
+pub(crate) fn replaced_file_has_the_new_content(host: Host) {
+    host.one_shard(|io, dir| async move {
         let path = dir.join("f");
         for seed in 0..3 {
             let content = Bytes::from(pattern(seed, 1000));
@@ -319,8 +319,8 @@ pub(crate) fn replaced_file_has_the_new_content<H: Host>() {
     });
 }
 
-pub(crate) fn read_file_refuses_what_is_too_long<H: Host>() {
-    one_shard::<H, _>(|io, dir| async move {
+pub(crate) fn read_file_refuses_what_is_too_long(host: Host) {
+    host.one_shard(|io, dir| async move {
         let path = dir.join("f");
         drop(file_with(&io, &path, pattern(1, 101)).await);
         let error = io.fs().read_file(&path, 100).await.expect_err("too long");
@@ -329,8 +329,8 @@ pub(crate) fn read_file_refuses_what_is_too_long<H: Host>() {
     });
 }
 
-pub(crate) fn sync_succeeds_on_files_and_directories<H: Host>() {
-    one_shard::<H, _>(|io, dir| async move {
+pub(crate) fn sync_succeeds_on_files_and_directories(host: Host) {
+    host.one_shard(|io, dir| async move {
         let file = file_with(&io, &dir.join("f"), pattern(1, 10_000)).await;
         file.sync_data().await.expect("flushed");
         file.sync_all().await.expect("flushed");
@@ -339,8 +339,8 @@ pub(crate) fn sync_succeeds_on_files_and_directories<H: Host>() {
     });
 }
 
-pub(crate) fn allocate_extends_with_zeros<H: Host>() {
-    one_shard::<H, _>(|io, dir| async move {
+pub(crate) fn allocate_extends_with_zeros(host: Host) {
+    host.one_shard(|io, dir| async move {
         let path = dir.join("f");
         let file = file_with(&io, &path, pattern(1, 100)).await;
         file.allocate(0, 1 << 20).await.expect("allocated");
@@ -358,8 +358,8 @@ pub(crate) fn allocate_extends_with_zeros<H: Host>() {
     });
 }
 
-pub(crate) fn set_len_cuts_and_extends<H: Host>() {
-    one_shard::<H, _>(|io, dir| async move {
+pub(crate) fn set_len_cuts_and_extends(host: Host) {
+    host.one_shard(|io, dir| async move {
         let file = file_with(&io, &dir.join("f"), pattern(1, 10_000)).await;
         file.set_len(5000).await.expect("cut");
         assert_eq!(content(&file).await, pattern(1, 10_000)[..5000]);
@@ -372,8 +372,8 @@ pub(crate) fn set_len_cuts_and_extends<H: Host>() {
     });
 }
 
-pub(crate) fn metadata_tells_length_and_kind<H: Host>() {
-    one_shard::<H, _>(|io, dir| async move {
+pub(crate) fn metadata_tells_length_and_kind(host: Host) {
+    host.one_shard(|io, dir| async move {
         let path = dir.join("f");
         drop(file_with(&io, &path, pattern(1, 12_345)).await);
         let metadata = io.fs().metadata(&path).await.expect("it is there");
@@ -382,23 +382,23 @@ pub(crate) fn metadata_tells_length_and_kind<H: Host>() {
     });
 }
 
-pub(crate) fn space_is_plausible<H: Host>() {
-    one_shard::<H, _>(|io, dir| async move {
+pub(crate) fn space_is_plausible(host: Host) {
+    host.one_shard(|io, dir| async move {
         let space = io.fs().space(&dir).await.expect("a file system");
         assert!(0 < space.available_bytes && space.available_bytes <= space.total_bytes, "{space:?}");
     });
 }
 
-pub(crate) fn alignment_is_a_power_of_two_of_at_least_4096<H: Host>() {
-    one_shard::<H, _>(|io, dir| async move {
+pub(crate) fn alignment_is_a_power_of_two_of_at_least_4096(host: Host) {
+    host.one_shard(|io, dir| async move {
         let alignment = io.fs().direct_io_alignment(&dir).await.expect("an alignment");
         assert!(alignment.is_power_of_two() && alignment >= BLOCK, "{alignment}");
         assert!(alignment <= 1 << 20, "{alignment}");
     });
 }
 
-pub(crate) fn lock_excludes_another_description_until_it_is_dropped<H: Host>() {
-    one_shard::<H, _>(|io, dir| async move {
+pub(crate) fn lock_excludes_another_description_until_it_is_dropped(host: Host) {
+    host.one_shard(|io, dir| async move {
         let path = dir.join("lock");
         let first = create(&io, &path).await;
         assert!(first.try_lock().await.expect("asked"));
@@ -411,8 +411,8 @@ pub(crate) fn lock_excludes_another_description_until_it_is_dropped<H: Host>() {
     });
 }
 
-pub(crate) fn dropped_requests_leave_the_file_usable<H: Host>() {
-    one_shard::<H, _>(|io, dir| async move {
+pub(crate) fn dropped_requests_leave_the_file_usable(host: Host) {
+    host.one_shard(|io, dir| async move {
         let expected = pattern(1, 1 << 20);
         let file = file_with(&io, &dir.join("f"), expected.clone()).await;
         let mut cx = Context::from_waker(Waker::noop());
@@ -434,8 +434,8 @@ pub(crate) fn dropped_requests_leave_the_file_usable<H: Host>() {
     });
 }
 
-pub(crate) fn memory_of_a_dropped_read_is_not_reused_too_early<H: Host>() {
-    one_shard::<H, _>(|io, dir| async move {
+pub(crate) fn memory_of_a_dropped_read_is_not_reused_too_early(host: Host) {
+    host.one_shard(|io, dir| async move {
         let file = file_with(&io, &dir.join("f"), vec![1; BLOCK]).await;
         let pool = BufPool::new(BLOCK, 64, 1);
         for _ in 0..50 {

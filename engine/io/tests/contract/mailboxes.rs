@@ -9,11 +9,11 @@ use crate::host::Host;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub(crate) fn shards_wake_each_other<H: Host>() {
+pub(crate) fn shards_wake_each_other(host: Host) {
     let (to_second, from_first) = mailbox::channel(1);
     let (to_first, from_second) = mailbox::channel(1);
     let states = vec![(to_second, from_second, true), (to_first, from_first, false)];
-    H::run(states, |io, (sender, mut receiver, serves)| async move {
+    host.run(states, |io, (sender, mut receiver, serves)| async move {
         let play = async {
             // Each waits asleep for the other, in turn.
             for round in 0..2000u32 {
@@ -35,14 +35,14 @@ enum Role {
     Receives(Receiver<(usize, u32)>),
 }
 
-pub(crate) fn many_senders_lose_nothing<H: Host>() {
+pub(crate) fn many_senders_lose_nothing(host: Host) {
     const SENDERS: usize = 3;
     const MESSAGES: u32 = 5000;
     let (sender, receiver) = mailbox::channel(7);
     let mut states: Vec<Role> = (0..SENDERS).map(|_| Role::Sends(sender.clone())).collect();
     drop(sender);
     states.push(Role::Receives(receiver));
-    H::run(states, |io, role| async move {
+    host.run(states, |io, role| async move {
         let work = async {
             match role {
                 Role::Sends(sender) => {
@@ -71,9 +71,9 @@ enum Side {
     Answers(Receiver<Call>),
 }
 
-pub(crate) fn reply_crosses_shards<H: Host>() {
+pub(crate) fn reply_crosses_shards(host: Host) {
     let (sender, receiver) = mailbox::channel(4);
-    H::run(vec![Side::Asks(sender), Side::Answers(receiver)], |io, side| async move {
+    host.run(vec![Side::Asks(sender), Side::Answers(receiver)], |io, side| async move {
         let work = async {
             match side {
                 Side::Asks(sender) => {
@@ -97,10 +97,10 @@ pub(crate) fn reply_crosses_shards<H: Host>() {
     });
 }
 
-pub(crate) fn end_of_a_shard_closes_its_mailbox<H: Host>() {
+pub(crate) fn end_of_a_shard_closes_its_mailbox(host: Host) {
     let (sender, receiver) = mailbox::channel::<u32>(1);
     let ends = |io: &Io| io.shard() == ShardIndex(1);
-    H::run(vec![(Some(sender), None), (None, Some(receiver))], move |io, (sender, receiver)| async move {
+    host.run(vec![(Some(sender), None), (None, Some(receiver))], move |io, (sender, receiver)| async move {
         if ends(&io) {
             drop(receiver);
             return;

@@ -1,7 +1,7 @@
 //! What a driver promises, whichever it is.
 //!
-//! Each promise is a function over a [`Host`], which knows how one driver runs shards. The list at the end makes a test
-//! of each for each driver; another driver joins by implementing `Host` and one line there.
+//! Each promise is a function of a [`Host`](host::Host), which knows how one driver runs shards. The list at the end makes a
+//! test of each for each driver; another driver joins by a variant of `Host` and one line there.
 
 mod files;
 mod host;
@@ -11,12 +11,12 @@ mod tasks;
 
 /// Makes a test of each promise for one driver.
 macro_rules! kept_by {
-    ($driver:ident, $host:ty; $($area:ident: $($promise:ident),* $(,)?;)*) => {
+    ($driver:ident, $host:expr; $($area:ident: $($promise:ident),* $(,)?;)*) => {
         mod $driver {
             $(mod $area {
                 $(#[test]
                 fn $promise() {
-                    crate::$area::$promise::<$host>();
+                    crate::$area::$promise($host);
                 })*
             })*
         }
@@ -25,9 +25,9 @@ macro_rules! kept_by {
 
 macro_rules! promises {
     ($($list:tt)*) => {
-        kept_by! { uring, crate::host::Uring; $($list)* }
-        kept_by! { posix, crate::host::Posix; $($list)* }
-        kept_by! { sim, crate::host::Sim; $($list)* }
+        kept_by! { uring, crate::host::Host::Uring; $($list)* }
+        kept_by! { posix, crate::host::Host::Posix; $($list)* }
+        kept_by! { sim, crate::host::Host::Sim; $($list)* }
     };
 }
 

@@ -13,7 +13,7 @@ use highwater_io::fs::{Durability, File, OpenOptions};
 use highwater_io::net::{ListenOptions, TcpStream};
 use highwater_io::{BufPool, Io, IoBuf};
 
-use crate::host::{Host, below, connected, listen, one_shard, pattern};
+use crate::host::{Host, IP, below, connected, listen, pattern};
 
 /// Receives until the end of the stream.
 async fn drain(stream: &TcpStream) -> Vec<u8> {
@@ -35,19 +35,19 @@ fn send_all(io: &Io, stream: TcpStream, data: Vec<u8>) {
     .detach();
 }
 
-pub(crate) fn both_ends_know_their_addresses<H: Host>() {
-    one_shard::<H, _>(|io, _| async move {
-        let (near, far) = connected::<H>(&io).await;
+pub(crate) fn both_ends_know_their_addresses(host: Host) {
+    host.one_shard(|io, _| async move {
+        let (near, far) = connected(&io).await;
         assert_eq!(near.peer_addr(), far.local_addr());
         assert_eq!(near.local_addr(), far.peer_addr());
-        assert_eq!(near.peer_addr().ip(), H::IP);
+        assert_eq!(near.peer_addr().ip(), IP);
         assert_ne!(near.peer_addr().port(), 0);
     });
 }
 
-pub(crate) fn echo_returns_the_bytes<H: Host>() {
-    one_shard::<H, _>(|io, _| async move {
-        let (near, far) = connected::<H>(&io).await;
+pub(crate) fn echo_returns_the_bytes(host: Host) {
+    host.one_shard(|io, _| async move {
+        let (near, far) = connected(&io).await;
         let echo = io.spawn(async move {
             loop {
                 let bytes = far.recv().await.expect("received");
@@ -68,9 +68,9 @@ pub(crate) fn echo_returns_the_bytes<H: Host>() {
     });
 }
 
-pub(crate) fn end_of_the_peer_is_the_end_of_the_stream<H: Host>() {
-    one_shard::<H, _>(|io, _| async move {
-        let (near, far) = connected::<H>(&io).await;
+pub(crate) fn end_of_the_peer_is_the_end_of_the_stream(host: Host) {
+    host.one_shard(|io, _| async move {
+        let (near, far) = connected(&io).await;
         near.send(vec![Bytes::from_static(b"last words")]).await.expect("sent");
         drop(near);
         assert_eq!(drain(&far).await, b"last words");
@@ -80,9 +80,9 @@ pub(crate) fn end_of_the_peer_is_the_end_of_the_stream<H: Host>() {
     });
 }
 
-pub(crate) fn end_of_the_peer_is_told_before_what_came_is_received<H: Host>() {
-    one_shard::<H, _>(|io, _| async move {
-        let (near, far) = connected::<H>(&io).await;
+pub(crate) fn end_of_the_peer_is_told_before_what_came_is_received(host: Host) {
+    host.one_shard(|io, _| async move {
+        let (near, far) = connected(&io).await;
         near.send(vec![Bytes::from_static(b"last words")]).await.expect("sent");
         {
             let mut hung_up = pin!(far.hung_up());
@@ -101,9 +101,9 @@ pub(crate) fn end_of_the_peer_is_told_before_what_came_is_received<H: Host>() {
     });
 }
 
-pub(crate) fn connection_to_nobody_is_refused<H: Host>() {
-    one_shard::<H, _>(|io, _| async move {
-        let listener = listen::<H>(&io).await;
+pub(crate) fn connection_to_nobody_is_refused(host: Host) {
+    host.one_shard(|io, _| async move {
+        let listener = listen(&io).await;
         let address = listener.local_addr();
         drop(listener);
         let error = io.connect(address).await.expect_err("nobody listens");
@@ -111,9 +111,9 @@ pub(crate) fn connection_to_nobody_is_refused<H: Host>() {
     });
 }
 
-pub(crate) fn vectored_send_keeps_the_order_of_pieces<H: Host>() {
-    one_shard::<H, _>(|io, _| async move {
-        let (near, far) = connected::<H>(&io).await;
+pub(crate) fn vectored_send_keeps_the_order_of_pieces(host: Host) {
+    host.one_shard(|io, _| async move {
+        let (near, far) = connected(&io).await;
         let pieces: Vec<Bytes> = (0..5000u64).map(|i| pattern(i, (i as usize * 7) % 1500).into()).collect();
         let expected = pieces.concat();
         let sender = io.spawn(async move {
@@ -126,11 +126,11 @@ pub(crate) fn vectored_send_keeps_the_order_of_pieces<H: Host>() {
     });
 }
 
-pub(crate) fn slow_receiver_holds_the_sender_back<H: Host>() {
+pub(crate) fn slow_receiver_holds_the_sender_back(host: Host) {
     const CHUNK: usize = 256 << 10;
     const CHUNKS: usize = 256;
-    one_shard::<H, _>(|io, _| async move {
-        let (near, far) = connected::<H>(&io).await;
+    host.one_shard(|io, _| async move {
+        let (near, far) = connected(&io).await;
         let sent = Rc::new(Cell::new(0));
         let sender = io.spawn({
             let sent = Rc::clone(&sent);
@@ -163,10 +163,10 @@ pub(crate) fn slow_receiver_holds_the_sender_back<H: Host>() {
     });
 }
 
-pub(crate) fn receives_of_both_kinds_interleave_exactly<H: Host>() {
+pub(crate) fn receives_of_both_kinds_interleave_exactly(host: Host) {
     const TOTAL: usize = 8 << 20;
-    one_shard::<H, _>(|io, _| async move {
-        let (near, far) = connected::<H>(&io).await;
+    host.one_shard(|io, _| async move {
+        let (near, far) = connected(&io).await;
         let expected = pattern(99, TOTAL);
         let sender = io.spawn({
             let (io, data) = (io.clone(), Bytes::from(expected.clone()));
@@ -214,9 +214,9 @@ pub(crate) fn receives_of_both_kinds_interleave_exactly<H: Host>() {
     });
 }
 
-pub(crate) fn receive_into_appends_to_the_buffer<H: Host>() {
-    one_shard::<H, _>(|io, _| async move {
-        let (near, far) = connected::<H>(&io).await;
+pub(crate) fn receive_into_appends_to_the_buffer(host: Host) {
+    host.one_shard(|io, _| async move {
+        let (near, far) = connected(&io).await;
         let sent = pattern(3, 10_000);
         send_all(&io, near, sent.clone());
         let mut buf = IoBuf::with_capacity(20_000);
@@ -228,19 +228,19 @@ pub(crate) fn receive_into_appends_to_the_buffer<H: Host>() {
     });
 }
 
-pub(crate) fn receive_into_reports_an_early_end<H: Host>() {
-    one_shard::<H, _>(|io, _| async move {
-        let (near, far) = connected::<H>(&io).await;
+pub(crate) fn receive_into_reports_an_early_end(host: Host) {
+    host.one_shard(|io, _| async move {
+        let (near, far) = connected(&io).await;
         send_all(&io, near, pattern(3, 1000));
         let error = far.recv_into(IoBuf::with_capacity(1001), 1001).await.expect_err("a byte is missing");
         assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
     });
 }
 
-pub(crate) fn large_frame_is_received_whole<H: Host>() {
+pub(crate) fn large_frame_is_received_whole(host: Host) {
     const LEN: usize = 24 << 20;
-    one_shard::<H, _>(|io, _| async move {
-        let (near, far) = connected::<H>(&io).await;
+    host.one_shard(|io, _| async move {
+        let (near, far) = connected(&io).await;
         let frame = pattern(5, LEN);
         let sent = Bytes::from(frame.clone());
         io.spawn(async move {
@@ -263,10 +263,10 @@ pub(crate) fn large_frame_is_received_whole<H: Host>() {
     });
 }
 
-pub(crate) fn dropped_receives_lose_nothing<H: Host>() {
+pub(crate) fn dropped_receives_lose_nothing(host: Host) {
     const TOTAL: usize = 1 << 20;
-    one_shard::<H, _>(|io, _| async move {
-        let (near, far) = connected::<H>(&io).await;
+    host.one_shard(|io, _| async move {
+        let (near, far) = connected(&io).await;
         let expected = pattern(6, TOTAL);
         let sender = io.spawn({
             let (io, data) = (io.clone(), Bytes::from(expected.clone()));
@@ -290,9 +290,9 @@ pub(crate) fn dropped_receives_lose_nothing<H: Host>() {
     });
 }
 
-pub(crate) fn dropped_accepts_lose_no_connection<H: Host>() {
-    one_shard::<H, _>(|io, _| async move {
-        let listener = listen::<H>(&io).await;
+pub(crate) fn dropped_accepts_lose_no_connection(host: Host) {
+    host.one_shard(|io, _| async move {
+        let listener = listen(&io).await;
         let address = listener.local_addr();
         let connecting = io.spawn({
             let io = io.clone();
@@ -315,10 +315,10 @@ pub(crate) fn dropped_accepts_lose_no_connection<H: Host>() {
     });
 }
 
-pub(crate) fn both_directions_work_at_once<H: Host>() {
+pub(crate) fn both_directions_work_at_once(host: Host) {
     const TOTAL: usize = 16 << 20;
-    one_shard::<H, _>(|io, _| async move {
-        let (near, far) = connected::<H>(&io).await;
+    host.one_shard(|io, _| async move {
+        let (near, far) = connected(&io).await;
         let (near, far) = (Rc::new(near), Rc::new(far));
         let mut tasks = Vec::new();
         for (seed, from, to) in [(1, near.clone(), far.clone()), (2, far, near)] {
@@ -339,10 +339,10 @@ pub(crate) fn both_directions_work_at_once<H: Host>() {
     });
 }
 
-pub(crate) fn many_connections_are_told_apart<H: Host>() {
+pub(crate) fn many_connections_are_told_apart(host: Host) {
     const CONNECTIONS: u64 = 200;
-    one_shard::<H, _>(|io, _| async move {
-        let listener = listen::<H>(&io).await;
+    host.one_shard(|io, _| async move {
+        let listener = listen(&io).await;
         let address = listener.local_addr();
         let client = |seed: u64| {
             let io = io.clone();
@@ -385,10 +385,10 @@ async fn file_with(io: &Io, path: &std::path::Path, content: Vec<u8>) -> File {
     file
 }
 
-pub(crate) fn sent_file_arrives_exactly<H: Host>() {
+pub(crate) fn sent_file_arrives_exactly(host: Host) {
     const LEN: usize = 10 << 20;
-    one_shard::<H, _>(|io, dir| async move {
-        let (near, far) = connected::<H>(&io).await;
+    host.one_shard(|io, dir| async move {
+        let (near, far) = connected(&io).await;
         let content = pattern(8, LEN);
         let file = file_with(&io, &dir.join("f"), content.clone()).await;
         let parts = [(0, 1), (1, 4095), (12_345, 1_000_000), (4096, 8 << 20), (LEN - 7, 7), (5, 0)];
@@ -410,9 +410,9 @@ pub(crate) fn sent_file_arrives_exactly<H: Host>() {
     });
 }
 
-pub(crate) fn sent_file_that_ends_early_is_an_error<H: Host>() {
-    one_shard::<H, _>(|io, dir| async move {
-        let (near, far) = connected::<H>(&io).await;
+pub(crate) fn sent_file_that_ends_early_is_an_error(host: Host) {
+    host.one_shard(|io, dir| async move {
+        let (near, far) = connected(&io).await;
         let file = file_with(&io, &dir.join("f"), pattern(8, 1000)).await;
         let error = near.send_file(&file, 500, 501).await.expect_err("a byte is missing");
         assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
@@ -421,9 +421,9 @@ pub(crate) fn sent_file_that_ends_early_is_an_error<H: Host>() {
     });
 }
 
-pub(crate) fn shutdown_ends_a_waiting_receive_and_the_peer<H: Host>() {
-    one_shard::<H, _>(|io, _| async move {
-        let (near, far) = connected::<H>(&io).await;
+pub(crate) fn shutdown_ends_a_waiting_receive_and_the_peer(host: Host) {
+    host.one_shard(|io, _| async move {
+        let (near, far) = connected(&io).await;
         let near = Rc::new(near);
         let waiting = io.spawn({
             let near = near.clone();
@@ -438,9 +438,9 @@ pub(crate) fn shutdown_ends_a_waiting_receive_and_the_peer<H: Host>() {
     });
 }
 
-pub(crate) fn send_to_a_peer_that_went_fails<H: Host>() {
-    one_shard::<H, _>(|io, _| async move {
-        let (near, far) = connected::<H>(&io).await;
+pub(crate) fn send_to_a_peer_that_went_fails(host: Host) {
+    host.one_shard(|io, _| async move {
+        let (near, far) = connected(&io).await;
         drop(far);
         let data = Bytes::from(pattern(1, 100_000));
         // The first may still get into a buffer.
@@ -453,9 +453,9 @@ pub(crate) fn send_to_a_peer_that_went_fails<H: Host>() {
     });
 }
 
-pub(crate) fn dropped_listener_frees_its_port<H: Host>() {
-    one_shard::<H, _>(|io, _| async move {
-        let mut listener = listen::<H>(&io).await;
+pub(crate) fn dropped_listener_frees_its_port(host: Host) {
+    host.one_shard(|io, _| async move {
+        let mut listener = listen(&io).await;
         let address: SocketAddr = listener.local_addr();
         for _ in 0..5 {
             {
@@ -481,9 +481,9 @@ pub(crate) fn dropped_listener_frees_its_port<H: Host>() {
     });
 }
 
-pub(crate) fn received_bytes_outlive_their_stream<H: Host>() {
-    one_shard::<H, _>(|io, _| async move {
-        let (near, far) = connected::<H>(&io).await;
+pub(crate) fn received_bytes_outlive_their_stream(host: Host) {
+    host.one_shard(|io, _| async move {
+        let (near, far) = connected(&io).await;
         near.send(vec![Bytes::from_static(b"kept")]).await.expect("sent");
         let mut kept = Vec::new();
         while kept.iter().map(Bytes::len).sum::<usize>() < 4 {
@@ -492,7 +492,7 @@ pub(crate) fn received_bytes_outlive_their_stream<H: Host>() {
         drop((near, far));
         // What arrives later must not be written over it.
         for _ in 0..100 {
-            let (near, far) = connected::<H>(&io).await;
+            let (near, far) = connected(&io).await;
             near.send(vec![Bytes::from_static(b"other")]).await.expect("sent");
             drop(near);
             assert_eq!(drain(&far).await, b"other");
@@ -501,11 +501,11 @@ pub(crate) fn received_bytes_outlive_their_stream<H: Host>() {
     });
 }
 
-pub(crate) fn memory_of_a_dropped_receive_is_not_reused_too_early<H: Host>() {
-    one_shard::<H, _>(|io, _| async move {
+pub(crate) fn memory_of_a_dropped_receive_is_not_reused_too_early(host: Host) {
+    host.one_shard(|io, _| async move {
         let pool = BufPool::new(4096, 64, 1);
         for _ in 0..20 {
-            let (near, far) = connected::<H>(&io).await;
+            let (near, far) = connected(&io).await;
             let mut cx = Context::from_waker(Waker::noop());
             let mut send = pin!(near.send(vec![vec![1; 4096].into()]));
             let sent = send.as_mut().poll(&mut cx);

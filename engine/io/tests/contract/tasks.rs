@@ -11,7 +11,7 @@ use std::time::Duration;
 use highwater_io::fs::{Durability, OpenOptions};
 use highwater_io::{IoBuf, TimedOut, mailbox};
 
-use crate::host::{Host, connected, listen, one_shard};
+use crate::host::{Host, connected, listen};
 
 const LONG: Duration = Duration::from_secs(3600);
 
@@ -28,8 +28,8 @@ impl Drop for Flag {
     }
 }
 
-pub(crate) fn spawned_task_runs_later_and_gives_its_output<H: Host>() {
-    one_shard::<H, _>(|io, _| async move {
+pub(crate) fn spawned_task_runs_later_and_gives_its_output(host: Host) {
+    host.one_shard(|io, _| async move {
         let ran = Rc::new(Cell::new(false));
         let task = io.spawn({
             let ran = Rc::clone(&ran);
@@ -44,8 +44,8 @@ pub(crate) fn spawned_task_runs_later_and_gives_its_output<H: Host>() {
     });
 }
 
-pub(crate) fn dropped_task_is_cancelled<H: Host>() {
-    one_shard::<H, _>(|io, _| async move {
+pub(crate) fn dropped_task_is_cancelled(host: Host) {
+    host.one_shard(|io, _| async move {
         let dropped = Rc::new(Cell::new(false));
         let flag = Flag(Rc::clone(&dropped));
         let task = io.spawn(async move {
@@ -60,8 +60,8 @@ pub(crate) fn dropped_task_is_cancelled<H: Host>() {
     });
 }
 
-pub(crate) fn detached_task_runs_on<H: Host>() {
-    one_shard::<H, _>(|io, _| async move {
+pub(crate) fn detached_task_runs_on(host: Host) {
+    host.one_shard(|io, _| async move {
         let (sender, mut receiver) = mailbox::channel(1);
         io.spawn({
             let io = io.clone();
@@ -75,8 +75,8 @@ pub(crate) fn detached_task_runs_on<H: Host>() {
     });
 }
 
-pub(crate) fn yield_lets_other_tasks_run<H: Host>() {
-    one_shard::<H, _>(|io, _| async move {
+pub(crate) fn yield_lets_other_tasks_run(host: Host) {
+    host.one_shard(|io, _| async move {
         let turns = Rc::new(Cell::new(0));
         let other = io.spawn({
             let (io, turns) = (io.clone(), Rc::clone(&turns));
@@ -94,8 +94,8 @@ pub(crate) fn yield_lets_other_tasks_run<H: Host>() {
     });
 }
 
-pub(crate) fn sleeps_end_in_order_of_their_deadlines<H: Host>() {
-    one_shard::<H, _>(|io, _| async move {
+pub(crate) fn sleeps_end_in_order_of_their_deadlines(host: Host) {
+    host.one_shard(|io, _| async move {
         let order = Rc::new(RefCell::new(Vec::new()));
         let start = io.now();
         let tasks: Vec<_> = [50, 10, 30, 20, 40]
@@ -114,8 +114,8 @@ pub(crate) fn sleeps_end_in_order_of_their_deadlines<H: Host>() {
     });
 }
 
-pub(crate) fn sleep_takes_at_least_its_time<H: Host>() {
-    one_shard::<H, _>(|io, _| async move {
+pub(crate) fn sleep_takes_at_least_its_time(host: Host) {
+    host.one_shard(|io, _| async move {
         for delay in [0, 1, 15] {
             let start = io.now();
             io.sleep(millis(delay)).await;
@@ -126,8 +126,8 @@ pub(crate) fn sleep_takes_at_least_its_time<H: Host>() {
     });
 }
 
-pub(crate) fn timeout_ends_what_takes_too_long<H: Host>() {
-    one_shard::<H, _>(|io, _| async move {
+pub(crate) fn timeout_ends_what_takes_too_long(host: Host) {
+    host.one_shard(|io, _| async move {
         let dropped = Rc::new(Cell::new(false));
         let flag = Flag(Rc::clone(&dropped));
         let start = io.now();
@@ -138,13 +138,13 @@ pub(crate) fn timeout_ends_what_takes_too_long<H: Host>() {
         assert_eq!(io.timeout(millis(20), slow).await, Err(TimedOut));
         assert!(io.now().since(start) >= millis(20));
         assert!(dropped.get(), "what timed out is dropped");
-        let accept = listen::<H>(&io).await;
+        let accept = listen(&io).await;
         assert!(io.timeout(millis(5), accept.accept()).await.is_err());
     });
 }
 
-pub(crate) fn timeout_lets_pass_what_is_done<H: Host>() {
-    one_shard::<H, _>(|io, _| async move {
+pub(crate) fn timeout_lets_pass_what_is_done(host: Host) {
+    host.one_shard(|io, _| async move {
         assert_eq!(io.timeout(LONG, async { 7 }).await, Ok(7));
         let nap = io.sleep(millis(5));
         assert_eq!(io.timeout(LONG, nap).await, Ok(()));
@@ -152,8 +152,8 @@ pub(crate) fn timeout_lets_pass_what_is_done<H: Host>() {
     });
 }
 
-pub(crate) fn dropped_sleep_does_not_disturb_others<H: Host>() {
-    one_shard::<H, _>(|io, _| async move {
+pub(crate) fn dropped_sleep_does_not_disturb_others(host: Host) {
+    host.one_shard(|io, _| async move {
         let start = io.now();
         let kept = io.spawn({
             let io = io.clone();
@@ -167,8 +167,8 @@ pub(crate) fn dropped_sleep_does_not_disturb_others<H: Host>() {
     });
 }
 
-pub(crate) fn random_numbers_differ<H: Host>() {
-    one_shard::<H, _>(|io, _| async move {
+pub(crate) fn random_numbers_differ(host: Host) {
+    host.one_shard(|io, _| async move {
         assert_ne!(io.random_u64(), io.random_u64());
         assert_ne!(io.random_uuid(), io.random_uuid());
         let mut bytes = [0; 64];
@@ -177,9 +177,9 @@ pub(crate) fn random_numbers_differ<H: Host>() {
     });
 }
 
-pub(crate) fn panic_of_a_task_surfaces<H: Host>() {
+pub(crate) fn panic_of_a_task_surfaces(host: Host) {
     let run = || {
-        one_shard::<H, _>(|io, _| async move {
+        host.one_shard(|io, _| async move {
             io.spawn(async { panic!("on purpose") }).detach();
             pending::<()>().await;
         });
@@ -206,10 +206,10 @@ impl Drop for Counted {
     }
 }
 
-pub(crate) fn end_drops_tasks_that_wait<H: Host>() {
+pub(crate) fn end_drops_tasks_that_wait(host: Host) {
     let alive = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&alive);
-    one_shard::<H, _>(move |io, _| {
+    host.one_shard(move |io, _| {
         let alive = Arc::clone(&counted);
         async move {
             let (_sender, mut receiver) = mailbox::channel::<()>(1);
@@ -240,11 +240,11 @@ pub(crate) fn end_drops_tasks_that_wait<H: Host>() {
     assert_eq!(alive.load(Ordering::SeqCst), 0);
 }
 
-pub(crate) fn end_waits_for_requests_in_flight<H: Host>() {
-    one_shard::<H, _>(|io, dir| async move {
-        let listener = listen::<H>(&io).await;
+pub(crate) fn end_waits_for_requests_in_flight(host: Host) {
+    host.one_shard(|io, dir| async move {
+        let listener = listen(&io).await;
         io.spawn(async move { listener.accept().await.map(drop) }).detach();
-        let (near, far) = connected::<H>(&io).await;
+        let (near, far) = connected(&io).await;
         let (near, far) = (Rc::new(near), Rc::new(far));
         io.spawn({
             let near = Rc::clone(&near);

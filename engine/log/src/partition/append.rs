@@ -150,7 +150,8 @@ impl Partition {
         if !self.knows_end_block() {
             Box::pin(self.know_end_block()).await?;
         }
-        let roll = self.needs_roll(batches.len() as u64, &config);
+        let latest = incoming.iter().map(|batch| batch.summary.max_timestamp).max().unwrap_or(-1);
+        let roll = self.needs_roll(batches.len() as u64, latest, &config);
         if roll || !self.has_space(batches.len() as u64) {
             Box::pin(self.reserve_space(roll, batches.len() as u64)).await?;
         }
@@ -357,16 +358,19 @@ impl Partition {
         LogError::Fenced { reason: reason.into() }
     }
 
-    fn needs_roll(&self, add_bytes: u64, config: &LogConfig) -> bool {
+    /// Whether batches of so many bytes, with `latest` for their largest timestamp, begin a new segment. By time as Kafka does
+    /// it: by that of the records, from the first batch on, and by the clock where they have none.
+    fn needs_roll(&self, add_bytes: u64, latest: i64, config: &LogConfig) -> bool {
         let live = self.core.live.borrow();
         if live.state.position_bytes == 0 {
             return false;
         }
-        let now = self.shard.io.wall_time().as_millis();
+        let by_clock = latest < 0 || config.message_timestamp_type == TimestampType::LogAppendTime;
+        let latest = if by_clock { self.shard.io.wall_time().as_millis() } else { latest };
         let jitter = if config.segment_jitter.is_zero() { 0 } else { segment_jitter(&live.state) };
         let segment_ms = i64::try_from(config.roll_after(jitter).as_millis()).unwrap_or(i64::MAX);
         let expired =
-            live.state.segment_first_append_ms.is_some_and(|first| now.saturating_sub(first) >= segment_ms);
+            live.state.segment_first_timestamp.is_some_and(|first| latest.saturating_sub(first) > segment_ms);
         // Index entries have 32 bits for offsets and positions.
         let index_full = live.state.next_offset.0 - live.state.segment_base.0 > i64::from(i32::MAX)
             || live.segments.get(&live.state.segment_base).is_some_and(|segment| {
@@ -486,7 +490,7 @@ impl Partition {
                 let max_producers = self.shard.config.max_producers_per_partition;
                 live.state.record_batch(&placed.header, max_producers);
                 live.note_end(&placed.head, &bytes[placed.head.len()..]);
-                live.state.segment_first_append_ms.get_or_insert(now.0);
+                live.state.segment_first_timestamp.get_or_insert(now.0);
                 base_offset.get_or_insert(placed.header.base_offset);
                 last_offset = placed.header.last_offset();
                 if mutants::OFFSET_GIVEN_TWICE.is_on() && placed.header.base_offset.0 % 97 == 96 {

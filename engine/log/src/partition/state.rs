@@ -31,8 +31,8 @@ pub(crate) struct PartitionState {
     pub(crate) segment_base: Offset,
     /// Where in it the next byte goes.
     pub(crate) position_bytes: u64,
-    /// Wall clock milliseconds of the first append to the active segment, for `segment.ms`.
-    pub(crate) segment_first_append_ms: Option<i64>,
+    /// Largest timestamp of the active segment's first batch, in ms, for `segment.ms`; without one the wall clock at its append.
+    pub(crate) segment_first_timestamp: Option<i64>,
     pub(crate) epochs: EpochCache,
     pub(crate) producers: ProducerTable,
     /// Why recovery fenced it, if it did.
@@ -49,7 +49,7 @@ impl PartitionState {
             next_offset: Offset(0),
             segment_base: Offset(0),
             position_bytes: 0,
-            segment_first_append_ms: None,
+            segment_first_timestamp: None,
             epochs: EpochCache::default(),
             producers: ProducerTable::default(),
             fenced: None,
@@ -60,12 +60,18 @@ impl PartitionState {
     pub(crate) fn record_batch(&mut self, header: &BatchHeader, max_producers: usize) {
         self.epochs.assign(header.leader_epoch, header.base_offset);
         self.producers.record(header, max_producers);
+        if self.segment_first_timestamp.is_none() && header.max_timestamp.0 >= 0 {
+            self.segment_first_timestamp = Some(header.max_timestamp.0);
+        }
         self.next_offset = header.next_offset();
         self.position_bytes += header.size_bytes as u64;
     }
 
     /// Notes that the log now ends earlier.
     pub(crate) fn truncate(&mut self, next_offset: Offset, segment_base: Offset, position_bytes: u64) {
+        if segment_base != self.segment_base || position_bytes == 0 {
+            self.segment_first_timestamp = None;
+        }
         self.next_offset = next_offset;
         self.segment_base = segment_base;
         self.position_bytes = position_bytes;
@@ -78,7 +84,7 @@ impl PartitionState {
     pub(crate) fn roll(&mut self, next_base: Offset) {
         self.segment_base = next_base;
         self.position_bytes = 0;
-        self.segment_first_append_ms = None;
+        self.segment_first_timestamp = None;
     }
 
     /// Whether a segment that ends where one begins at `next_base` is before the log's start.
@@ -105,7 +111,7 @@ impl PartitionState {
             out.extend_from_slice(&offset.0.to_be_bytes());
         }
         out.extend_from_slice(&self.position_bytes.to_be_bytes());
-        out.extend_from_slice(&self.segment_first_append_ms.unwrap_or(-1).to_be_bytes());
+        out.extend_from_slice(&self.segment_first_timestamp.unwrap_or(-1).to_be_bytes());
         put_count(out, self.epochs.starts().len());
         for start in self.epochs.starts() {
             out.extend_from_slice(&start.epoch.0.to_be_bytes());
@@ -135,7 +141,7 @@ impl PartitionState {
         let next_offset = Offset(fields.i64()?);
         let segment_base = Offset(fields.i64()?);
         let position_bytes = fields.u64()?;
-        let segment_first_append_ms = Some(fields.i64()?).filter(|&ms| ms >= 0);
+        let segment_first_timestamp = Some(fields.i64()?).filter(|&ms| ms >= 0);
         let mut epochs = EpochCache::default();
         for _ in 0..fields.u32()? {
             epochs.assign(fields.i32()?.into(), fields.i64()?.into());
@@ -164,7 +170,7 @@ impl PartitionState {
             next_offset,
             segment_base,
             position_bytes,
-            segment_first_append_ms,
+            segment_first_timestamp,
             epochs,
             producers,
             fenced,
@@ -218,7 +224,7 @@ pub(crate) mod tests {
         state.next_offset = Offset(99);
         state.segment_base = Offset(50);
         state.position_bytes = 12_345;
-        state.segment_first_append_ms = Some(1_700_000_000_000);
+        state.segment_first_timestamp = Some(1_700_000_000_000);
         state.epochs.assign(1.into(), 10.into());
         state.epochs.assign(4.into(), 60.into());
         let batch = AppendedBatch {

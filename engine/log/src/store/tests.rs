@@ -11,6 +11,7 @@ use highwater_model::compression::Compression;
 use highwater_model::{Offset, Timestamp};
 use tokio::sync::Semaphore;
 
+use super::calls::Call;
 use super::serve::{self, Start};
 use super::{Log, NewRecord, Shared, Store, StoreError, StoreOptions, Stored, Wait};
 use crate::config::{LogConfig, ShardConfig};
@@ -45,7 +46,7 @@ async fn open(io: &Io, options: StoreOptions) -> Arc<Shared> {
 }
 
 async fn log(shared: &Arc<Shared>, topic: &'static str) -> Log {
-    let id = shared.call(move |serving| async move { serving.open_log(topic, 0, None).await });
+    let id = shared.call(Call::new(move |serving| async move { serving.open_log(topic, 0, None).await }));
     Log { shared: Arc::clone(shared), topic: topic.into(), id: id.await.expect("a log") }
 }
 
@@ -121,14 +122,18 @@ fn log_that_is_opened_anew_after_its_deletion_survives() {
         let run = move |io: Io, acked: Acked| async move {
             let shared = open(&io, small()).await;
             let first = log(&shared, "events").await;
-            let sibling = shared.call(|serving| async move { serving.open_log("events", 1, None).await });
+            let sibling =
+                shared.call(Call::new(|serving| async move { serving.open_log("events", 1, None).await }));
             sibling.await.expect("a log");
             for n in 0..old {
                 let ack = first.append(NewRecord::value(format!("old {n}"))).await.expect("taken");
                 ack.await.expect("stored");
             }
             let id = first.id();
-            shared.call(move |serving| async move { serving.delete(id).await }).await.expect("deleted");
+            shared
+                .call(Call::new(move |serving| async move { serving.delete(id).await }))
+                .await
+                .expect("deleted");
             let again = log(&shared, "events").await;
             assert_eq!(again.id(), id, "a sibling keeps the topic's id");
             for n in 0..10 {
@@ -163,12 +168,13 @@ fn log_that_was_opened_while_it_was_deleted_can_be_opened_anew() {
         highwater_io::sim::run(seed, move |io| async move {
             let shared = open(&io, small()).await;
             let first = log(&shared, "events").await;
-            let sibling = shared.call(|serving| async move { serving.open_log("events", 1, None).await });
+            let sibling =
+                shared.call(Call::new(|serving| async move { serving.open_log("events", 1, None).await }));
             sibling.await.expect("a log");
             first.append(NewRecord::value("old")).await.expect("taken").await.expect("stored");
             let (deleting, id) = (Arc::clone(&shared), first.id());
             let deleted = io.spawn(async move {
-                deleting.call(move |serving| async move { serving.delete(id).await }).await
+                deleting.call(Call::new(move |serving| async move { serving.delete(id).await })).await
             });
             // The old one or the new one, as it happens.
             log(&shared, "events").await;
@@ -309,7 +315,10 @@ fn tail_gives_every_record_once_and_ends_with_its_log() {
         }
         io.sleep(Duration::from_millis(1)).await;
         let id = log.id();
-        shared.call(move |serving| async move { serving.delete(id).await }).await.expect("deleted");
+        shared
+            .call(Call::new(move |serving| async move { serving.delete(id).await }))
+            .await
+            .expect("deleted");
         let (seen, error) = reader.await;
         assert_eq!(seen, (0..50).map(Offset).collect::<Vec<_>>());
         assert!(matches!(error, StoreError::Log(LogError::Closed)), "{error}");
@@ -330,8 +339,10 @@ fn waiting_that_was_given_up_leaves_no_task() {
         }
         io.sleep(Duration::from_millis(1)).await;
         assert_eq!(handles(), before);
-        let waiting =
-            shared.call(|serving| async move { Ok(Rc::strong_count(&serving)) }).await.expect("open");
+        let waiting = shared
+            .call(Call::new(|serving| async move { Ok(Rc::strong_count(&serving)) }))
+            .await
+            .expect("open");
         // The loop's own, and this call's.
         assert_eq!(waiting, 2);
     });
@@ -367,10 +378,10 @@ fn time_finds_what_may_be_read_and_nothing_beyond() {
         let id = log.id();
         let strict = LogConfig { flush_messages: 1, ..config };
         let before_the_flush = shared
-            .call(move |serving| async move {
+            .call(Call::new(move |serving| async move {
                 serving.set_config(id, strict)?;
                 serving.offset_for_timestamp(id, Timestamp(15_000)).await
-            })
+            }))
             .await;
         assert_eq!(before_the_flush.expect("readable"), None);
         log.flush().await.expect("flushed");
@@ -383,7 +394,8 @@ fn name_that_leads_elsewhere_is_refused() {
     highwater_io::sim::run(4, |io| async move {
         let shared = open(&io, small()).await;
         for name in ["", ".", "..", "../x", "a/b", "ä"] {
-            let open = shared.call(move |serving| async move { serving.open_log(name, 0, None).await });
+            let open =
+                shared.call(Call::new(move |serving| async move { serving.open_log(name, 0, None).await }));
             assert!(matches!(open.await, Err(StoreError::InvalidName { .. })), "{name:?}");
         }
     });

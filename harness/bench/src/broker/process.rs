@@ -144,6 +144,8 @@ pub struct Usage {
     pub peak_rss_bytes: u64,
     /// Memory resident now.
     pub rss_bytes: u64,
+    /// Bytes that its processes had the devices write, or left dirty in the page cache.
+    pub written_bytes: u64,
 }
 
 /// A broker's files and commands, to be started as often as wanted on the same data.
@@ -471,6 +473,8 @@ fn usage_of_group(group: i32) -> Usage {
         let status = std::fs::read_to_string(process.join("status")).unwrap_or_default();
         usage.peak_rss_bytes += memory_bytes(&status, "VmHWM:").unwrap_or(0);
         usage.rss_bytes += memory_bytes(&status, "VmRSS:").unwrap_or(0);
+        let io = std::fs::read_to_string(process.join("io")).unwrap_or_default();
+        usage.written_bytes += counted_bytes(&io, "write_bytes:").unwrap_or(0);
     }
     usage
 }
@@ -485,6 +489,11 @@ fn ticks_in_group(stat: &str, group: i32) -> Option<u64> {
         return None;
     }
     Some(number(11)? + number(12)?)
+}
+
+/// The line `name` of `/proc/PID/io`, which is in bytes. See proc_pid_io(5).
+fn counted_bytes(io: &str, name: &str) -> Option<u64> {
+    io.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok()
 }
 
 /// The line `name` of `/proc/PID/status`, in bytes.

@@ -11,6 +11,7 @@
 
 mod aim;
 pub mod contract;
+mod drain;
 mod evidence;
 mod fault;
 mod files;
@@ -19,7 +20,7 @@ mod read_back;
 mod simulate;
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use highwater_checker::{
     self as checker, Contract, FaultEvent, Layout, Loss, Nanos, RunId, Setting, Standing, Verdict, judge,
@@ -523,6 +524,7 @@ impl<'a> Trial<'a> {
             driving: self.bench.driving,
         };
         let mut running = load::start(plan)?;
+        let since = SystemTime::now();
         let started_at = running.start_clock(self.bench.cancel)?;
         let before = (machine::busy_cpu(), broker.usage());
         fault::prepare(self.medium.disk(), &self.cell.settings)?;
@@ -549,7 +551,8 @@ impl<'a> Trial<'a> {
         let undrained = machine::busy_cpu();
         let mut drain = None;
         if until == Until::Finished {
-            drain = Some(crate::clock::nanos(self.drain()? + done.lingered.elapsed));
+            let took = drain::drain(broker, self.medium.data().as_ref(), since, self.bench.cancel)?;
+            drain = Some(crate::clock::nanos(took + done.lingered.elapsed));
             let more = busy_since(undrained).map(|cpu| cpu + done.lingered.broker_cpu.unwrap_or_default());
             machine_cpu = machine_cpu.zip(more).map(|(load, drain)| load + drain);
         }
@@ -560,29 +563,6 @@ impl<'a> Trial<'a> {
         let done = Done { load: Load { drain, polled, ..done.load }, ..done };
         let cpu = usage.cpu.saturating_sub(before.1.cpu);
         Ok(Loaded { done, started_at, strike, reached, usage: Usage { cpu, ..usage }, machine_cpu })
-    }
-
-    /// Flushes what the broker left in the page cache, file by file: nobody else's writes are charged to it, as they would
-    /// be with the whole file system. How long that took.
-    fn drain(&self) -> Result<Duration, CellError> {
-        let begun = Instant::now();
-        let mut open = vec![self.medium.data()];
-        while let Some(directory) = open.pop() {
-            let io = |source| CellError::Io { path: directory.clone(), source };
-            for entry in std::fs::read_dir(&directory).map_err(io)? {
-                let entry = entry.map_err(io)?;
-                match entry.file_type() {
-                    Ok(kind) if kind.is_dir() => open.push(entry.path()),
-                    // The broker runs on, and may have removed it since it was listed.
-                    Ok(kind) if kind.is_file() => match std::fs::File::open(entry.path()) {
-                        Ok(file) => file.sync_data().map_err(io)?,
-                        Err(_) => continue,
-                    },
-                    _ => {}
-                }
-            }
-        }
-        Ok(begun.elapsed())
     }
 
     /// Waits for `until`, or until the load is finished, which is an error where a fault waits for progress.

@@ -102,7 +102,7 @@ pub(super) fn cell(cell: &Cell, outcome: &Outcome, forensics: bool) {
         if load.is_sustained() { "" } else { ", not sustained" }
     );
     if let (Some(drain), Some(drained)) = (load.drain, load.drained_bytes_per_second()) {
-        println!("drained    {:.2} MB/s: {drain} until the broker's files were flushed", drained / 1e6);
+        println!("drained    {:.2} MB/s: {drain} until the broker had drained", drained / 1e6);
     }
     if let Some(used) = &load.used {
         let per_second = |cpu: Nanos| match load.bytes as f64 / cpu.as_secs_f64() / 1e6 {

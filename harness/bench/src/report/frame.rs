@@ -480,7 +480,8 @@ fn undrained_words(cells: &[CellSummary<'_>]) -> Option<String> {
     let longest = loads().map(|load| load.elapsed).max()?;
     let drained = match loads().filter_map(|load| load.drain).max() {
         Some(drain) => format!(
-            "flushing what they left in the page cache took up to {drain} more, which only the drained figures are charged with"
+            "flushing what they left in the page cache, and what they wrote by themselves then, took up to {drain} more, which \
+             only the drained figures are charged with"
         ),
         None => "what they left in the page cache was flushed after the clock had stopped, and is charged to nobody".to_owned(),
     };

@@ -318,7 +318,7 @@ fn speed(html: &mut Html, page: &Page<'_, '_>) {
         "p",
         "note",
         "MB/s: acknowledged, median of the trials, below it slowest to fastest. Drained: the clock ran on until what the broker \
-         had left in the page cache was on the device. Latency from the intended send time, histograms of \
+         had left in the page cache was on the device, and it wrote no more by itself. Latency from the intended send time, histograms of \
          all trials merged; below it service time. On a closed loop a record is due when the client takes it, so that its \
          latency is the client's queue as much as the broker's answer: not to be compared. Broker CPU: user and system time of its own processes while the clock ran. Machine CPU: \
          everybody's less the client's, until the drain ended, so that the kernel's write-back counts. Memory: the \

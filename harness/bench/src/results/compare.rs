@@ -11,8 +11,12 @@ use super::{Comparison, Sweep};
 pub enum Figure {
     /// Bytes a second.
     Throughput,
+    /// Bytes a second until the broker had drained.
+    Drained,
     /// Bytes per second of CPU of the broker's own processes.
     PerCpuSecond,
+    /// Bytes per second of CPU of the machine less the client's.
+    PerMachineCpuSecond,
     /// 99th percentile of latency, ns.
     P99,
 }
@@ -23,7 +27,9 @@ impl Figure {
     pub const fn words(self) -> &'static str {
         match self {
             Self::Throughput => "MB/s",
+            Self::Drained => "MB/s until drained",
             Self::PerCpuSecond => "MB per broker CPU-s",
+            Self::PerMachineCpuSecond => "MB per machine CPU-s",
             Self::P99 => "p99",
         }
     }
@@ -32,17 +38,19 @@ impl Figure {
     #[must_use]
     pub fn shown(self, value: f64) -> String {
         match self {
-            Self::Throughput | Self::PerCpuSecond => super::text::megabytes(value),
+            Self::Throughput | Self::Drained | Self::PerCpuSecond | Self::PerMachineCpuSecond => {
+                super::text::megabytes(value)
+            }
             Self::P99 => super::text::latency(Some(value as u64)),
         }
     }
 
     const fn better(self, b: bool) -> &'static str {
         match (self, b) {
-            (Self::Throughput, true) => "B is faster",
-            (Self::Throughput, false) => "A is faster",
-            (Self::PerCpuSecond, true) => "B does more with a CPU-second",
-            (Self::PerCpuSecond, false) => "A does more with a CPU-second",
+            (Self::Throughput | Self::Drained, true) => "B is faster",
+            (Self::Throughput | Self::Drained, false) => "A is faster",
+            (Self::PerCpuSecond | Self::PerMachineCpuSecond, true) => "B does more with a CPU-second",
+            (Self::PerCpuSecond | Self::PerMachineCpuSecond, false) => "A does more with a CPU-second",
             (Self::P99, true) => "B answers sooner",
             (Self::P99, false) => "A answers sooner",
         }
@@ -80,13 +88,18 @@ pub fn compared(sweep: &Sweep) -> Vec<Compared<'_>> {
     };
     let mut all = Vec::new();
     for comparison in &sweep.comparisons {
-        if !offered(&comparison.a) {
+        let offered = offered(&comparison.a);
+        if !offered {
             all.push(read(comparison, Figure::Throughput, &comparison.pairs));
         }
-        for (figure, pairs) in
-            [(Figure::PerCpuSecond, &comparison.per_cpu_second), (Figure::P99, &comparison.p99)]
-        {
-            if !pairs.is_empty() {
+        for (figure, pairs) in [
+            (Figure::Drained, &comparison.drained),
+            (Figure::PerCpuSecond, &comparison.per_cpu_second),
+            (Figure::PerMachineCpuSecond, &comparison.per_machine_cpu_second),
+            (Figure::P99, &comparison.p99),
+        ] {
+            let says_the_rate = offered && figure == Figure::Drained;
+            if !pairs.is_empty() && !says_the_rate {
                 all.push(read(comparison, figure, pairs));
             }
         }
@@ -124,7 +137,9 @@ mod tests {
             a: "a".to_owned(),
             b: b.to_owned(),
             pairs: Vec::new(),
+            drained: Vec::new(),
             per_cpu_second: Vec::new(),
+            per_machine_cpu_second: Vec::new(),
             p99: Vec::new(),
         }
     }

@@ -393,8 +393,8 @@ pub struct Load {
     /// What the broker's own processes used; absent in the simulator, and in files older than this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub used: Option<Used>,
-    /// How long it took after that to flush what the broker had left in the page cache; measured without a fault only. The
-    /// time in which consumers caught up counts.
+    /// How long it took after that until what the broker had left in the page cache was flushed and it wrote no more by
+    /// itself; measured without a fault only. The time in which consumers caught up counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<Nanos>,
     /// Records that consumers saw, the warm-up included; absent where there were none.
@@ -433,8 +433,9 @@ impl Load {
         per_second(self.bytes, self.elapsed)
     }
 
-    /// Value bytes a second, if the clock ran until the broker's files were on the device; absent if that was not
-    /// measured. What a broker keeps in its own memory is not in its files, and not charged.
+    /// Value bytes a second, if the clock ran until the broker's files were on the device and it wrote no more; absent if that
+    /// was not measured. What it keeps in its memory for good is not charged: of Highwater less than a chunk a partition, which
+    /// is in the journal.
     #[must_use]
     pub fn drained_bytes_per_second(&self) -> Option<f64> {
         self.drain.map(|drain| per_second(self.bytes, Nanos(self.elapsed.0 + drain.0)))
@@ -555,9 +556,15 @@ pub struct Comparison {
     pub b: String,
     /// Bytes a second of A and B, pair by pair.
     pub pairs: Vec<(f64, f64)>,
-    /// Bytes per second of CPU of the broker's own processes, likewise; empty in files older than this field.
+    /// Bytes a second until the broker had drained, likewise; as the next ones empty in files older than this field.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drained: Vec<(f64, f64)>,
+    /// Bytes per second of CPU of the broker's own processes, likewise.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub per_cpu_second: Vec<(f64, f64)>,
+    /// Bytes per second of CPU of the machine less the client's, until the broker had drained, likewise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub per_machine_cpu_second: Vec<(f64, f64)>,
     /// 99th percentile of latency in ns, likewise: from the intended send time where a rate was offered, else from the send.
     /// A pair with a rate that was not sustained has none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

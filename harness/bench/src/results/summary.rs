@@ -20,7 +20,7 @@ pub struct CellSummary<'a> {
     pub configuration: &'a Configuration,
     /// Bytes a second over trials.
     pub bytes_per_second: Option<Spread>,
-    /// The same with the clock running until the broker's files were flushed, where that was measured.
+    /// The same with the clock running until the broker had drained, where that was measured.
     pub drained_bytes_per_second: Option<Spread>,
     /// Records a second over trials.
     pub records_per_second: Option<Spread>,

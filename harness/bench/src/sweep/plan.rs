@@ -160,7 +160,9 @@ fn comparison(sweep: &Sweep, a: usize, b: usize, pairs: &[(Figures, Figures)]) -
         a: id(a),
         b: id(b),
         pairs: both(|of| Some(of.bytes_per_second)),
+        drained: both(|of| of.drained_bytes_per_second),
         per_cpu_second: both(|of| of.bytes_per_cpu_second),
+        per_machine_cpu_second: both(|of| of.bytes_per_machine_cpu_second),
         p99: both(|of| of.p99),
     }
 }
@@ -169,8 +171,11 @@ fn comparison(sweep: &Sweep, a: usize, b: usize, pairs: &[(Figures, Figures)]) -
 #[derive(Clone, Copy)]
 struct Figures {
     bytes_per_second: f64,
+    drained_bytes_per_second: Option<f64>,
     /// Of the broker's own processes.
     bytes_per_cpu_second: Option<f64>,
+    /// Of the whole machine, less the client's.
+    bytes_per_machine_cpu_second: Option<f64>,
     /// In ns.
     p99: Option<f64>,
 }
@@ -196,7 +201,7 @@ impl Measured {
         }
         let offered = rate.records_per_second(*record_size_bytes).is_some();
         let latency = if offered { &done.intended } else { &done.service };
-        let cpu = done.load.used.map(|used| used.cpu.as_secs_f64()).filter(|cpu| *cpu > 0.0);
+        let per = |seconds: f64| (seconds > 0.0).then(|| done.load.bytes as f64 / seconds);
         Some(Measured {
             place: trial.place,
             seed,
@@ -205,7 +210,9 @@ impl Measured {
             offered,
             figures: Figures {
                 bytes_per_second: done.load.bytes_per_second(),
-                bytes_per_cpu_second: cpu.map(|cpu| done.load.bytes as f64 / cpu),
+                drained_bytes_per_second: done.load.drained_bytes_per_second(),
+                bytes_per_cpu_second: done.load.used.and_then(|used| per(used.cpu.as_secs_f64())),
+                bytes_per_machine_cpu_second: done.load.broker_cpu.and_then(|cpu| per(cpu.as_secs_f64())),
                 // That of a rate which was not sustained grows with the length of the run.
                 p99: latency.quantile(0.99).filter(|_| done.load.is_sustained()).map(|nanos| nanos as f64),
             },

@@ -52,8 +52,8 @@ pub(super) fn table(sweep: &Sweep, cells: &[CellSummary<'_>], colour: Colour) ->
         out.push_str("! at most three laps of the broker's journal: no speed of the long run\n");
     }
     out.push_str(
-        "drained: MB/s until the broker's files were flushed; broker CPU: of its processes; machine CPU: everybody's less the \
-         client's, until drained; memory: resident\n",
+        "drained: MB/s until the broker's files were flushed and it wrote no more; broker CPU: of its processes; machine CPU: \
+         everybody's less the client's, until drained; memory: resident\n",
     );
     out
 }

@@ -682,17 +682,30 @@ fn speed_of_three_laps_of_the_journal_or_fewer_is_marked() {
 fn pairs_show_throughput_cpu_and_latency_in_the_page_and_in_the_terminal() {
     let mut sweep = sweep(7, 4);
     for comparison in &mut sweep.comparisons {
+        comparison.drained = comparison.pairs.clone();
         comparison.per_cpu_second = comparison.pairs.clone();
+        comparison.per_machine_cpu_second = comparison.pairs.clone();
         comparison.p99 = comparison.pairs.iter().map(|(a, b)| (b / 10.0, a / 10.0)).collect();
     }
     for shown in [report::render(&sweep), table::render(&sweep, Path::new("r"), Colour::Plain)] {
-        for reading in ["A is faster", "A does more with a CPU-second", "A answers sooner"] {
-            assert_eq!(shown.matches(reading).count(), 1, "{reading}: {shown}");
+        for (reading, times) in
+            [("A is faster", 2), ("A does more with a CPU-second", 2), ("A answers sooner", 1)]
+        {
+            assert_eq!(shown.matches(reading).count(), times, "{reading}: {shown}");
         }
-        assert_eq!(shown.matches("the same twice: this is the noise").count(), 3);
+        for figure in ["MB/s until drained", "MB per broker CPU-s", "MB per machine CPU-s"] {
+            assert!(shown.contains(figure), "{figure}: {shown}");
+        }
+        assert_eq!(shown.matches("the same twice: this is the noise").count(), 5);
     }
     for comparison in &mut sweep.comparisons {
-        for pairs in [&mut comparison.pairs, &mut comparison.per_cpu_second, &mut comparison.p99] {
+        for pairs in [
+            &mut comparison.pairs,
+            &mut comparison.drained,
+            &mut comparison.per_cpu_second,
+            &mut comparison.per_machine_cpu_second,
+            &mut comparison.p99,
+        ] {
             pairs.truncate(5);
         }
     }
@@ -700,5 +713,5 @@ fn pairs_show_throughput_cpu_and_latency_in_the_page_and_in_the_terminal() {
     assert!(!table::render(&sweep, Path::new("r"), Colour::Plain).contains("B ÷ A"));
     sweep.stamp.pairs = Some(highwater_bench::results::Pairs { pairs: 5, noise: true });
     let terminal = table::render(&sweep, Path::new("r"), Colour::Plain);
-    assert_eq!(terminal.matches("too few pairs to tell").count(), 6, "{terminal}");
+    assert_eq!(terminal.matches("too few pairs to tell").count(), 10, "{terminal}");
 }
