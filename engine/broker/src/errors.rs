@@ -22,7 +22,9 @@ pub(crate) fn of_append(error: &AppendError) -> ErrorCode {
         AppendError::Batch(error) => of_batch(error),
         AppendError::InvalidRecord(_) => ErrorCode::INVALID_RECORD,
         AppendError::TooLarge { .. } => ErrorCode::MESSAGE_TOO_LARGE,
-        AppendError::InvalidTimestamp { .. } => ErrorCode::INVALID_TIMESTAMP,
+        AppendError::InvalidTimestamp { .. } | AppendError::InvalidTimestampType => {
+            ErrorCode::INVALID_TIMESTAMP
+        }
         AppendError::FencedLeaderEpoch { .. } => ErrorCode::NOT_LEADER_OR_FOLLOWER,
         AppendError::OutOfOrderSequence { .. } => ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER,
         AppendError::InvalidProducerEpoch { .. } => ErrorCode::INVALID_PRODUCER_EPOCH,

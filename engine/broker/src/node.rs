@@ -31,6 +31,7 @@ use std::time::Duration;
 use highwater_cluster::{Broker, METADATA_PARTITION, MetadataImage, Record, lifecycle};
 use highwater_io::mailbox::{self, Reply, ReplySender};
 use highwater_io::net::TcpListener;
+use highwater_io::race::{Either, first};
 use highwater_io::{FileOp, Io, MonoTime, TimedOut, concurrent};
 use highwater_log::{DataDir, OpenError, RecoveryReport, ShardLogs, ShardSeed, StorageFailure};
 use highwater_model::Timestamp;
@@ -228,8 +229,10 @@ pub async fn run_shard(io: Io, state: ShardState) {
     match role {
         Role::First { others, report, stopped } => {
             let first = FirstShard { io, config, counters, peers };
-            if let Some(running) = run_first(first, mailbox, others, report).await {
-                stopped.send(stop(&running.shard, running.data_dirs).await);
+            if let Some(Running { shard, data_dirs, _others }) =
+                run_first(first, mailbox, others, report).await
+            {
+                stopped.send(stop(&shard, data_dirs).await);
             }
         }
         Role::Other(start) => run_other(io, index, peers, mailbox, start).await,
@@ -248,6 +251,8 @@ struct Running {
     shard: Rc<Shard>,
     /// Those that are open, with their indexes.
     data_dirs: Vec<(usize, DataDir)>,
+    /// By these the other shards know that this one is there: they end when it is gone, whatever became of it.
+    _others: Vec<mailbox::Sender<StartShard>>,
 }
 
 /// Starts the broker, says how that went, and returns what runs when it is asked to stop.
@@ -341,7 +346,7 @@ async fn start_first(
         start_duration: io.now() - begin,
     };
     log_ready(&shard, &started);
-    Ok((Running { shard, data_dirs }, started))
+    Ok((Running { shard, data_dirs, _others: others }, started))
 }
 
 async fn listen_first(io: &Io, config: &BrokerConfig) -> Result<TcpListener, BrokerError> {
@@ -553,7 +558,11 @@ async fn run_other(
     let parts = ShardParts { io, index, broker, logs, image, controller: None, peers };
     let shard = begin_shard(parts, mailbox, listener).await;
     ready.send(Ok(()));
-    shard.ended.wait_for(|&ended| ended.then_some(())).await;
+    // The first shard says when, or is gone: it did not start, or panicked. Then nothing is closed, as with a killed process.
+    let ended = shard.ended.wait_for(|&ended| ended.then_some(()));
+    if let Either::Right(_) = first(ended, start.recv()).await {
+        tracing::error!(shard = index, "the first shard is gone: this one ends, too");
+    }
 }
 
 /// Opens a shard's partitions, and starts what serves.

@@ -78,6 +78,8 @@ pub enum Check {
     AtLeast(i64),
     /// Numbers from the first to the second.
     Between(i64, i64),
+    /// Numbers from the first to the second, or the third.
+    BetweenOr(i64, i64, i64),
     /// One of these; of a list, each element.
     OneOf(&'static [&'static str]),
 }
@@ -139,7 +141,8 @@ impl ConfigDef {
         let (min, max) = match self.check {
             Check::Any | Check::OneOf(_) => return Ok(()),
             Check::AtLeast(min) => (min, i64::MAX),
-            Check::Between(min, max) => (min, max),
+            Check::BetweenOr(_, _, other) if number == other => return Ok(()),
+            Check::Between(min, max) | Check::BetweenOr(min, max, _) => (min, max),
         };
         if number < min {
             Err(format!("Value must be at least {min}"))

@@ -142,8 +142,11 @@ pub struct ShardConfig {
     pub retention_check_interval: Duration,
     /// `producer.id.expiration.ms`: idle producers are forgotten after this time.
     pub producer_id_expiration: Duration,
-    /// Most idempotent producers that one partition remembers; the longest idle goes first.
+    /// Most idempotent producers that one partition remembers; the longest silent goes first.
     pub max_producers_per_partition: usize,
+    /// Most that all partitions of a shard remember together: with so many, a partition forgets one for each that is new to it.
+    /// Each checkpoint writes all of them, at about 50 to 150 bytes each.
+    pub max_producers: usize,
     /// Whether compaction runs by itself (`log.cleaner.enable`).
     pub cleaner_enabled: bool,
     /// `log.cleaner.backoff.ms`: how often it looks for something to do.
@@ -175,6 +178,7 @@ impl Default for ShardConfig {
             retention_check_interval: Duration::from_mins(5),
             producer_id_expiration: Duration::from_hours(24),
             max_producers_per_partition: 10_000,
+            max_producers: 500_000,
             cleaner_enabled: true,
             cleaner_backoff: Duration::from_secs(15),
             cleaner_io_max_bytes_per_second: None,

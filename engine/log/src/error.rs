@@ -118,6 +118,9 @@ pub enum AppendError {
         /// The timestamp in milliseconds.
         timestamp: i64,
     },
+    /// A client's batch says that its timestamps are a broker's.
+    #[error("a client may not send the timestamp type LogAppendTime")]
+    InvalidTimestampType,
     /// The leader epoch is not the current one.
     #[error("leader epoch {requested} is not the current {current}")]
     FencedLeaderEpoch {

@@ -75,6 +75,8 @@ pub(crate) struct ShardCore {
     pub(crate) read_pace: ReadPace,
     pub(crate) drain_queue: Rc<DrainQueue>,
     partitions: RefCell<BTreeMap<TopicPartition, Rc<PartitionCore>>>,
+    /// Idempotent producers that are remembered; those that were forgotten since the last checkpoint count still.
+    producers: Cell<usize>,
     /// Their directories, of which no two are the same.
     dirs: RefCell<BTreeSet<Rc<Path>>>,
     /// Producer snapshots as they were at rolls whose segments are not complete yet.
@@ -163,6 +165,7 @@ impl ShardLogs {
             read_pace: ReadPace::new(io.now()),
             drain_queue: DrainQueue::new(chunk_bytes),
             partitions: RefCell::default(),
+            producers: Cell::default(),
             dirs: RefCell::default(),
             rolled: RefCell::default(),
             dirty: RefCell::default(),
@@ -316,6 +319,17 @@ impl ShardLogs {
 }
 
 impl ShardCore {
+    /// How many producers a log that remembers `known` may remember.
+    pub(crate) fn most_producers(&self, known: usize) -> usize {
+        let most = self.config.max_producers_per_partition;
+        if self.producers.get() < self.config.max_producers { most } else { most.min(known.max(1)) }
+    }
+
+    /// Notes that a log remembers so many producers more.
+    pub(crate) fn count_producers(&self, more: usize) {
+        self.producers.set(self.producers.get() + more);
+    }
+
     /// Makes sure that `segment`'s file has room on the medium up to `end_bytes`.
     pub(crate) async fn reserve(
         &self,

@@ -33,6 +33,8 @@ mod outcome;
 mod promises;
 mod scenario;
 mod scene;
+#[cfg(test)]
+mod start_tests;
 mod trial;
 #[cfg(test)]
 mod turns_tests;

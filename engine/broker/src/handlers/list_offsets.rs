@@ -130,7 +130,7 @@ async fn find(partition: &ShardPartition, question: &Question) -> Result<Option<
         }
         // Nothing is ever moved to another tier.
         LATEST_TIERED | EARLIEST_PENDING_UPLOAD => None,
-        MAX_TIMESTAMP => partition.log.max_timestamp().await.map_err(failed)?,
+        MAX_TIMESTAMP => partition.log.max_timestamp(end).await.map_err(failed)?,
         timestamp => partition.log.offset_for_timestamp(Timestamp(timestamp)).await.map_err(failed)?,
     };
     let is_search = question.asked.timestamp >= 0 || question.asked.timestamp == MAX_TIMESTAMP;

@@ -287,6 +287,25 @@ fn records_too_far_from_now_are_refused_with_their_batch() {
     );
 }
 
+/// Kafka refuses it as well: consumers would see one time for all records.
+#[test]
+fn batch_that_claims_a_brokers_time_is_refused() {
+    let broker = TestBroker::start(&[]);
+    broker.create_topic("created", 1, &[]);
+    broker.create_topic("stamped", 1, &[("message.timestamp.type", "LogAppendTime")]);
+    let mut stamped = batch(&["x"]).to_vec();
+    let size = stamped.len();
+    highwater_model::batch::stamp_log_append_time(
+        &mut stamped,
+        size,
+        highwater_model::Timestamp(1_700_000_000_000),
+    );
+    for topic in ["created", "stamped"] {
+        let answer = broker.connect().produce(topic, 0, -1, stamped.clone().into());
+        assert_eq!(ErrorCode(answer.error_code), ErrorCode::INVALID_TIMESTAMP, "{topic}");
+    }
+}
+
 #[test]
 fn transactional_batch_is_refused_since_nobody_began_a_transaction() {
     let broker = TestBroker::start(&[]);

@@ -41,7 +41,7 @@ const fn dynamic(
     BrokerConfigDef { def: ConfigDef { name, ty, default, check, doc }, update: UpdateMode::Dynamic }
 }
 
-use Check::{Any, AtLeast, Between, OneOf};
+use Check::{Any, AtLeast, Between, BetweenOr, OneOf};
 use ConfigType::{Boolean, Double, Int, List, Long, String};
 
 /// Every setting of a broker, by name. Those that Kafka does not have say so.
@@ -64,7 +64,7 @@ pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
         "compression.gzip.level",
         Int,
         Some("-1"),
-        Between(-1, 9),
+        BetweenOr(1, 9, -1),
         "See the topic's compression.gzip.level.",
     ),
     dynamic(
@@ -373,11 +373,19 @@ pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
         "The most partitions of all topics together; creating more is refused. Not in Kafka.",
     ),
     fixed(
+        "max.producers",
+        Int,
+        Some("500000"),
+        AtLeast(1),
+        "The most idempotent producers that all partitions remember together, one that writes to several counted in each: \
+         with so many, a partition forgets one for each that is new to it. About 200 bytes of memory each. Not in Kafka.",
+    ),
+    fixed(
         "max.producers.per.partition",
         Int,
         Some("10000"),
         AtLeast(1),
-        "The most idempotent producers that a partition remembers; the longest idle is forgotten first. Not in \
+        "The most idempotent producers that a partition remembers; the longest silent is forgotten first. Not in \
          Kafka.",
     ),
     dynamic("message.max.bytes", Int, Some("1048588"), AtLeast(0), "See the topic's max.message.bytes."),

@@ -44,7 +44,7 @@ pub const TOPIC_CONFIGS: &[TopicConfig] = &[
         "compression.gzip.level",
         ConfigType::Int,
         "-1",
-        Check::Between(-1, 9),
+        Check::BetweenOr(1, 9, -1),
         &[("compression.gzip.level", 1)],
         "The level of gzip where compression.type=gzip.",
     ),

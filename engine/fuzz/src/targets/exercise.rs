@@ -126,7 +126,7 @@ async fn use_partition(io: &Io, partition: &Partition) -> Reached {
     assert!(marks.log_start_offset.0 >= 0 && marks.log_start_offset <= marks.log_end_offset, "{marks:?}");
     let mut reached = Reached::accepted_if(read_all(partition).await > 0);
     let middle = Offset(marks.log_start_offset.0 / 2 + marks.log_end_offset.0 / 2);
-    let _ = partition.max_timestamp().await;
+    let _ = partition.max_timestamp(partition.watermarks().get().log_end_offset).await;
     let _ = partition.offset_for_timestamp(Timestamp(6)).await;
     let _ = partition.end_offset_for_epoch(LeaderEpoch(1));
     let _ = partition.epoch_at(middle);

@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use highwater_io::{FileError, MonoTime};
 use highwater_model::batch::{self, BATCH_HEADER_BYTES, BatchHeader};
-use highwater_model::{Offset, Timestamp};
+use highwater_model::{Offset, Timestamp, TopicPartition};
 
 use crate::config::LogConfig;
 use crate::error::{LogError, ReadError};
@@ -80,6 +80,19 @@ enum Stop {
     Damage(String),
     /// The first transaction of the dirty part is open still.
     Fruitless,
+}
+
+/// A pass that came to nothing for want of something, or because storage failed.
+struct Failed {
+    /// Whose; `None` if no partition is to blame.
+    partition: Option<TopicPartition>,
+    error: LogError,
+}
+
+impl From<LogError> for Failed {
+    fn from(error: LogError) -> Self {
+        Failed { partition: None, error }
+    }
 }
 
 impl From<LogError> for Stop {
@@ -178,14 +191,10 @@ impl ShardLogs {
     /// Compacts now every partition whose settings ask for it and that is dirty enough.
     ///
     /// # Errors
-    /// [`LogError`] of the first partition that failed.
+    /// [`LogError`] of the first partition that failed. The others are compacted all the same, unless storage failed.
     pub async fn compact(&self) -> Result<(), LogError> {
         let core = Rc::clone(&self.core);
-        let work = async move {
-            while core.compact_dirtiest().await? {}
-            Ok(())
-        };
-        self.core.to_the_end(work).await
+        self.core.to_the_end(async move { core.compact_all_due().await }).await
     }
 }
 
@@ -196,32 +205,43 @@ impl ShardCore {
             if self.io.timeout(self.config.cleaner_backoff, closing).await.is_ok() {
                 return;
             }
-            loop {
-                match self.compact_dirtiest().await {
-                    Ok(true) => {}
-                    Ok(false) => break,
-                    Err(error) => {
-                        if self.journal.progress().failure().is_some() {
-                            return;
-                        }
-                        self.tell_shortage(&error);
-                        break;
-                    }
+            if let Err(error) = self.compact_all_due().await {
+                if self.journal.progress().failure().is_some() {
+                    return;
                 }
+                self.tell_shortage(&error);
             }
         }
     }
 
-    /// Makes a pass over the partition that is dirtiest, of those that are due; whether there was one.
-    async fn compact_dirtiest(self: &Rc<Self>) -> Result<bool, LogError> {
+    /// Compacts every partition that is due, the dirtiest first. One that lacks something is left for the next time: what it
+    /// lacks others may make room for.
+    async fn compact_all_due(self: &Rc<Self>) -> Result<(), LogError> {
+        let (mut passed_over, mut first_error) = (Vec::new(), None);
+        loop {
+            match self.compact_dirtiest(&passed_over).await {
+                Ok(true) => {}
+                Ok(false) => return first_error.map_or(Ok(()), Err),
+                Err(Failed { partition: Some(partition), error }) => {
+                    passed_over.push(partition);
+                    first_error.get_or_insert(error);
+                }
+                Err(Failed { partition: None, error }) => return Err(error),
+            }
+        }
+    }
+
+    /// Makes a pass over the partition that is dirtiest, of those that are due and not passed over; whether there was one.
+    async fn compact_dirtiest(self: &Rc<Self>, passed_over: &[TopicPartition]) -> Result<bool, Failed> {
         let _turn = self.compaction_turn.acquire(1).await;
         if let Some(failure) = self.journal.progress().failure() {
-            return Err(failure.into());
+            return Err(LogError::from(failure).into());
         }
         let mut dirtiest: Option<(Rc<PartitionCore>, Plan)> = None;
         for core in self.all_partitions() {
             let config = Rc::clone(&core.config.borrow());
-            if !config.compact_enabled || self.is_closing() || !core.may_be_compacted() {
+            let is_out = !config.compact_enabled || passed_over.contains(&core.id);
+            if is_out || self.is_closing() || !core.may_be_compacted() {
                 continue;
             }
             if let Some(plan) = self.plan(&core, Reach::Rolled).await
@@ -254,7 +274,7 @@ impl ShardCore {
                 core.cleaning.fruitless_end.set(rolled_end);
                 Ok(true)
             }
-            Err(Stop::Log(error)) => Err(error),
+            Err(Stop::Log(error)) => Err(Failed { partition: Some(core.id), error }),
             Err(Stop::Damage(what)) => {
                 tracing::error!(
                     topic = %core.topic_name, partition = %core.id.partition,

@@ -487,8 +487,9 @@ impl Partition {
                     segment.index.borrow_mut().note(&placed.header, position, config.index_interval_bytes);
                     segment.set_size(position + placed.header.size_bytes as u64);
                 }
-                let max_producers = self.shard.config.max_producers_per_partition;
-                live.state.record_batch(&placed.header, max_producers);
+                let known = live.state.producers.len();
+                live.state.record_batch(&placed.header, self.shard.most_producers(known));
+                self.shard.count_producers(live.state.producers.len().saturating_sub(known));
                 live.note_end(&placed.head, &bytes[placed.head.len()..]);
                 live.state.segment_first_timestamp.get_or_insert(now.0);
                 base_offset.get_or_insert(placed.header.base_offset);
@@ -638,6 +639,9 @@ fn check_client_batch(header: &BatchHeader) -> Result<(), AppendError> {
     }
     if header.has_delete_horizon() {
         return Err(AppendError::InvalidRecord("a client may not set the delete horizon"));
+    }
+    if header.is_log_append_time() {
+        return Err(AppendError::InvalidTimestampType);
     }
     if header.is_idempotent() && header.base_sequence.0 < 0 {
         return Err(AppendError::InvalidRecord("an idempotent producer without a sequence"));

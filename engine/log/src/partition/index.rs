@@ -55,6 +55,27 @@ impl SparseIndex {
         self.max_time
     }
 
+    /// The largest timestamp of batches that end in `floor..end`; and where one is that the index cannot tell, the position from
+    /// which to look for larger ones.
+    pub(crate) fn max_time_within(&self, floor: Offset, end: Offset) -> (Option<Timestamp>, Option<u64>) {
+        let Some(max) = self.max_time else { return (None, None) };
+        if max.offset < floor {
+            // It is gone with what was deleted.
+            return (None, Some(self.position_for(floor)));
+        }
+        if max.offset < end {
+            return (Some(max.timestamp), None);
+        }
+        // With each entry for an offset the largest time up to it was noted.
+        let known = self.entries.partition_point(|entry| entry.last_offset < end).checked_sub(1);
+        let Some(known) = known.map(|place| self.entries[place]) else { return (None, Some(0)) };
+        let times = self.times.partition_point(|entry| entry.offset <= known.last_offset).checked_sub(1);
+        match times.map(|place| self.times[place]) {
+            Some(time) if time.offset >= floor => (Some(time.timestamp), Some(known.position_bytes)),
+            _ => (None, Some(self.position_for(floor))),
+        }
+    }
+
     /// Learns of the batch at `position_bytes`, if it is the next.
     pub(crate) fn note(&mut self, header: &BatchHeader, position_bytes: u64, interval_bytes: u64) {
         if position_bytes != self.covered_bytes {

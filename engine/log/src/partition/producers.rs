@@ -115,7 +115,7 @@ impl ProducerTable {
         }
         let id = header.producer_id;
         if !self.producers.contains_key(&id) && self.producers.len() >= max_producers {
-            self.forget_longest_idle();
+            self.forget_longest_silent();
         }
         let state = self.producers.entry(id).or_insert_with(|| ProducerState {
             epoch: header.producer_epoch,
@@ -138,10 +138,12 @@ impl ProducerTable {
         });
     }
 
-    fn forget_longest_idle(&mut self) {
-        let idle = self.producers.iter().min_by_key(|(_, state)| state.last_timestamp).map(|(id, _)| *id);
-        if let Some(idle) = idle {
-            self.producers.remove(&idle);
+    /// Whose last batch lies furthest back in the log; not by the times in batches: one who writes old records is not idle.
+    fn forget_longest_silent(&mut self) {
+        let last = |state: &ProducerState| state.batches.back().map(|batch| batch.last_offset);
+        let silent = self.producers.iter().min_by_key(|(_, state)| last(state)).map(|(id, _)| *id);
+        if let Some(silent) = silent {
+            self.producers.remove(&silent);
         }
     }
 
@@ -237,14 +239,18 @@ mod tests {
     }
 
     #[test]
-    fn longest_idle_producer_is_forgotten_at_the_bound() {
-        let mut table = ProducerTable::default();
-        for producer in 0..3 {
-            let mut header = batch(0, 0, 1, producer);
-            header.producer_id = ProducerId(producer);
-            header.max_timestamp = Timestamp(producer);
-            table.record(&header, 2);
+    fn longest_silent_producer_is_forgotten_at_the_bound_whatever_its_times() {
+        for times in [[1, 2, 3], [3, 2, 1]] {
+            let mut table = ProducerTable::default();
+            for (producer, time) in (0..).zip(times) {
+                let mut header = batch(0, 0, 1, producer);
+                header.producer_id = ProducerId(producer);
+                header.max_timestamp = Timestamp(time);
+                table.record(&header, 2);
+            }
+            let mut known: Vec<_> = table.iter().map(|(id, _)| id.0).collect();
+            known.sort_unstable();
+            assert_eq!(known, [1, 2], "{times:?}");
         }
-        assert_eq!(table.iter().map(|(id, _)| id.0).collect::<Vec<_>>(), [1, 2]);
     }
 }

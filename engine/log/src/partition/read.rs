@@ -26,9 +26,6 @@ const MAX_SEGMENT_READ_BYTES: usize = 4 << 20;
 /// The same beside appends.
 const MAX_READ_BESIDE_APPENDS_BYTES: usize = 1 << 20;
 
-/// Most bytes that the records of one batch may become when they are searched for a timestamp.
-const MAX_DECOMPRESSED_BYTES: usize = 256 << 20;
-
 /// What to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReadRequest {
@@ -484,16 +481,41 @@ impl Partition {
     }
 
     async fn look_up_timestamp(&self, timestamp: Timestamp) -> Result<Option<TimestampOffset>, ReadError> {
-        let segments: Vec<Rc<Segment>> = self.core.live.borrow().segments.values().cloned().collect();
-        for segment in segments {
+        // Everything below was looked at.
+        let mut from = self.core.watermarks.get().log_start_offset;
+        loop {
+            let before = from;
+            if let Some(found) = self.find_timestamp_in_segments(timestamp, &mut from).await? {
+                return Ok(Some(found));
+            }
+            // What was in memory only has gone into segments meanwhile, and perhaps out of memory: then it is looked for there.
+            let in_memory = {
+                let live = self.core.live.borrow();
+                live.tail.first_offset().unwrap_or(live.state.next_offset)
+            };
+            if in_memory <= from || from == before {
+                return Ok(self.hot_offset_for_timestamp(timestamp, from));
+            }
+        }
+    }
+
+    /// Looks at everything in segments from `from` on, as far as it is in their files, and moves `from` behind it.
+    async fn find_timestamp_in_segments(
+        &self,
+        timestamp: Timestamp,
+        from: &mut Offset,
+    ) -> Result<Option<TimestampOffset>, ReadError> {
+        for segment in self.segments_from(*from) {
             let Some(stretch) = self.stretch_with(segment.base_offset) else { break };
             if stretch.segment.base_offset != segment.base_offset {
                 continue;
             }
-            let mut from_offset = self.core.watermarks.get().log_start_offset;
             loop {
                 let reaches = |header: &BatchHeader| {
-                    header.max_timestamp >= timestamp && header.last_offset() >= from_offset
+                    // What compaction emptied tells no time.
+                    header.max_timestamp >= timestamp
+                        && header.last_offset() >= *from
+                        && header.record_count > 0
                 };
                 let found =
                     self.find_batch(&stretch, reaches, |index| index.position_for_time(timestamp)).await?;
@@ -505,16 +527,25 @@ impl Partition {
                     return Ok(Some(found));
                 }
                 // Those of its records that are late enough lie below the start of the log.
-                from_offset = header.next_offset();
+                *from = header.next_offset();
             }
+            *from = (*from).max(stretch.bound);
         }
-        Ok(self.hot_offset_for_timestamp(timestamp))
+        Ok(None)
     }
 
-    fn hot_offset_for_timestamp(&self, timestamp: Timestamp) -> Option<TimestampOffset> {
+    /// The segment that holds `offset`, and all behind it.
+    fn segments_from(&self, offset: Offset) -> Vec<Rc<Segment>> {
+        let live = self.core.live.borrow();
+        let first = live.segments.range(..=offset).next_back().map_or(offset, |(base, _)| *base);
+        live.segments.range(first..).map(|(_, segment)| Rc::clone(segment)).collect()
+    }
+
+    /// In memory, from `from` on.
+    fn hot_offset_for_timestamp(&self, timestamp: Timestamp, from: Offset) -> Option<TimestampOffset> {
         let live = self.core.live.borrow();
         let marks = self.core.watermarks.get();
-        let candidates = live.tail.undrained().filter(|hot| {
+        let candidates = live.tail.starting_at(from).filter(|hot| {
             hot.max_timestamp >= timestamp
                 && hot.last_offset >= marks.log_start_offset
                 && hot.last_offset < marks.log_end_offset
@@ -545,7 +576,7 @@ impl Partition {
         let payload = &bytes[BATCH_HEADER_BYTES..header.size_bytes];
         let plain = match header.compression().ok()? {
             Compression::None => None,
-            codec => Some(codec.decompress(payload, MAX_DECOMPRESSED_BYTES).ok()?),
+            codec => Some(codec.decompress(payload, record::MAX_STORED_UNCOMPRESSED_BYTES).ok()?),
         };
         let records = record::records(plain.as_deref().unwrap_or(payload));
         records
@@ -558,36 +589,65 @@ impl Partition {
             .map(|(time, offset)| found(time, offset))
     }
 
-    /// The record with the largest timestamp (KIP-734).
+    /// The record with the largest timestamp among those below `end` (KIP-734): a reader may not see all that was accepted.
     ///
     /// # Errors
     /// [`ReadError`].
-    pub async fn max_timestamp(&self) -> Result<Option<TimestampOffset>, ReadError> {
+    pub async fn max_timestamp(&self, end: Offset) -> Result<Option<TimestampOffset>, ReadError> {
         loop {
             let before = self.core.departures.get();
-            let outcome = self.look_up_max_timestamp().await;
+            let outcome = self.look_up_max_timestamp(end).await;
             if self.core.departures.get() == before {
                 return outcome;
             }
         }
     }
 
-    async fn look_up_max_timestamp(&self) -> Result<Option<TimestampOffset>, ReadError> {
-        let mut largest: Option<Timestamp> = None;
-        let segments: Vec<Rc<Segment>> = self.core.live.borrow().segments.values().cloned().collect();
-        for segment in segments {
+    async fn look_up_max_timestamp(&self, end: Offset) -> Result<Option<TimestampOffset>, ReadError> {
+        let visible = OffsetRange { floor: self.core.watermarks.get().log_start_offset, bound: end };
+        // Before the first wait: what leaves memory meanwhile may be behind what is looked at in segments.
+        let in_memory = {
+            let live = self.core.live.borrow();
+            let seen = live.tail.starting_at(visible.floor).take_while(|hot| hot.last_offset < end);
+            seen.map(|hot| hot.max_timestamp).max()
+        };
+        let mut largest = in_memory;
+        for segment in self.segments_from(visible.floor) {
             let Some(stretch) = self.stretch_with(segment.base_offset) else { break };
-            let interval = self.core.config.borrow().index_interval_bytes;
-            let Stretch { end_bytes, bound, .. } = stretch;
-            let (io, direct) = (&self.shard.io, self.shard.direct);
-            segment.extend_index(io, direct, end_bytes, bound, interval).await?;
-            largest = largest.max(segment.index.borrow().max_time().map(|time| time.timestamp));
+            if stretch.segment.base_offset == segment.base_offset {
+                largest = largest.max(self.max_timestamp_in(&stretch, visible).await?);
+            }
         }
-        largest = largest.max(self.core.live.borrow().tail.iter().map(|hot| hot.max_timestamp).max());
         match largest {
             Some(timestamp) if timestamp.0 >= 0 => self.look_up_timestamp(timestamp).await,
             _ => Ok(None),
         }
+    }
+
+    /// The largest timestamp of a batch in the file that ends in `visible`.
+    async fn max_timestamp_in(
+        &self,
+        stretch: &Stretch,
+        visible: OffsetRange,
+    ) -> Result<Option<Timestamp>, ReadError> {
+        let interval = self.core.config.borrow().index_interval_bytes;
+        let Stretch { segment, end_bytes, bound } = stretch;
+        let (io, direct) = (&self.shard.io, self.shard.direct);
+        segment.extend_index(io, direct, *end_bytes, *bound, interval).await?;
+        let (mut largest, unknown_from) =
+            segment.index.borrow().max_time_within(visible.floor, visible.bound);
+        if let Some(position) = unknown_from {
+            let part = stretch.from(position.min(*end_bytes));
+            let note = |_, header: &BatchHeader| {
+                let is_visible = (visible.floor..visible.bound).contains(&header.last_offset());
+                if is_visible && header.record_count > 0 {
+                    largest = largest.max(Some(header.max_timestamp));
+                }
+                if header.last_offset() < visible.bound { Walk::On } else { Walk::Stop }
+            };
+            segment.walk(io, direct, part, note).await?;
+        }
+        Ok(largest)
     }
 }
 

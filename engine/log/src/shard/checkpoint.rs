@@ -110,17 +110,20 @@ impl ShardCore {
     fn capture(&self) -> (Vec<u8>, Vec<Rc<PartitionCore>>) {
         let mut body = Vec::new();
         let mut touched = Vec::new();
+        let mut producers = 0;
         for core in self.partitions.borrow().values() {
             let mut live = core.live.borrow_mut();
             if live.deleted {
                 continue;
             }
             live.state.encode(&mut body);
+            producers += live.state.producers.len();
             if live.touched {
                 live.repeat_end_block |= !live.end_block_is_empty();
                 touched.push(Rc::clone(core));
             }
         }
+        self.producers.set(producers);
         (body, touched)
     }
 

@@ -145,6 +145,7 @@ impl Partition {
 impl ShardCore {
     pub(super) fn adopt(&self, seed: PartitionSeed, config: LogConfig) {
         let PartitionSeed { dir, state, segments, is_complete } = seed;
+        self.count_producers(state.producers.len());
         let dir: Rc<Path> = dir.into();
         let segments: BTreeMap<Offset, Rc<Segment>> = segments
             .into_iter()

@@ -3,13 +3,10 @@
 use bytes::Bytes;
 use highwater_model::batch::{BATCH_HEADER_BYTES, BatchError, headers};
 use highwater_model::compression::Compression;
-use highwater_model::record::records;
+use highwater_model::record::{MAX_STORED_UNCOMPRESSED_BYTES, records};
 use highwater_model::{Offset, Timestamp};
 
 use crate::partition::ReadData;
-
-/// Most bytes that the records of one compressed batch may become.
-const MAX_DECOMPRESSED_BYTES: usize = 256 << 20;
 
 /// A record to be appended. The bytes are shared, not copied, on their way to the store's thread.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -100,7 +97,7 @@ impl Records {
             let plain = match header.compression()? {
                 Compression::None => payload,
                 codec => {
-                    let plain = codec.decompress(&payload, MAX_DECOMPRESSED_BYTES);
+                    let plain = codec.decompress(&payload, MAX_STORED_UNCOMPRESSED_BYTES);
                     Bytes::from(plain.map_err(|_| BatchError::InvalidRecord("compressed records"))?)
                 }
             };

@@ -123,7 +123,7 @@ async fn read_while_it_goes(io: Io, partition: Partition) -> u32 {
             Err(error) => panic!("{error}"),
         }
         partition.offset_for_timestamp(Timestamp(1_100)).await.expect("readable");
-        partition.max_timestamp().await.expect("readable");
+        partition.max_timestamp(partition.watermarks().get().log_end_offset).await.expect("readable");
         io.yield_now().await;
     }
 }
@@ -250,5 +250,46 @@ fn append_that_waited_while_each_one_came_to_be_flushed_waits_for_its_flush() {
         appended.acknowledged().await.expect("the disk is sound");
         let durable = partition.watermarks().get().durable_offset;
         assert!(durable > appended.last_offset, "acknowledged, and {durable} are durable");
+    });
+}
+
+/// A shard's memory, and what each of its checkpoints writes, is bounded over all partitions.
+#[test]
+fn producers_of_all_partitions_are_bounded_together() {
+    let shard = ShardConfig { max_producers: 100, ..small_shard() };
+    sim::run(12, |io| async move {
+        let (_dir, logs, _) = open_with(&io, OpenOptions { shard, ..options() }).await;
+        let by = |producer| ProducerStamp {
+            producer_id: ProducerId(producer),
+            producer_epoch: ProducerEpoch(0),
+            base_sequence: Sequence(0),
+        };
+        let append = async |partition: &Partition, producer| {
+            let batch = batch_at(&[1], by(producer));
+            let appended = partition.append(batch, LeaderEpoch(0), Origin::Client).await.expect("accepted");
+            appended.acknowledged().await.expect("the disk is sound");
+            appended.base_offset.0
+        };
+        let mut partitions = Vec::new();
+        for number in 0..3 {
+            let partition = create(&logs, number).await;
+            partition.begin_epoch(LeaderEpoch(0));
+            for producer in 0..80 {
+                assert_eq!(append(&partition, producer).await, producer);
+            }
+            // What was forgotten in vain meanwhile is counted anew.
+            logs.checkpoint().await.expect("the disk is sound");
+            partitions.push(partition);
+        }
+        // 80 of the first, 20 of the second, and of each at least the latest.
+        for (partition, known) in partitions.iter().zip([80, 20, 1]) {
+            for producer in 80 - known..80 {
+                assert_eq!(append(partition, producer).await, producer, "a retry is known as one");
+            }
+            if known < 80 {
+                assert_eq!(append(partition, 79 - known).await, 80, "and this one no more");
+            }
+        }
+        logs.close().await.expect("a clean stop");
     });
 }

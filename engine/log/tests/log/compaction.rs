@@ -18,7 +18,7 @@ use highwater_log::{
     StoredCompression,
 };
 use highwater_model::batch::rewrite::plain_records;
-use highwater_model::batch::{ProducerStamp, headers, verify as verify_batch};
+use highwater_model::batch::{BatchBuilder, NewRecord, ProducerStamp, headers, verify as verify_batch};
 use highwater_model::compression::Compression;
 use highwater_model::record::records;
 use highwater_model::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence};
@@ -237,7 +237,10 @@ fn readers_go_on_while_segments_are_replaced() {
                         let mut reads = 0;
                         while !done.get() || reads == 0 {
                             check(&read_all(&partition).await, 150);
-                            let newest = partition.max_timestamp().await.expect("readable");
+                            let newest = partition
+                                .max_timestamp(partition.watermarks().get().log_end_offset)
+                                .await
+                                .expect("readable");
                             assert_eq!(newest.map(|found| found.timestamp.0), Some(1_000));
                             reads += 1;
                         }
@@ -321,6 +324,78 @@ fn full_disk_is_no_failure_and_compaction_comes_later() {
     });
     let files = scene.disk().file_lengths();
     assert!(!files.keys().any(|path| path.ends_with(".cleaned")), "{files:?}");
+}
+
+/// The smaller one may make room for the larger, which was tried first, each time, and kept it from its turn.
+#[test]
+fn partition_that_lacks_space_keeps_no_other_from_its_turn() {
+    let mut scene = Scene::new(17);
+    let disk = scene.disk();
+    scene.live(|io| async move {
+        let (_dir, logs, _) = open(&io).await;
+        let dirtiest = create(&logs, compacted()).await;
+        let other = logs.create_partition(id(1), "topic", compacted()).await.expect("created");
+        fill(&dirtiest, 0..300).await;
+        fill(&other, 0..200).await;
+        logs.checkpoint().await.expect("the disk is sound");
+        // Whatever it begins to write.
+        let full = disk.inject(Fault::new(DiskOp::Create, FaultEffect::Errno(28)).on("topic-0/"));
+        let error = logs.compact().await.expect_err("no space");
+        assert!(matches!(error, LogError::OutOfSpace { .. }), "{error}");
+        assert_eq!(read_all(&dirtiest).await.len(), 300);
+        let found = read_all(&other).await;
+        check(&found, 200);
+        assert!(found.len() < 60, "{} records", found.len());
+        disk.lift(full);
+        logs.compact().await.expect("there is space again");
+        assert!(read_all(&dirtiest).await.len() < 60);
+    });
+}
+
+/// What came as gzip of 600 kB and is stored as zstd of much less inflates by more than a client's batch may.
+#[test]
+fn batch_that_inflates_greatly_is_compacted() {
+    const RECORDS: u64 = 18;
+    let mut scene = Scene::new(18);
+    scene.live(|io| async move {
+        let shard = ShardConfig { journal_file_bytes: 8 << 20, hot_tail_bytes: 16 << 20, ..small_shard() };
+        let (_dir, logs, _) = open_with(&io, OpenOptions { shard, ..options() }).await;
+        let config = LogConfig {
+            compression: Some(StoredCompression { codec: Compression::Zstd, level: Some(3) }),
+            segment_bytes: 4 << 20,
+            ..compacted()
+        };
+        let partition = create(&logs, config).await;
+        partition.begin_epoch(EPOCH);
+        // The same 2 KiB of noise each 64 KiB, further apart than gzip looks back.
+        let mut noise = vec![0; 2 << 10];
+        io.random_bytes(&mut noise);
+        noise.resize(64 << 10, 0);
+        let value = noise.repeat(16);
+        for _ in 0..2 {
+            let mut builder = BatchBuilder::new(Compression::Gzip);
+            for key in 0..RECORDS {
+                builder.push(&NewRecord {
+                    key: Some(&key.to_be_bytes()),
+                    value: Some(&value),
+                    ..NewRecord::default()
+                });
+            }
+            let batch = builder.build(ProducerStamp::NONE).expect("a batch");
+            let before = partition.size_bytes();
+            let appended = partition.append(batch, EPOCH, Origin::Client).await.expect("accepted");
+            appended.acknowledged().await.expect("the disk is sound");
+            let stored = partition.size_bytes() - before;
+            assert!(stored * 64 < RECORDS << 20, "{stored} bytes are more than a sixty-fourth");
+        }
+        // So that those are not in the segment that is appended to.
+        partition.set_config(LogConfig { segment_bytes: 1 << 10, ..partition.config() });
+        fill(&partition, 100..101).await;
+        logs.checkpoint().await.expect("the disk is sound");
+        logs.compact().await.expect("the disk is sound");
+        let found = read_all(&partition).await;
+        assert_eq!(found.len() as u64, RECORDS + 1, "each key once, and the last");
+    });
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod golden;
 mod groups;
 mod kafka;
 mod many;
+mod meanwhile;
 mod recovery_reads;
 mod recovery_time;
 mod rolls;

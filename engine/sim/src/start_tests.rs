@@ -1,0 +1,46 @@
+//! A broker of several shards of which one cannot start: all end, and the reason is told.
+
+use std::rc::Rc;
+
+use highwater_broker::BrokerConfig;
+use highwater_io::sim::{DiskOp, Fault, FaultEffect, World, WorldConfig};
+
+use crate::boot::boot;
+
+const ENOSPC: i32 = 28;
+const EMFILE: i32 = 24;
+
+/// Starts a broker of three shards on a disk with this fault; why it did not start.
+fn refused(seed: u64, fault: Fault) -> String {
+    let mut world = World::new(seed, WorldConfig::default());
+    let broker = world.add_node("broker");
+    world.disk_of(broker).inject(fault);
+    let mut config = BrokerConfig::for_data_dir("/data");
+    let listeners = format!("PLAINTEXT://{}:9092", world.address(broker));
+    for (name, value) in [("listeners", listeners.as_str()), ("num.shards", "3")] {
+        config.set(name, value).expect("valid");
+    }
+    let report = boot(&mut world, broker, &config);
+    let told = Rc::clone(&report);
+    world
+        .run_until(move |world| told.borrow().is_some() && !world.is_up(broker))
+        .expect("no shard waits for ever");
+    match report.take() {
+        Some(Err(error)) => error.to_string(),
+        other => panic!("started: {other:?}"),
+    }
+}
+
+#[test]
+fn shard_that_cannot_start_ends_those_that_did() {
+    for seed in 0..10 {
+        for shard in ["shard-1", "shard-2"] {
+            for (op, errno) in [(DiskOp::Allocate, ENOSPC), (DiskOp::Create, EMFILE)] {
+                let fault = Fault::new(op, FaultEffect::Errno(errno)).on(format!("{shard}/"));
+                let reason = refused(seed, fault);
+                let by_name = [shard.to_owned(), shard.replace('-', " ")];
+                assert!(by_name.iter().any(|name| reason.contains(name)), "seed {seed}: {reason}");
+            }
+        }
+    }
+}
