@@ -10,7 +10,7 @@ pub(crate) fn of_log(error: &LogError) -> ErrorCode {
     match error {
         // Deleted, or the broker stops: a fresh look at the metadata tells which.
         LogError::Closed => ErrorCode::NOT_LEADER_OR_FOLLOWER,
-        // Storage, Fenced, OutOfSpace, OutOfDescriptors.
+        // Storage, Fenced, OutOfSpace, OutOfDescriptors, Unreadable.
         _ => ErrorCode::KAFKA_STORAGE_ERROR,
     }
 }

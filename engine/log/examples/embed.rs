@@ -42,14 +42,16 @@ fn write_until_killed(dir: &str) -> Result<(), StoreError> {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    if let Some(dir) = std::env::args().nth(1) {
+    let mut arguments = std::env::args().skip(1);
+    if let (Some("write-to"), Some(dir)) = (arguments.next().as_deref(), arguments.next()) {
         return Ok(write_until_killed(&dir)?);
     }
     let scratch = tempfile::tempdir()?;
     let dir = scratch.path().join("log");
 
     // A process that writes, and is killed without warning.
-    let mut writer = Command::new(std::env::current_exe()?).arg(&dir).stdout(Stdio::piped()).spawn()?;
+    let mut writer =
+        Command::new(std::env::current_exe()?).arg("write-to").arg(&dir).stdout(Stdio::piped()).spawn()?;
     let mut acknowledged = Vec::new();
     let begin = Instant::now();
     for line in BufReader::new(writer.stdout.take().expect("piped")).lines() {

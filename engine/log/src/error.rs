@@ -73,6 +73,13 @@ pub enum LogError {
         /// The file that could not be opened.
         path: Arc<str>,
     },
+    /// The log cannot be read now where it is to be changed: the block that it ends in, which the first append after a start
+    /// needs, or where it is to be cut. Nothing was changed, and the next one tries again.
+    #[error("the log cannot be read where it is to be changed: {cause}")]
+    Unreadable {
+        /// The error, with file, position and errno.
+        cause: Arc<str>,
+    },
     /// Another topic's partition of the same name is still there.
     #[error("{path} belongs to another topic of this name, which is not deleted yet")]
     NameInUse {

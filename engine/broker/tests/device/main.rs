@@ -290,6 +290,68 @@ fn error_of_a_read_is_an_error_of_that_fetch_alone() {
     assert!(rig.stop(), "clean");
 }
 
+/// The row's producer: who appends needs nothing that must be read, once the end of the log is known.
+#[test]
+fn error_of_a_read_keeps_no_producer_from_its_acks() {
+    let Some(mut rig) = Rig::new() else { return };
+    assert!(rig.stop(), "clean");
+    rig.repair();
+    rig.start();
+    assert_eq!(rig.produce(SICK, "the end is known"), OK);
+    rig.disk.inject(Fault::ReadError { rule: Rule::Always }).expect("is set");
+    assert_eq!(rig.read(SICK), (Vec::new(), STORAGE_ERROR), "what is on the disk alone");
+    for number in 0..5 {
+        assert_eq!(rig.produce(SICK, &format!("meanwhile {number}")), OK);
+    }
+    rig.disk.heal().expect("is healed");
+    rig.expect_intact(SICK);
+    rig.restart();
+    rig.expect_intact(SICK);
+    assert!(rig.stop(), "clean");
+}
+
+/// The first append after a start has to read the block that the log ends in. It fenced the partition for good.
+#[test]
+fn end_of_a_log_that_cannot_be_read_takes_appends_when_it_can() {
+    let Some(mut rig) = Rig::new() else { return };
+    assert!(rig.stop(), "clean");
+    rig.repair();
+    rig.start();
+    rig.disk.inject(Fault::ReadError { rule: Rule::Always }).expect("is set");
+    assert_eq!(rig.produce(SICK, "refused"), STORAGE_ERROR);
+    rig.expect_healthy_beside();
+    assert_eq!(rig.produce(SICK, "refused again"), STORAGE_ERROR);
+    rig.disk.heal().expect("is healed");
+    assert_eq!(rig.produce(SICK, "again"), OK);
+    rig.expect_intact(SICK);
+    rig.restart();
+    rig.expect_intact(SICK);
+    assert!(rig.stop(), "clean");
+}
+
+#[test]
+fn stop_on_a_full_disk_loses_nothing() {
+    let Some(mut rig) = Rig::new() else { return };
+    let balloon = rig.disk.fill(0).expect("is filled");
+    let large = "x".repeat(300 << 10);
+    let deadline = Instant::now() + PATIENCE;
+    let mut number = 0;
+    while rig.produce(SICK, &format!("{number} {large}")) == OK {
+        assert!(Instant::now() < deadline, "it is never full");
+        number += 1;
+    }
+    // Clean or not: what is left of the journal may fit into what segments have reserved.
+    rig.stop();
+    balloon.deflate().expect("is removed");
+    rig.start();
+    assert_eq!(rig.log_dirs(), (OK, OK));
+    rig.expect_intact(SICK);
+    rig.expect_healthy_beside();
+    assert_eq!(rig.produce(SICK, "there is room"), OK);
+    rig.expect_intact(SICK);
+    assert!(rig.stop(), "clean");
+}
+
 #[test]
 fn error_of_reads_at_a_start_leaves_the_directory_offline() {
     let Some(mut rig) = Rig::new() else { return };

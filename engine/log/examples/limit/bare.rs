@@ -37,7 +37,16 @@ impl Behind {
     }
 }
 
-pub(crate) async fn run(io: Io, work: Work, shard: usize, (): ()) -> Measured {
+/// How a group is made durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Steps {
+    /// `RWF_DSYNC`.
+    One,
+    /// A write, then `fdatasync`.
+    Two,
+}
+
+pub(crate) async fn run(io: Io, work: Work, shard: usize, steps: Steps) -> Measured {
     let config = work.settings.clone();
     let partitions = work.partitions_of(shard).count();
     let (appends, payload_bytes) =
@@ -85,11 +94,15 @@ pub(crate) async fn run(io: Io, work: Work, shard: usize, (): ()) -> Measured {
         if position + group_bytes as u64 > config.journal_file_bytes {
             (file, position) = ((file + 1) % journal.len(), 0);
         }
-        let durability = if work.unflushed { Durability::Plain } else { Durability::Sync };
+        let in_one = steps == Steps::One && !work.unflushed;
+        let durability = if in_one { Durability::Sync } else { Durability::Plain };
         journal[file]
             .write_at(vec![groups.next().expect("endless").clone()], position, durability)
             .await
             .expect("a group");
+        if steps == Steps::Two {
+            journal[file].sync_data().await.expect("a flush");
+        }
         position += group_bytes as u64;
         filled_bytes += payload_bytes;
         while filled_bytes >= partitions * config.chunk_bytes {
@@ -147,7 +160,7 @@ async fn write_behind(behind: Rc<Behind>, segments: Vec<Rc<File>>, chunks: Vec<B
     }
 }
 
-async fn segments(io: &Io, work: &Work, config: &ShardConfig, shard: usize) -> Vec<Rc<File>> {
+pub(crate) async fn segments(io: &Io, work: &Work, config: &ShardConfig, shard: usize) -> Vec<Rc<File>> {
     let appends = work.groups() * work.group_appends(shard) as u64;
     let size_bytes = (appends * work.shape.append_bytes as u64)
         .div_ceil(work.partitions_of(shard).count() as u64)
@@ -160,7 +173,7 @@ async fn segments(io: &Io, work: &Work, config: &ShardConfig, shard: usize) -> V
 }
 
 /// Memory of `total_bytes` in slabs, as the engine has it.
-fn memory(slab_bytes: usize, total_bytes: usize) -> Vec<Bytes> {
+pub(crate) fn memory(slab_bytes: usize, total_bytes: usize) -> Vec<Bytes> {
     let pool = warm_pool(slab_bytes, total_bytes);
     std::iter::from_fn(|| pool.try_take()).map(|slab| filled(slab, slab_bytes)).collect()
 }

@@ -12,6 +12,12 @@
 //!
 //! Runs are interleaved (A B B A), those of the shapes as well. The ratio is the engine's over the bare loop's, pair by pair: the median and a 95 %
 //! bootstrap interval. Runs pass three laps of the journal; memory and files are warmed by a run that is not counted.
+//!
+//!     cargo run --release -p highwater-log --example limit -- --against straight --shapes 16x65536,16x1048576,1x1048576
+//!     cargo run --release -p highwater-log --example limit -- --against two-steps --shapes 1x4096,256x4096,16x65536
+//!
+//! hold other loops against the bare one: what writes each append once, straight to its segment ([`straight`]), and what
+//! writes a group and then flushes it, in place of one write that does both.
 
 mod bare;
 #[path = "../shared/batch.rs"]
@@ -22,6 +28,7 @@ mod engine;
 #[path = "../shared/files.rs"]
 mod files;
 mod report;
+mod straight;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Barrier};
@@ -30,6 +37,7 @@ use std::time::Duration;
 use clap::Parser;
 use highwater_io::{Runtime, RuntimeConfig};
 use highwater_log::ShardConfig;
+use straight::Promise;
 
 /// Partitions, and bytes of each append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,12 +105,36 @@ struct Options {
     /// Acknowledge when written, not when durable.
     #[arg(long)]
     unflushed: bool,
+    /// What is held against the bare loop.
+    #[arg(long, value_enum, default_value_t = Against::Engine)]
+    against: Against,
     /// Where the files go: on the disk that is to be measured.
     #[arg(long, default_value = "target")]
     dir: PathBuf,
     /// Writes every run here, as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
+}
+
+/// What is held against the bare loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Against {
+    /// The engine.
+    Engine,
+    /// Loops that write each append straight to its segment, and a reference to the journal.
+    Straight,
+    /// The same loop with a write and a flush for a group, in place of a write that flushes.
+    TwoSteps,
+}
+
+impl Against {
+    fn sides(self) -> &'static [Side] {
+        match self {
+            Against::Engine => &[Side::Bare, Side::Engine],
+            Against::Straight => &[Side::Bare, Side::Straight, Side::OneFlush],
+            Against::TwoSteps => &[Side::Bare, Side::TwoSteps],
+        }
+    }
 }
 
 /// What one run is asked for.
@@ -210,6 +242,12 @@ where
 enum Side {
     Engine,
     Bare,
+    /// Straight to segments, each write durable by itself.
+    Straight,
+    /// Straight to segments, with one flush for all.
+    OneFlush,
+    /// A write and a flush a group.
+    TwoSteps,
 }
 
 fn run(side: Side, options: &Options, shape: Shape, bytes: u64) -> report::Run {
@@ -235,7 +273,10 @@ fn run(side: Side, options: &Options, shape: Shape, bytes: u64) -> report::Run {
     let cpu = cpu::Cpu::now();
     let measured = match side {
         Side::Engine => on_shards(&work, engine::seeds(&work), engine::run),
-        Side::Bare => on_shards(&work, vec![(); work.shards], bare::run),
+        Side::Bare => on_shards(&work, vec![bare::Steps::One; work.shards], bare::run),
+        Side::TwoSteps => on_shards(&work, vec![bare::Steps::Two; work.shards], bare::run),
+        Side::Straight => on_shards(&work, vec![Promise::FlushAFile; work.shards], straight::run),
+        Side::OneFlush => on_shards(&work, vec![Promise::OneFlush; work.shards], straight::run),
     };
     report::Run { side, shape, measured, cpu: cpu::Cpu::now().since(&cpu) }
 }
@@ -255,15 +296,19 @@ fn main() {
         }
         return;
     }
+    let sides = options.against.sides();
     for &shape in &options.shapes {
-        for side in [Side::Bare, Side::Engine] {
+        for &side in sides {
             run(side, &options, shape, options.bytes.min(1 << 30));
         }
     }
     for pair in 0..options.pairs {
-        let order = if pair % 2 == 0 { [Side::Engine, Side::Bare] } else { [Side::Bare, Side::Engine] };
+        let mut order = sides.to_vec();
+        if pair % 2 == 0 {
+            order.reverse();
+        }
         for &shape in &options.shapes {
-            for side in order {
+            for &side in &order {
                 let run = run(side, &options, shape, options.bytes);
                 println!("{run}");
                 runs.push(run);
@@ -271,7 +316,9 @@ fn main() {
         }
     }
     for &shape in &options.shapes {
-        println!("{}", report::ratio(&runs, shape));
+        for &side in &sides[1..] {
+            println!("{}", report::ratio(&runs, shape, side));
+        }
     }
     if let Some(path) = &options.json {
         std::fs::write(path, report::json(&runs)).expect("the results are written");

@@ -36,7 +36,7 @@ impl fmt::Display for Run {
         let Measured { appends, acknowledged, drained, groups, enters, bytes, thread_cpu } = self.measured;
         write!(
             f,
-            "{:6} {:>10}  {:7.1} MB/s  {:9.0} appends/s  acked {:5.2} s  drained {:5.2} s  {:6.1} KiB a group  \
+            "{:8} {:>10}  {:7.1} MB/s  {:9.0} appends/s  acked {:5.2} s  drained {:5.2} s  {:6.1} KiB a group  \
              {:.3} enters an append  thread {:4.2} s, process {:4.2}, machine {:4.2}",
             format!("{:?}", self.side).to_lowercase(),
             self.shape.to_string(),
@@ -53,16 +53,17 @@ impl fmt::Display for Run {
     }
 }
 
-/// The ratio of a shape's pairs, in a sentence.
-pub(crate) fn ratio(runs: &[Run], shape: Shape) -> String {
+/// The ratio of a shape's pairs, of one side over the bare loop, in a sentence.
+pub(crate) fn ratio(runs: &[Run], shape: Shape, side: Side) -> String {
     let of = |side| runs.iter().filter(move |run| run.shape == shape && run.side == side);
-    let ratios: Vec<f64> = of(Side::Engine)
+    let ratios: Vec<f64> = of(side)
         .zip(of(Side::Bare))
-        .map(|(engine, bare)| engine.megabytes_per_second() / bare.megabytes_per_second())
+        .map(|(one, bare)| one.megabytes_per_second() / bare.megabytes_per_second())
         .collect();
     let (low, high) = bootstrap(&ratios);
     format!(
-        "{shape}: engine over bare {:.3} [{low:.3} to {high:.3}], {} pairs",
+        "{shape}: {} over bare {:.3} [{low:.3} to {high:.3}], {} pairs",
+        format!("{side:?}").to_lowercase(),
         median(&ratios),
         ratios.len()
     )

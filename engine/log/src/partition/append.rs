@@ -14,7 +14,7 @@ use highwater_model::{LeaderEpoch, Offset, Timestamp};
 use smallvec::SmallVec;
 
 use crate::config::{LogConfig, StoredCompression, TimestampType};
-use crate::error::{AppendError, LogError, ReadError};
+use crate::error::{AppendError, LogError};
 use crate::journal::format::{Change, Entry};
 use crate::journal::group::Group;
 use crate::journal::progress::Mark;
@@ -336,7 +336,7 @@ impl Partition {
             Some(segment) => segment
                 .read(&self.shard.io, self.shard.direct, block_start, position)
                 .await
-                .map_err(|error| self.fence_unreadable_end(&error))?,
+                .map_err(|error| self.core.unreadable(&error, "the end of the log cannot be read"))?,
             None => Bytes::new(),
         };
         let mut live = self.core.live.borrow_mut();
@@ -345,17 +345,6 @@ impl Partition {
             live.end_block = EndBlock::Known(block.to_vec());
         }
         Ok(())
-    }
-
-    fn fence_unreadable_end(&self, error: &ReadError) -> LogError {
-        // It was not even tried.
-        if let ReadError::Log(error) = error {
-            return error.clone();
-        }
-        let reason = format!("the end of the log cannot be read: {error}");
-        tracing::error!(topic = %self.core.topic_name, partition = %self.core.id.partition, "{reason}");
-        self.core.fence(&reason);
-        LogError::Fenced { reason: reason.into() }
     }
 
     /// Whether batches of so many bytes, with `latest` for their largest timestamp, begin a new segment. By time as Kafka does

@@ -48,7 +48,7 @@ use smallvec::SmallVec;
 use crate::compaction::Cleaning;
 use crate::config::LogConfig;
 use crate::drain::DrainQueue;
-use crate::error::LogError;
+use crate::error::{LogError, ReadError};
 use crate::journal::group::Span;
 use crate::kafka_files::{LOG_SUFFIX, segment_path};
 use crate::mutants;
@@ -248,6 +248,25 @@ impl PartitionCore {
             return Err(LogError::Fenced { reason: Arc::clone(reason) });
         }
         if self.live.borrow().closed { Err(LogError::Closed) } else { Ok(()) }
+    }
+
+    /// What a change is told that cannot read what it goes on from. Damage fences; a device that cannot read now may be able to
+    /// later, and nothing is wrong with what it has, as far as anybody knows.
+    pub(crate) fn unreadable(&self, error: &ReadError, what: &str) -> LogError {
+        match error {
+            // It was not even tried.
+            ReadError::Log(error) => error.clone(),
+            ReadError::Io { cause } => {
+                tracing::warn!(topic = %self.topic_name, partition = %self.id.partition, "{what}: {cause}");
+                LogError::Unreadable { cause: Arc::clone(cause) }
+            }
+            _ => {
+                let reason = format!("{what}: {error}");
+                tracing::error!(topic = %self.topic_name, partition = %self.id.partition, "{reason}");
+                self.fence(&reason);
+                LogError::Fenced { reason: reason.into() }
+            }
+        }
     }
 
     /// Refuses appends from now on, because of damage that was found.

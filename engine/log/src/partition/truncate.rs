@@ -47,8 +47,10 @@ impl Partition {
             if offset >= self.core.live.borrow().state.next_offset {
                 return Ok(());
             }
-            let cut = self.find_cut(offset).await.map_err(|error| self.fence_unreadable(&error))?;
-            let end_block = self.bytes_before(&cut).await.map_err(|error| self.fence_unreadable(&error))?;
+            let unreadable =
+                |error| self.core.unreadable(&error, "the log cannot be read where it is to be cut");
+            let cut = self.find_cut(offset).await.map_err(unreadable)?;
+            let end_block = self.bytes_before(&cut).await.map_err(unreadable)?;
             self.shard.forget_first_dirty(&self.core).await?;
             self.forget_index_files(cut.segment_base).await?;
             if self.shard.journal.admits_change() {
@@ -109,16 +111,6 @@ impl Partition {
         }
         // Also where none is left: an attempt before this one may have come so far and no further.
         fs.sync_dir(&self.core.dir).await.map_err(|error| self.shard.fence(&error))
-    }
-
-    fn fence_unreadable(&self, error: &ReadError) -> LogError {
-        // It was not even tried.
-        if let ReadError::Log(error) = error {
-            return error.clone();
-        }
-        let reason = format!("the log cannot be read where it is to be cut: {error}");
-        self.core.fence(&reason);
-        LogError::Fenced { reason: reason.into() }
     }
 
     async fn find_cut(&self, offset: Offset) -> Result<Cut, ReadError> {
