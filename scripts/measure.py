@@ -186,17 +186,22 @@ class Broker:
         """What it had the devices write so far, or left dirty in the page cache."""
         return int(re.search(r"^write_bytes: (\d+)", Path(f"/proc/{self.process.pid}/io").read_text(), re.M)[1])
 
-    def drain(self):
-        """Flushes what is dirty, and waits until the broker has written nothing for a tenth of a second. Seconds until its last
-        write that was seen: what it writes behind its acks, by itself and past the page cache, is part of what they cost."""
-        begun = time.monotonic()
+    def drain(self, since):
+        """Flushes what is dirty, waits until the broker has written nothing for a tenth of a second, and flushes that. Seconds from
+        the instant `since` until the last flush that had something to do: what a broker writes behind its acks, by itself and past
+        the page cache, is part of what they cost."""
         sync(self.folder)
-        last, written = time.monotonic(), self.written_bytes()
-        while time.monotonic() - last < 0.1 and time.monotonic() - begun < 30:
+        ended = last = time.monotonic()
+        written, wrote = self.written_bytes(), False
+        while time.monotonic() - last < 0.1 and time.monotonic() - ended < 30:
             time.sleep(0.01)
             if (so_far := self.written_bytes()) != written:
-                last, written = time.monotonic(), so_far
-        return last - begun
+                last, written, wrote = time.monotonic(), so_far, True
+        if wrote:
+            begun = time.monotonic()
+            sync(self.folder)
+            return last - since + time.monotonic() - begun
+        return ended - since
 
     def __exit__(self, *_):
         if self.process and self.process.poll() is None:

@@ -287,8 +287,8 @@ int main(int argc, char **argv) {
     }
     strcpy(out, "}");
   }
-  printf("{\"records\": %" PRId64 ", \"bytes\": %" PRId64 ", \"seconds\": %.6f, \"client_cpu_seconds\": %.3f, \"librdkafka\": \"%s\"%s}\n",
-         delivered, delivered * (int64_t)record_bytes, seconds, used, rd_kafka_version_str(), latencies);
+  printf("{\"records\": %" PRId64 ", \"bytes\": %" PRId64 ", \"seconds\": %.6f, \"ended_at\": %.6f, \"client_cpu_seconds\": %.3f, \"librdkafka\": \"%s\"%s}\n",
+         delivered, delivered * (int64_t)record_bytes, seconds, started + seconds, used, rd_kafka_version_str(), latencies);
   rd_kafka_topic_destroy(topic);
   rd_kafka_destroy(rk);
   return missing ? 1 : 0;

@@ -343,7 +343,10 @@ fn shard_config(read: &Reader<'_>, num_shards: usize, num_dirs: usize) -> ShardC
         retention_check_interval: read.millis("log.retention.check.interval.ms"),
         producer_id_expiration: read.millis("producer.id.expiration.ms"),
         max_producers_per_partition: read.size("max.producers.per.partition"),
-        max_producers: read.size("max.producers").div_ceil(shares),
+        max_producers: read
+            .size("max.producers")
+            .div_ceil(shares)
+            .max(read.size("max.producers.per.partition")),
         cleaner_enabled: read.flag("log.cleaner.enable"),
         // Not without a pause.
         cleaner_backoff: read.millis("log.cleaner.backoff.ms").max(Duration::from_millis(1)),

@@ -561,7 +561,7 @@ async fn run_other(
     // The first shard says when, or is gone: it did not start, or panicked. Then nothing is closed, as with a killed process.
     let ended = shard.ended.wait_for(|&ended| ended.then_some(()));
     if let Either::Right(_) = first(ended, start.recv()).await {
-        tracing::error!(shard = index, "the first shard is gone: this one ends, too");
+        tracing::debug!(shard = index, "the first shard is gone: this one ends, too");
     }
 }
 

@@ -144,8 +144,8 @@ pub struct ShardConfig {
     pub producer_id_expiration: Duration,
     /// Most idempotent producers that one partition remembers; the longest silent goes first.
     pub max_producers_per_partition: usize,
-    /// Most that all partitions of a shard remember together: with so many, a partition forgets one for each that is new to it.
-    /// Each checkpoint writes all of them, at about 50 to 150 bytes each.
+    /// Most that all partitions of a shard remember together: with so many, a partition forgets one for each that is new to it,
+    /// as soon as it remembers 16. Each checkpoint writes all of them, at about 50 to 150 bytes each.
     pub max_producers: usize,
     /// Whether compaction runs by itself (`log.cleaner.enable`).
     pub cleaner_enabled: bool,

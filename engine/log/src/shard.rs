@@ -46,6 +46,8 @@ const SLAB_BYTES: usize = 1 << 20;
 /// it is needed any more.
 const LEAST_SLABS: usize = 16;
 const LEAST_SLAB_BYTES: usize = 256 << 10;
+/// A partition may remember so many producers, whatever all of them remember.
+const FEWEST_PRODUCERS: usize = 16;
 /// Space reserved for a segment at first, doubled each time up to the largest step.
 const FIRST_RESERVE_BYTES: u64 = 64 << 10;
 const LARGEST_RESERVE_STEP_BYTES: u64 = 16 << 20;
@@ -77,6 +79,7 @@ pub(crate) struct ShardCore {
     partitions: RefCell<BTreeMap<TopicPartition, Rc<PartitionCore>>>,
     /// Idempotent producers that are remembered; those that were forgotten since the last checkpoint count still.
     producers: Cell<usize>,
+    told_producers: Cell<bool>,
     /// Their directories, of which no two are the same.
     dirs: RefCell<BTreeSet<Rc<Path>>>,
     /// Producer snapshots as they were at rolls whose segments are not complete yet.
@@ -166,6 +169,7 @@ impl ShardLogs {
             drain_queue: DrainQueue::new(chunk_bytes),
             partitions: RefCell::default(),
             producers: Cell::default(),
+            told_producers: Cell::default(),
             dirs: RefCell::default(),
             rolled: RefCell::default(),
             dirty: RefCell::default(),
@@ -309,12 +313,13 @@ impl ShardLogs {
     /// Applies retention to every partition now.
     ///
     /// # Errors
-    /// [`LogError`] of the first partition that failed.
+    /// [`LogError`] of the first partition that failed. It keeps none of the others from theirs.
     pub async fn apply_retention(&self) -> Result<(), LogError> {
+        let mut outcome = Ok(());
         for partition in self.partitions() {
-            partition.apply_retention().await?;
+            outcome = outcome.and(partition.apply_retention().await);
         }
-        Ok(())
+        outcome
     }
 }
 
@@ -322,7 +327,17 @@ impl ShardCore {
     /// How many producers a log that remembers `known` may remember.
     pub(crate) fn most_producers(&self, known: usize) -> usize {
         let most = self.config.max_producers_per_partition;
-        if self.producers.get() < self.config.max_producers { most } else { most.min(known.max(1)) }
+        if self.producers.get() < self.config.max_producers {
+            return most;
+        }
+        if !self.told_producers.replace(true) {
+            tracing::warn!(
+                "{} idempotent producers are remembered, as many as may be: partitions forget one for each that is new to \
+                 them, and take a late retry of those for a new batch (max.producers)",
+                self.producers.get()
+            );
+        }
+        most.min(known.max(FEWEST_PRODUCERS))
     }
 
     /// Notes that a log remembers so many producers more.
@@ -547,9 +562,13 @@ impl ShardCore {
     fn expire_producers(&self) {
         let age = i64::try_from(self.config.producer_id_expiration.as_millis()).unwrap_or(i64::MAX);
         let oldest = Timestamp(self.io.wall_time().as_millis().saturating_sub(age));
+        let mut producers = 0;
         for core in self.partitions.borrow().values() {
-            core.live.borrow_mut().state.producers.expire(oldest);
+            let known = &mut core.live.borrow_mut().state.producers;
+            known.expire(oldest);
+            producers += known.len();
         }
+        self.producers.set(producers);
     }
 }
 

@@ -155,9 +155,13 @@ pub const ALWAYS_UNCOMPRESSED_BYTES: u64 = 16 << 20;
 /// Beyond that, how many bytes each compressed one may become.
 pub const MAX_COMPRESSION_RATIO: u64 = 64;
 
-/// Most bytes that the records of a batch may become that is stored already: in another codec than it came with, perhaps, or
-/// written by Kafka.
-pub const MAX_STORED_UNCOMPRESSED_BYTES: usize = 256 << 20;
+/// Most bytes that the records of a batch may become that is stored already, in `compressed_bytes`: in another codec than it
+/// came with, perhaps, or written by Kafka.
+#[must_use]
+pub fn max_stored_uncompressed_bytes(compressed_bytes: usize) -> usize {
+    const ALWAYS: usize = 256 << 20;
+    ALWAYS.max(usize::try_from(max_uncompressed_bytes(compressed_bytes)).unwrap_or(usize::MAX))
+}
 
 /// Most bytes that the records of a batch may become from `compressed_bytes`. A megabyte can be made to become thirty
 /// gigabytes, which would keep a shard from everybody else for seconds; producers fill batches up to a few megabytes

@@ -191,7 +191,8 @@ impl ShardLogs {
     /// Compacts now every partition whose settings ask for it and that is dirty enough.
     ///
     /// # Errors
-    /// [`LogError`] of the first partition that failed. The others are compacted all the same, unless storage failed.
+    /// [`LogError`] of the first partition that failed. One that lacks space keeps none of the others from its turn, unless it is a
+    /// checkpoint that lacks it.
     pub async fn compact(&self) -> Result<(), LogError> {
         let core = Rc::clone(&self.core);
         self.core.to_the_end(async move { core.compact_all_due().await }).await

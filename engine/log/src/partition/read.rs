@@ -483,8 +483,8 @@ impl Partition {
     async fn look_up_timestamp(&self, timestamp: Timestamp) -> Result<Option<TimestampOffset>, ReadError> {
         // Everything below was looked at.
         let mut from = self.core.watermarks.get().log_start_offset;
+        let mut before = None;
         loop {
-            let before = from;
             if let Some(found) = self.find_timestamp_in_segments(timestamp, &mut from).await? {
                 return Ok(Some(found));
             }
@@ -493,9 +493,11 @@ impl Partition {
                 let live = self.core.live.borrow();
                 live.tail.first_offset().unwrap_or(live.state.next_offset)
             };
-            if in_memory <= from || from == before {
+            // A gap that compaction left is passed the second time.
+            if in_memory <= from || before == Some(from) {
                 return Ok(self.hot_offset_for_timestamp(timestamp, from));
             }
+            before = Some(from);
         }
     }
 
@@ -576,7 +578,9 @@ impl Partition {
         let payload = &bytes[BATCH_HEADER_BYTES..header.size_bytes];
         let plain = match header.compression().ok()? {
             Compression::None => None,
-            codec => Some(codec.decompress(payload, record::MAX_STORED_UNCOMPRESSED_BYTES).ok()?),
+            codec => {
+                Some(codec.decompress(payload, record::max_stored_uncompressed_bytes(payload.len())).ok()?)
+            }
         };
         let records = record::records(plain.as_deref().unwrap_or(payload));
         records
@@ -594,21 +598,40 @@ impl Partition {
     /// # Errors
     /// [`ReadError`].
     pub async fn max_timestamp(&self, end: Offset) -> Result<Option<TimestampOffset>, ReadError> {
+        let mut floor = Offset(0);
         loop {
-            let before = self.core.departures.get();
-            let outcome = self.look_up_max_timestamp(end).await;
-            if self.core.departures.get() == before {
-                return outcome;
+            let (departures, cuts) = (self.core.departures.get(), self.core.cuts.get());
+            floor = floor.max(self.core.watermarks.get().log_start_offset);
+            let outcome = self.look_up_max_timestamp(OffsetRange { floor, bound: end }).await;
+            // Where segments left the log in the middle of it, what was seen does not fit together.
+            if self.core.departures.get() != departures || self.core.cuts.get() != cuts {
+                continue;
             }
+            let (found, largest) = outcome?;
+            if found.is_some() || largest.is_none() || floor >= end {
+                return Ok(found);
+            }
+            // It was that of a record below the start, in the batch that the start lies in: what is behind that batch counts.
+            let request = ReadRequest { offset: floor, max_bytes: 1, min_one_batch: true, upper_bound: end };
+            let next = Offset(floor.0 + 1);
+            floor = match self.read(request).await {
+                Ok(data) => next.max(data.next_offset),
+                // It is below the start by now.
+                Err(ReadError::OffsetOutOfRange { .. }) => next,
+                Err(error) => return Err(error),
+            };
         }
     }
 
-    async fn look_up_max_timestamp(&self, end: Offset) -> Result<Option<TimestampOffset>, ReadError> {
-        let visible = OffsetRange { floor: self.core.watermarks.get().log_start_offset, bound: end };
+    /// The first record at the largest timestamp of batches that end in `visible`, and that timestamp.
+    async fn look_up_max_timestamp(
+        &self,
+        visible: OffsetRange,
+    ) -> Result<(Option<TimestampOffset>, Option<Timestamp>), ReadError> {
         // Before the first wait: what leaves memory meanwhile may be behind what is looked at in segments.
         let in_memory = {
             let live = self.core.live.borrow();
-            let seen = live.tail.starting_at(visible.floor).take_while(|hot| hot.last_offset < end);
+            let seen = live.tail.starting_at(visible.floor).take_while(|hot| hot.last_offset < visible.bound);
             seen.map(|hot| hot.max_timestamp).max()
         };
         let mut largest = in_memory;
@@ -618,9 +641,9 @@ impl Partition {
                 largest = largest.max(self.max_timestamp_in(&stretch, visible).await?);
             }
         }
-        match largest {
-            Some(timestamp) if timestamp.0 >= 0 => self.look_up_timestamp(timestamp).await,
-            _ => Ok(None),
+        match largest.filter(|largest| largest.0 >= 0) {
+            Some(timestamp) => Ok((self.look_up_timestamp(timestamp).await?, Some(timestamp))),
+            None => Ok((None, None)),
         }
     }
 

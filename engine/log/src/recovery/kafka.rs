@@ -127,6 +127,7 @@ async fn load(
         }
         state.segment_base = base;
         state.position_bytes = 0;
+        state.segment_first_timestamp = None;
         // Segments before the first that is walked are not looked at, and one that was just begun is empty: its base is
         // where the log ends, then.
         state.next_offset = state.next_offset.max(base);

@@ -27,27 +27,36 @@ impl Partition {
             let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
             self.shard.io.wall_time().as_millis().saturating_sub(age)
         });
-        let mut new_start = None;
+        let cuts = self.core.cuts.get();
+        let (mut new_start, mut is_over) = (None, true);
         for (index, segment) in segments.iter().enumerate() {
             let lies = mutants::RETENTION_TAKES_TOO_MUCH.is_on() && excess > 0;
             let by_size = (lies || excess >= segment.size_bytes()) && segment.size_bytes() > 0;
             let age = match oldest_kept {
                 // Compaction left nothing of it.
-                Some(_) if segment.size_bytes() == 0 => Age::Over,
+                _ if segment.size_bytes() == 0 => Age::Unknown,
                 Some(oldest) => self.age_of(segment, oldest).await,
                 None => Age::Within,
             };
             excess = excess.saturating_sub(segment.size_bytes());
             match age {
-                Age::Within if !by_size => break,
+                Age::Within if !by_size => {
+                    is_over = false;
+                    break;
+                }
                 Age::Unknown if !by_size => {}
                 _ => new_start = Some(segments.get(index + 1).map_or(drain_base, |next| next.base_offset)),
             }
         }
-        if let Some(oldest) = oldest_kept
-            && let Some(end) = self.end_if_all_expired(new_start, oldest).await
+        if is_over
+            && let Some(oldest) = oldest_kept
+            && let Some(end) = self.end_if_all_expired(drain_base, oldest).await
         {
             new_start = Some(end);
+        }
+        // What was cut meanwhile has other records at these offsets now.
+        if self.core.cuts.get() != cuts {
+            return Ok(());
         }
         if let Some(start) = new_start {
             let committed = self.core.watermarks.get().durable_offset;
@@ -58,11 +67,9 @@ impl Partition {
     }
 
     /// The log's end, where retention leaves no segment but the active one, and every record in that is too old as well.
-    async fn end_if_all_expired(&self, new_start: Option<Offset>, oldest: i64) -> Option<Offset> {
+    async fn end_if_all_expired(&self, start: Offset, oldest: i64) -> Option<Offset> {
         let (segment, end) = {
             let live = self.core.live.borrow();
-            let first = live.segments.keys().next().copied();
-            let start = new_start.or(first)?;
             let is_whole = live.state.segment_base == live.drain.segment_base;
             if start != live.state.segment_base || !is_whole || live.state.position_bytes == 0 {
                 return None;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use highwater_model::batch::{BATCH_HEADER_BYTES, BatchError, headers};
 use highwater_model::compression::Compression;
-use highwater_model::record::{MAX_STORED_UNCOMPRESSED_BYTES, records};
+use highwater_model::record::{max_stored_uncompressed_bytes, records};
 use highwater_model::{Offset, Timestamp};
 
 use crate::partition::ReadData;
@@ -97,7 +97,7 @@ impl Records {
             let plain = match header.compression()? {
                 Compression::None => payload,
                 codec => {
-                    let plain = codec.decompress(&payload, MAX_STORED_UNCOMPRESSED_BYTES);
+                    let plain = codec.decompress(&payload, max_stored_uncompressed_bytes(payload.len()));
                     Bytes::from(plain.map_err(|_| BatchError::InvalidRecord("compressed records"))?)
                 }
             };

@@ -258,3 +258,65 @@ fn segment_that_tells_no_time_goes_with_the_next_that_does() {
         logs.close().await.expect("a clean stop");
     });
 }
+
+/// What compaction left nothing of, in front of the segment that is appended to, keeps that one for ever no more.
+#[test]
+fn segments_that_tell_no_time_go_with_the_one_that_is_appended_to() {
+    let mut scene = Scene::new(9);
+    scene.live(|io| async move {
+        let (_dir, logs, _) = open(&io).await;
+        let size = batch_at(0).len() as u64;
+        let config = LogConfig { segment_bytes: 10 * size, ..hour_long() };
+        let partition = logs.create_partition(id(0), "topic", config).await.expect("created");
+        fill(&partition, (0..20).map(|_| -1)).await;
+        let now = io.wall_time().as_millis();
+        fill(&partition, (0..5).map(|_| now)).await;
+        logs.checkpoint().await.expect("the disk is sound");
+        logs.apply_retention().await.expect("the disk is sound");
+        assert_eq!(partition.watermarks().get().log_start_offset, Offset(0));
+        io.sleep(Duration::from_secs(3_700)).await;
+        logs.apply_retention().await.expect("the disk is sound");
+        assert_eq!(partition.watermarks().get().log_start_offset, Offset(25));
+        logs.close().await.expect("a clean stop");
+    });
+}
+
+/// The start lies in a batch, behind its latest record.
+#[test]
+fn largest_time_is_found_where_the_start_lies_within_a_batch() {
+    sim_run_with_batch(|partition| async move {
+        partition.delete_records_before(Offset(2)).await.expect("durable");
+        let found = partition.max_timestamp(Offset(4)).await.expect("readable");
+        assert_eq!(found.map(|found| (found.offset.0, found.timestamp.0)), Some((3, 500)));
+        // Nothing but the rest of that batch is left.
+        partition.truncate_to(Offset(3)).await.expect("the disk is sound");
+        assert_eq!(partition.max_timestamp(Offset(3)).await.expect("readable"), None);
+    });
+}
+
+/// A log of a batch with the times 9,000, 1 and 2, and one with 500.
+fn sim_run_with_batch<F, Fut>(main: F)
+where
+    F: FnOnce(Partition) -> Fut + 'static,
+    Fut: Future<Output = ()> + 'static,
+{
+    Scene::new(10).live(|io| async move {
+        let (_dir, logs, _) = open(&io).await;
+        let partition = logs.create_partition(id(0), "topic", small_log()).await.expect("created");
+        partition.begin_epoch(LeaderEpoch(0));
+        let mut builder = BatchBuilder::new(Compression::None);
+        for time in [9_000, 1, 2] {
+            builder.push(&NewRecord {
+                timestamp: Timestamp(time),
+                value: Some(b"v"),
+                ..NewRecord::default()
+            });
+        }
+        let batch = builder.build(ProducerStamp::NONE).expect("a batch");
+        let appended = partition.append(batch, LeaderEpoch(0), Origin::Client).await.expect("accepted");
+        appended.acknowledged().await.expect("the disk is sound");
+        append_at(&partition, 500).await;
+        main(partition).await;
+        logs.close().await.expect("a clean stop");
+    });
+}

@@ -40,7 +40,7 @@ impl std::ops::Deref for Plain<'_> {
 }
 
 /// The records of the whole batch at the front of `batch`. It was looked at when it came, in the codec
-/// that it had then: memory is bounded by [`record::MAX_STORED_UNCOMPRESSED_BYTES`].
+/// that it had then: memory is bounded by [`record::max_stored_uncompressed_bytes`].
 ///
 /// # Errors
 /// [`BatchError::UnknownCompression`], [`BatchError::Compression`], [`BatchError::Inflated`].
@@ -53,12 +53,11 @@ pub fn plain_records<'a>(header: &BatchHeader, batch: &'a [u8]) -> Result<Plain<
     if codec == Compression::None || payload.is_empty() {
         return Ok(Plain::Stored(payload));
     }
-    let limit_bytes = record::MAX_STORED_UNCOMPRESSED_BYTES as u64;
-    codec.decompress(payload, record::MAX_STORED_UNCOMPRESSED_BYTES).map(Plain::Unpacked).map_err(|error| {
-        match error.kind() {
-            std::io::ErrorKind::FileTooLarge => BatchError::Inflated { limit_bytes },
-            _ => BatchError::Compression(error.to_string()),
-        }
+    let limit = record::max_stored_uncompressed_bytes(payload.len());
+    let limit_bytes = limit as u64;
+    codec.decompress(payload, limit).map(Plain::Unpacked).map_err(|error| match error.kind() {
+        std::io::ErrorKind::FileTooLarge => BatchError::Inflated { limit_bytes },
+        _ => BatchError::Compression(error.to_string()),
     })
 }
 

@@ -551,8 +551,12 @@ impl<'a> Trial<'a> {
         let undrained = machine::busy_cpu();
         let mut drain = None;
         if until == Until::Finished {
+            // What the broker writes by itself meanwhile takes that time, too.
+            let meanwhile = Duration::from_nanos(clock.now().since(started_at).since(done.load.elapsed).0);
+            let wrote = broker.usage().written_bytes != usage.written_bytes;
+            let before = if wrote { meanwhile } else { done.lingered.elapsed };
             let took = drain::drain(broker, self.medium.data().as_ref(), since, self.bench.cancel)?;
-            drain = Some(crate::clock::nanos(took + done.lingered.elapsed));
+            drain = Some(crate::clock::nanos(before + took));
             let more = busy_since(undrained).map(|cpu| cpu + done.lingered.broker_cpu.unwrap_or_default());
             machine_cpu = machine_cpu.zip(more).map(|(load, drain)| load + drain);
         }
