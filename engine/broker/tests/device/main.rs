@@ -143,6 +143,17 @@ impl Rig {
         code
     }
 
+    /// Appends to the partition on the disk until that has no room.
+    fn produce_until_full(&mut self) {
+        let large = "x".repeat(300 << 10);
+        let deadline = Instant::now() + PATIENCE;
+        let mut number = 0;
+        while self.produce(SICK, &format!("{number} {large}")) == OK {
+            assert!(Instant::now() < deadline, "it is never full");
+            number += 1;
+        }
+    }
+
     /// The values of a partition from its beginning, up to the end or to what cannot be read, and why not.
     fn read(&self, partition: i32) -> (Vec<String>, ErrorCode) {
         let mut client = self.connect();
@@ -333,13 +344,7 @@ fn end_of_a_log_that_cannot_be_read_takes_appends_when_it_can() {
 fn stop_on_a_full_disk_loses_nothing() {
     let Some(mut rig) = Rig::new() else { return };
     let balloon = rig.disk.fill(0).expect("is filled");
-    let large = "x".repeat(300 << 10);
-    let deadline = Instant::now() + PATIENCE;
-    let mut number = 0;
-    while rig.produce(SICK, &format!("{number} {large}")) == OK {
-        assert!(Instant::now() < deadline, "it is never full");
-        number += 1;
-    }
+    rig.produce_until_full();
     // Clean or not: what is left of the journal may fit into what segments have reserved.
     rig.stop();
     balloon.deflate().expect("is removed");
@@ -375,13 +380,7 @@ fn error_of_reads_at_a_start_leaves_the_directory_offline() {
 fn full_disk_refuses_and_goes_on_when_there_is_room() {
     let Some(mut rig) = Rig::new() else { return };
     let balloon = rig.disk.fill(0).expect("is filled");
-    let large = "x".repeat(300 << 10);
-    let deadline = Instant::now() + PATIENCE;
-    let mut number = 0;
-    while rig.produce(SICK, &format!("{number} {large}")) == OK {
-        assert!(Instant::now() < deadline, "it is never full");
-        number += 1;
-    }
+    rig.produce_until_full();
     assert_eq!(rig.unknown.len(), 1);
     rig.expect_intact(SICK);
     rig.expect_healthy_beside();
