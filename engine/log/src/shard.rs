@@ -77,7 +77,7 @@ pub(crate) struct ShardCore {
     pub(crate) read_pace: ReadPace,
     pub(crate) drain_queue: Rc<DrainQueue>,
     partitions: RefCell<BTreeMap<TopicPartition, Rc<PartitionCore>>>,
-    /// Idempotent producers that are remembered; those that were forgotten since the last checkpoint count still.
+    /// Idempotent producers that are remembered. What cuts and deletions took counts until the next checkpoint or expiry.
     producers: Cell<usize>,
     told_producers: Cell<bool>,
     /// Their directories, of which no two are the same.

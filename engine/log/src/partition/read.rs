@@ -598,7 +598,7 @@ impl Partition {
     /// # Errors
     /// [`ReadError`].
     pub async fn max_timestamp(&self, end: Offset) -> Result<Option<TimestampOffset>, ReadError> {
-        let mut floor = Offset(0);
+        let (mut floor, mut has_skipped) = (Offset(0), false);
         loop {
             let (departures, cuts) = (self.core.departures.get(), self.core.cuts.get());
             floor = floor.max(self.core.watermarks.get().log_start_offset);
@@ -608,10 +608,12 @@ impl Partition {
                 continue;
             }
             let (found, largest) = outcome?;
-            if found.is_some() || largest.is_none() || floor >= end {
+            if found.is_some() || largest.is_none() || has_skipped {
                 return Ok(found);
             }
-            // It was that of a record below the start, in the batch that the start lies in: what is behind that batch counts.
+            has_skipped = true;
+            // It was that of a record below the start, in the batch that the start lies in: what is behind that batch counts. Once:
+            // an index that Kafka wrote may tell a time that no record has, and a log has many batches.
             let request = ReadRequest { offset: floor, max_bytes: 1, min_one_batch: true, upper_bound: end };
             let next = Offset(floor.0 + 1);
             floor = match self.read(request).await {
