@@ -14,6 +14,8 @@ use highwater_log::{LogConfig, ShardConfig, StoredCompression, TimestampType};
 use highwater_model::BrokerId;
 use highwater_model::compression::Compression;
 
+use crate::connection::SEND_BYTES;
+
 /// A setting that cannot be used. Displays as a sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -86,6 +88,8 @@ pub struct BrokerConfig {
     pub num_shards: usize,
     /// `io.driver`.
     pub io_driver: DriverChoice,
+    /// `socket.send.zero.copy.min.bytes`.
+    pub send_in_place_from: usize,
     /// `num.partitions`.
     pub num_partitions: usize,
     /// `default.replication.factor`.
@@ -281,6 +285,10 @@ impl BrokerConfig {
             node_id: BrokerId(i32::try_from(read.number("node.id")).unwrap_or(i32::MAX)),
             num_shards,
             io_driver: io_driver(&read),
+            send_in_place_from: match read.size("socket.send.zero.copy.min.bytes") {
+                above_any_part if above_any_part > SEND_BYTES => usize::MAX,
+                bytes => bytes,
+            },
             num_partitions: read.size("num.partitions"),
             default_replication_factor: read.size("default.replication.factor"),
             auto_create_topics: read.flag("auto.create.topics.enable"),
@@ -606,6 +614,18 @@ mod tests {
         .expect("valid");
         assert_eq!(config.network.request_memory_bytes, 1 << 20);
         assert_eq!(config.shard.hot_tail_bytes, 2 << 20);
+    }
+
+    #[test]
+    fn no_part_of_a_response_is_above_the_bound_for_zero_copy_by_default() {
+        let bound = |set: &[(&str, &str)]| {
+            BrokerConfig::from_settings(settings(set)).expect("valid").send_in_place_from
+        };
+        let name = "socket.send.zero.copy.min.bytes";
+        assert_eq!(bound(&[]), usize::MAX);
+        assert_eq!(bound(&[(name, "65536")]), 65_536);
+        assert_eq!(bound(&[(name, "1048576")]), 1 << 20);
+        assert_eq!(bound(&[(name, "1048577")]), usize::MAX);
     }
 
     #[test]

@@ -22,12 +22,13 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::Future;
+use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use highwater_io::net::TcpStream;
+use highwater_io::net::{Sent, TcpStream};
 use highwater_io::sync::{Permit, Semaphore, Watch};
 use highwater_io::{Task, TimedOut};
 use highwater_protocol::{ApiKey, CheckedRequest, DecodeError, Request, check_request};
@@ -41,7 +42,7 @@ use crate::shard::Shard;
 use highwater_io::race::{Either, first};
 
 /// A send takes at most this many bytes, so that its time limit is about progress, not about size.
-const SEND_BYTES: usize = 1 << 20;
+pub(crate) const SEND_BYTES: usize = 1 << 20;
 
 /// While others wait for the memory of replies, a client may take this long for a part.
 const SLOW_READER_PATIENCE: Duration = Duration::from_secs(5);
@@ -380,34 +381,63 @@ impl Batch {
 /// Sends all pieces, as long as the peer takes some of them within each time limit. Who takes his time is cut off while
 /// others wait for the memory that his request and its reply hold.
 async fn send(shard: &Shard, stream: &TcpStream, pieces: Vec<Bytes>, holds_memory: bool) -> bool {
-    let limit = shard.broker.config.network.response_write_timeout;
+    // A part that is sent from where it is waits for its peer while the next is on its way.
+    let mut last: Option<Sent> = None;
     for part in parts(pieces) {
-        let responses_short = async {
-            if !holds_memory {
-                std::future::pending::<()>().await;
+        let step = async {
+            let sent = stream.start_send(part).await?;
+            if let Some(before) = last.replace(sent) {
+                before.delivered().await;
             }
-            shard.response_budget.is_short_for(&shard.io, SLOW_READER_PATIENCE).await;
+            Ok(())
         };
-        let short =
-            first(shard.request_budget.is_short_for(&shard.io, SLOW_READER_PATIENCE), responses_short);
-        let sent = match first(shard.io.timeout(limit, stream.send(part)), short).await {
-            Either::Left(sent) => sent,
-            Either::Right(_) => Err(TimedOut),
-        };
-        match sent {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::trace!(peer = %stream.peer_addr(), %error, "reply not sent");
-                return false;
-            }
-            Err(_) => {
-                shard.counters().connections_timed_out.add(1);
-                tracing::debug!(peer = %stream.peer_addr(), "connection closed: the client does not take its response");
-                return false;
-            }
+        if !is_taken(shard, stream, holds_memory, step).await {
+            return false;
         }
     }
-    true
+    match last {
+        Some(last) => {
+            let delivered = async {
+                last.delivered().await;
+                Ok(())
+            };
+            is_taken(shard, stream, holds_memory, delivered).await
+        }
+        None => true,
+    }
+}
+
+/// Whether the peer takes what `step` sends within its time.
+async fn is_taken(
+    shard: &Shard,
+    stream: &TcpStream,
+    holds_memory: bool,
+    step: impl Future<Output = io::Result<()>>,
+) -> bool {
+    let limit = shard.broker.config.network.response_write_timeout;
+    let responses_short = async {
+        if !holds_memory {
+            std::future::pending::<()>().await;
+        }
+        shard.response_budget.is_short_for(&shard.io, SLOW_READER_PATIENCE).await;
+    };
+    let short = first(shard.request_budget.is_short_for(&shard.io, SLOW_READER_PATIENCE), responses_short);
+    let sent = match first(shard.io.timeout(limit, step), short).await {
+        Either::Left(sent) => sent,
+        Either::Right(_) => Err(TimedOut),
+    };
+    match sent {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            tracing::trace!(peer = %stream.peer_addr(), %error, "reply not sent");
+            false
+        }
+        Err(_) => {
+            shard.counters().connections_timed_out.add(1);
+            tracing::debug!(peer = %stream.peer_addr(), "connection closed: the client does not take its response");
+            false
+        }
+    }
 }
 
 /// Cuts `pieces` into parts of at most [`SEND_BYTES`].

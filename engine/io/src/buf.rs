@@ -16,7 +16,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
@@ -174,6 +174,8 @@ struct PoolShared {
     lent: AtomicUsize,
     limit: usize,
     waiting: Mutex<Vec<Waker>>,
+    /// Whether there are any: looked at for each slab that comes back, so that none takes the lock for nobody.
+    has_waiting: AtomicBool,
 }
 
 impl PoolShared {
@@ -197,9 +199,21 @@ impl PoolShared {
     fn take_back(&self, memory: Memory) {
         // A full cache lets the memory go back to the allocator.
         drop(self.free.push(memory));
-        self.lent.fetch_sub(1, Ordering::AcqRel);
-        let waiting = std::mem::take(&mut *self.waiting());
-        waiting.into_iter().for_each(Waker::wake);
+        // In one order with what `wait` does: it sees the slab, or is seen here.
+        self.lent.fetch_sub(1, Ordering::SeqCst);
+        if self.has_waiting.load(Ordering::SeqCst) {
+            let mut waiting = self.waiting();
+            self.has_waiting.store(false, Ordering::SeqCst);
+            let wakers = std::mem::take(&mut *waiting);
+            drop(waiting);
+            wakers.into_iter().for_each(Waker::wake);
+        }
+    }
+
+    fn wait(&self, waker: &Waker) {
+        let mut waiting = self.waiting();
+        waiting.push(waker.clone());
+        self.has_waiting.store(true, Ordering::SeqCst);
     }
 }
 
@@ -251,6 +265,7 @@ impl BufPool {
                 lent: AtomicUsize::new(0),
                 limit: limit.max(1),
                 waiting: Mutex::default(),
+                has_waiting: AtomicBool::new(false),
             }),
         }
     }
@@ -289,7 +304,7 @@ impl BufPool {
     #[must_use]
     pub fn try_take(&self) -> Option<IoBuf> {
         let claim = |lent: usize| (lent < self.shared.limit).then_some(lent + 1);
-        self.shared.lent.fetch_update(Ordering::AcqRel, Ordering::Acquire, claim).ok()?;
+        self.shared.lent.fetch_update(Ordering::SeqCst, Ordering::SeqCst, claim).ok()?;
         let memory = self.shared.free.pop().unwrap_or_else(|| self.shared.more_memory());
         Some(IoBuf::over(Slab { memory: Some(memory), home: Some(Arc::clone(&self.shared)) }))
     }
@@ -300,7 +315,7 @@ impl BufPool {
             if let Some(buf) = self.try_take() {
                 return Poll::Ready(buf);
             }
-            self.shared.waiting().push(cx.waker().clone());
+            self.shared.wait(cx.waker());
             // One may have come back between the attempt and the registration.
             self.try_take().map_or(Poll::Pending, Poll::Ready)
         })

@@ -92,6 +92,27 @@ enum StreamInner {
     Sim(sim::TcpStream),
 }
 
+/// What the system has taken to send, and may still hold. Dropped while it does, the connection is cut off, so that it lets go.
+#[must_use = "dropping it may cut the connection off"]
+pub struct Sent {
+    in_place: Option<uring::Sent>,
+}
+
+impl fmt::Debug for Sent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sent").finish_non_exhaustive()
+    }
+}
+
+impl Sent {
+    /// Resolves when the system holds nothing of it any more.
+    pub async fn delivered(self) {
+        if let Some(in_place) = self.in_place {
+            in_place.delivered().await;
+        }
+    }
+}
+
 /// A connected socket with `TCP_NODELAY`. One task may receive while another sends.
 pub struct TcpStream {
     inner: StreamInner,
@@ -181,12 +202,28 @@ impl TcpStream {
         on_stream!(self, stream => stream.hung_up().await);
     }
 
-    /// Sends all of `data`, one piece after the other.
+    /// Sends all of `data`, one piece after the other. Dropped before its end, what was sent is unknown, and the stream is of no
+    /// more use.
     ///
     /// # Errors
     /// As sendmsg(2). What was sent then is unknown, and the stream is of no more use.
     pub async fn send(&self, data: Vec<Bytes>) -> io::Result<()> {
-        on_stream!(self, stream => stream.send(data).await)
+        self.start_send(data).await?.delivered().await;
+        Ok(())
+    }
+
+    /// As [`send`](Self::send), but done when the system has taken everything. Where it sends from where the bytes are
+    /// ([`send_in_place_from`](crate::RuntimeConfig::send_in_place_from)), it holds them until the peer has them.
+    ///
+    /// # Errors
+    /// As `send`.
+    pub async fn start_send(&self, data: Vec<Bytes>) -> io::Result<Sent> {
+        let in_place = match &self.inner {
+            StreamInner::Uring(stream) => Some(stream.start_send(data).await?),
+            StreamInner::Posix(stream) => stream.send(data).await.map(|()| None)?,
+            StreamInner::Sim(stream) => stream.send(data).await.map(|()| None)?,
+        };
+        Ok(Sent { in_place })
     }
 
     /// Sends `len_bytes` of `file` from `position_bytes` without a copy through user space (splice, sendfile).

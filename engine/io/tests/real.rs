@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use highwater_io::fs::{Durability, OpenOptions};
-use highwater_io::net::{ListenOptions, TcpStream};
+use highwater_io::net::{ListenOptions, Sent, TcpStream};
 use highwater_io::{DriverChoice, Io, IoBuf, Runtime, RuntimeConfig, mailbox};
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -59,6 +59,9 @@ promises! {
     receives_of_both_kinds_work_while_every_buffer_is_held,
     dropped_receive_into_does_not_overlap_the_next_receive,
     dropped_stream_gives_its_buffers_back,
+    send_in_place_arrives_whole,
+    send_in_place_that_is_given_up_gives_its_memory_back,
+    send_in_place_to_a_peer_in_the_process_copies,
     stalled_file_sends_do_not_hold_up_other_work_or_the_end,
     ipv6_works_as_ipv4,
     shards_share_a_port_if_asked,
@@ -72,6 +75,28 @@ mod uring_alone {
     #[test]
     fn requests_of_one_turn_share_a_system_call() {
         crate::requests_of_one_turn_share_a_system_call(highwater_io::DriverChoice::Uring);
+    }
+
+    #[test]
+    fn send_in_place_has_a_bound_and_completes_twice() {
+        crate::send_in_place_has_a_bound_and_completes_twice(highwater_io::DriverChoice::Uring);
+    }
+
+    #[test]
+    fn memory_of_a_send_in_place_is_the_kernels_until_the_peer_has_it() {
+        crate::memory_of_a_send_in_place_is_the_kernels_until_the_peer_has_it(
+            highwater_io::DriverChoice::Uring,
+        );
+    }
+
+    #[test]
+    fn send_in_place_that_nobody_waits_for_is_cut_off() {
+        crate::send_in_place_that_nobody_waits_for_is_cut_off(highwater_io::DriverChoice::Uring);
+    }
+
+    #[test]
+    fn shard_ends_while_a_send_in_place_waits_for_its_peer() {
+        crate::shard_ends_while_a_send_in_place_waits_for_its_peer(highwater_io::DriverChoice::Uring);
     }
 }
 
@@ -498,6 +523,130 @@ fn dropped_stream_gives_its_buffers_back(driver: DriverChoice) {
             let first = far.recv().await.expect("received");
             assert_eq!(first[..], pattern(seed, 4000)[..first.len()]);
         }
+    });
+}
+
+fn in_place(driver: DriverChoice) -> RuntimeConfig {
+    RuntimeConfig { send_in_place_from: 1000, ..on(driver) }
+}
+
+fn send_in_place_has_a_bound_and_completes_twice(driver: DriverChoice) {
+    run(&in_place(driver), |io| async move {
+        let (near, far) = connected(&io, LOOPBACK).await;
+        // The listener's end is on its way still; what polls for other threads stays.
+        while io.counters().in_flight > 1 {
+            io.yield_now().await;
+        }
+        for (pieces, completions) in
+            [(vec![999], 1), (vec![1000], 2), (vec![500, 500], 2), (vec![1, 2, 3], 1)]
+        {
+            let data = pieces.iter().map(|&len| pattern(1, len).into()).collect();
+            let before = io.counters();
+            near.send(data).await.expect("sent");
+            let after = io.counters();
+            assert_eq!(after.requests - before.requests, 1, "{pieces:?}");
+            assert_eq!(after.completions - before.completions, completions, "{pieces:?}");
+        }
+        drop(far);
+    });
+}
+
+fn send_in_place_arrives_whole(driver: DriverChoice) {
+    run(&in_place(driver), |io| async move {
+        let (near, far) = connected(&io, LOOPBACK).await;
+        // More than the socket takes at once, and more pieces than one request does.
+        let expected = pattern(7, 8 << 20);
+        let data: Vec<Bytes> = expected.chunks(3001).map(Bytes::copy_from_slice).collect();
+        let sending = io.spawn(async move { near.send(data).await });
+        let buf = far.recv_into(IoBuf::with_capacity(8 << 20), 8 << 20).await.expect("received");
+        assert!(buf[..] == expected);
+        sending.await.expect("sent");
+    });
+}
+
+fn send_in_place_that_is_given_up_gives_its_memory_back(driver: DriverChoice) {
+    run(&in_place(driver), |io| async move {
+        let (near, far) = connected(&io, LOOPBACK).await;
+        // Some of it waits in the peer's socket, some in ours, and most was never taken by the kernel.
+        let memory = Bytes::from(pattern(1, 64 << 20));
+        let sending = io.timeout(Duration::from_millis(20), near.send(vec![memory.clone()]));
+        assert!(sending.await.is_err(), "nobody receives");
+        // Also while somebody holds the stream.
+        while !memory.is_unique() {
+            io.sleep(Duration::from_millis(1)).await;
+        }
+        drop((near, far));
+    });
+}
+
+/// Bytes of one send, more than a socket's peer takes that nobody reads from, and less than both sockets do.
+const WAITING_BYTES: usize = 1 << 20;
+
+/// A send that the kernel has taken, and its peer has not; its memory, and the two ends.
+async fn waiting_in_place(io: &Io) -> (Sent, Bytes, TcpStream, TcpStream) {
+    let (near, far) = connected(io, LOOPBACK).await;
+    let memory = Bytes::from(pattern(1, WAITING_BYTES));
+    let sent = near.start_send(vec![memory.clone()]).await.expect("taken");
+    (sent, memory, near, far)
+}
+
+fn memory_of_a_send_in_place_is_the_kernels_until_the_peer_has_it(driver: DriverChoice) {
+    run(&in_place(driver), |io| async move {
+        let (sent, memory, near, far) = waiting_in_place(&io).await;
+        let delivering = io.spawn(sent.delivered());
+        // A few turns, in which nothing can come.
+        for _ in 0..100 {
+            io.yield_now().await;
+        }
+        assert!(!delivering.is_finished() && !memory.is_unique());
+        let buf = far.recv_into(IoBuf::with_capacity(WAITING_BYTES), WAITING_BYTES).await.expect("received");
+        assert!(buf[..] == memory[..]);
+        delivering.await;
+        assert!(memory.is_unique());
+        // The stream is as it was.
+        near.send(vec![Bytes::from_static(b"more")]).await.expect("sent");
+        assert_eq!(far.recv().await.expect("received"), "more");
+    });
+}
+
+fn send_in_place_that_nobody_waits_for_is_cut_off(driver: DriverChoice) {
+    run(&in_place(driver), |io| async move {
+        let (sent, memory, _near, _far) = waiting_in_place(&io).await;
+        drop(sent);
+        while !memory.is_unique() {
+            io.sleep(Duration::from_millis(1)).await;
+        }
+    });
+}
+
+fn shard_ends_while_a_send_in_place_waits_for_its_peer(driver: DriverChoice) {
+    let memory = Arc::new(std::sync::Mutex::new(None));
+    let kept = Arc::clone(&memory);
+    run(&in_place(driver), move |io| {
+        let kept = Arc::clone(&kept);
+        async move {
+            let (sent, memory, near, far) = waiting_in_place(&io).await;
+            *kept.lock().expect("no panic") = Some(memory);
+            io.spawn(async move {
+                sent.delivered().await;
+                drop((near, far));
+            })
+            .detach();
+        }
+    });
+    assert!(memory.lock().expect("no panic").take().expect("was sent").is_unique());
+}
+
+fn send_in_place_to_a_peer_in_the_process_copies(driver: DriverChoice) {
+    run(&in_place(driver), |io| async move {
+        let (near, far) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        let (near, far) = (io.adopt(near).expect("adopted"), io.adopt(far).expect("adopted"));
+        let expected = pattern(3, 1 << 20);
+        let data = Bytes::from(expected.clone());
+        let sending = io.spawn(async move { near.send(vec![data]).await });
+        let buf = far.recv_into(IoBuf::with_capacity(1 << 20), 1 << 20).await.expect("received");
+        assert!(buf[..] == expected);
+        sending.await.expect("sent");
     });
 }
 

@@ -28,6 +28,30 @@ fn records_come_in_every_version() {
     }
 }
 
+/// Replies leave from where the records are, whatever that is: pieces of the hot tail, and buffers that a segment was read to.
+#[test]
+fn records_come_in_place() {
+    let settings =
+        [("socket.send.zero.copy.min.bytes", "1"), ("hot.tail.bytes", "4194304"), ("num.shards", "1")];
+    let broker = TestBroker::start(&settings);
+    broker.create_topic("t", 1, &[]);
+    let mut client = broker.connect();
+    let value = |i: usize| format!("{i:0>60000}");
+    for i in 0..100 {
+        client.produce("t", 0, -1, batch(&[&value(i)]));
+    }
+    let mut offset = 0;
+    while offset < 100 {
+        let response = client.call(11, &fetch_request(&[("t", 0, offset as i64)]));
+        let read = values(&response, "t", 0);
+        assert!(!read.is_empty(), "at offset {offset}");
+        for read in read {
+            assert_eq!(read, value(offset));
+            offset += 1;
+        }
+    }
+}
+
 #[test]
 fn read_committed_has_a_list_of_aborted_transactions() {
     let broker = TestBroker::start(&[]);

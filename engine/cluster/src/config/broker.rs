@@ -490,6 +490,16 @@ pub const BROKER_CONFIGS: &[BrokerConfigDef] = &[
         "A client that does not take a mebibyte of its response within this time in milliseconds is disconnected. \
          Not in Kafka.",
     ),
+    fixed(
+        "socket.send.zero.copy.min.bytes",
+        Long,
+        Some("9223372036854775807"),
+        AtLeast(1),
+        "Responses leave in parts of at most a mebibyte; one of at least so many bytes is not copied into the socket's memory but \
+         sent from where it is, and holds its memory until the client has it (SENDMSG_ZC of io_uring; io.driver=posix copies). May \
+         pay on a network card that takes scattered pages, and does not over loopback. Bounded by RLIMIT_MEMLOCK; above a mebibyte \
+         never. Not in Kafka.",
+    ),
     dynamic(
         "unclean.leader.election.enable",
         Boolean,

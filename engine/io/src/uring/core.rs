@@ -10,6 +10,7 @@
 //!                          │ future dropped: cancel
 //!                          v              completion
 //!                     Slot: Orphaned ──────────────> freed; a descriptor that came of it is closed
+//!   send in place ─> Slot: Awaited ── the result ──> Slot: Awaited ── memory is free ──> Slot: Done ─> …
 //!   receive, accept ─> Slot: Reported ── completion* ──> Receiver / Acceptor … last one: freed
 //! ```
 //!
@@ -78,7 +79,9 @@ impl Token {
 
 struct Slot {
     generation: u32,
-    gives_descriptor: bool,
+    shape: Shape,
+    /// Result of a send in place, whose memory the kernel still has.
+    early: Option<i32>,
     held: Held,
     stage: Stage,
 }
@@ -123,6 +126,9 @@ pub(crate) struct Core {
     pub(super) clock: Instant,
     polled_tasks: Cell<u64>,
     pub(super) recv_queue: usize,
+    /// Sends of so many bytes go in place.
+    pub(super) send_in_place_from: usize,
+    pub(super) has_told_of_copies: Cell<bool>,
     /// For streams that receive while every provided buffer is lent.
     pub(super) small_buffers: BufPool,
     winding_down: Cell<bool>,
@@ -154,12 +160,14 @@ impl Core {
             clock,
             polled_tasks: Cell::new(0),
             recv_queue: config.recv_queue_per_stream.max(1),
+            send_in_place_from: if kernel.send_in_place { config.send_in_place_from } else { usize::MAX },
+            has_told_of_copies: Cell::new(false),
             small_buffers: BufPool::new(SMALL_BUFFER_BYTES, usize::MAX, SPARE_SMALL_BUFFERS),
             winding_down: Cell::new(false),
         }))
     }
 
-    /// Starts a request that completes once.
+    /// Starts a request that completes once, or is a send in place.
     pub(super) fn submit(self: &Rc<Self>, request: Request) -> Operation {
         Operation { core: Rc::clone(self), token: Some(self.start(request)) }
     }
@@ -180,8 +188,7 @@ impl Core {
         let stage = if shape == Shape::Reported { Stage::Reported } else { Stage::Awaited(None) };
         let generation = self.next_generation.get();
         self.next_generation.set((generation + 1) & (u32::MAX >> 1));
-        let gives_descriptor = shape == Shape::Descriptor;
-        let key = self.slots.borrow_mut().insert(Slot { generation, gives_descriptor, held, stage });
+        let key = self.slots.borrow_mut().insert(Slot { generation, shape, early: None, held, stage });
         let token = Token { key: u32::try_from(key).expect("a shard has fewer requests"), generation };
         self.push(&entry.user_data(token.user_data()));
         token
@@ -225,8 +232,25 @@ impl Core {
             self.deliver(report, freed, result, flags);
             return;
         }
-        assert!(last, "a request that a future waits for completes once");
-        let descriptor = (slot.gives_descriptor && result >= 0).then(|| {
+        if !last {
+            assert!(slot.shape == Shape::InPlace, "a request that a future waits for completes once");
+            slot.early = Some(result);
+            match &mut slot.stage {
+                Stage::Awaited(waker) => {
+                    let waker = waker.take();
+                    drop(slots);
+                    waker.into_iter().for_each(Waker::wake);
+                }
+                _ => {
+                    let socket = slot.held.give_up_socket();
+                    drop(slots);
+                    reset(socket);
+                }
+            }
+            return;
+        }
+        let result = slot.early.unwrap_or(result);
+        let descriptor = (slot.shape == Shape::Descriptor && result >= 0).then(|| {
             // SAFETY: the kernel has just installed it for this request, and tells of it once.
             unsafe { sys::take_descriptor(result) }
         });
@@ -347,6 +371,20 @@ impl Core {
         }
     }
 
+    /// The result of a send in place that went well, while the kernel has its memory.
+    fn poll_early(&self, token: Token, cx: &Context<'_>) -> Poll<Option<usize>> {
+        let mut slots = self.slots.borrow_mut();
+        let slot = &mut slots[token.index()];
+        match (&mut slot.stage, slot.early) {
+            (Stage::Awaited(waker), None) => {
+                *waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+            (Stage::Awaited(_), Some(result)) => Poll::Ready(usize::try_from(result).ok()),
+            _ => Poll::Ready(None),
+        }
+    }
+
     /// Leaves a slot to its last completion.
     fn abandon(&self, token: Token) {
         let mut slots = self.slots.borrow_mut();
@@ -358,9 +396,25 @@ impl Core {
             return;
         }
         let stage = std::mem::replace(&mut slot.stage, Stage::Orphaned);
+        let is_sent = slot.early.is_some();
+        let socket = if is_sent { slot.held.give_up_socket() } else { None };
         drop(slots);
         drop(stage);
-        self.cancel(token);
+        if is_sent {
+            reset(socket);
+        } else {
+            self.cancel(token);
+        }
+    }
+}
+
+/// Ends the connection abruptly. What was sent in place is with the kernel until the peer has it or the connection is gone: a
+/// peer that takes nothing would keep the memory, after whoever sent it has given up, for as long as TCP tries.
+fn reset(socket: Option<Descriptor>) {
+    if let Some(socket) = socket {
+        // At once; where that is refused, when the last holder closes it.
+        let _ = socket2::SockRef::from(&*socket).set_linger(Some(std::time::Duration::ZERO));
+        let _ = rustix::net::connect_unspec(&*socket);
     }
 }
 
@@ -472,6 +526,15 @@ impl Report {
 pub(super) struct Operation {
     core: Rc<Core>,
     token: Option<Token>,
+}
+
+impl Operation {
+    /// The result of a send in place as soon as it is there, if the kernel still has the memory; `None` if the operation itself
+    /// tells, or will, since it is over or has failed.
+    pub(super) async fn early(&mut self) -> Option<usize> {
+        let token = self.token.expect("an operation is not polled after its completion");
+        std::future::poll_fn(|cx| self.core.poll_early(token, cx)).await
+    }
 }
 
 impl Future for Operation {

@@ -10,8 +10,7 @@
 //! * `request` is the one place where pointers get into entries, `core` the one that keeps what they point to.
 //! * `recv` and `accept` turn completions of multishot requests into a queue, with a bound.
 //!
-//! Absent on purpose: registered files and buffers, `SEND_ZC`, polling the kernel busily. Each waits for a measurement
-//! that asks for it.
+//! Absent on purpose: registered files and buffers, polling the kernel busily. Each waits for a measurement that asks for it.
 
 mod accept;
 mod buffers;
@@ -33,7 +32,7 @@ use std::rc::Rc;
 
 pub(crate) use self::core::Core;
 pub(crate) use file::File;
-pub(crate) use net::{TcpListener, TcpStream};
+pub(crate) use net::{Sent, TcpListener, TcpStream};
 pub(crate) use probe::Kernel;
 pub use probe::{Feature, Features, probe};
 

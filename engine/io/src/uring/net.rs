@@ -1,5 +1,6 @@
 //! TCP sockets of a shard.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -9,7 +10,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::accept::Acceptor;
-use super::core::{Core, descriptor, is_transient};
+use super::core::{Core, Operation, descriptor, is_transient};
 use super::file::File;
 use super::recv::Receiver;
 use super::request::{Descriptor, Outgoing, Request};
@@ -57,6 +58,8 @@ pub(crate) struct TcpStream {
     core: Rc<Core>,
     socket: Descriptor,
     receiver: Rc<Receiver>,
+    /// Whether the socket cannot send in place.
+    copies: Cell<bool>,
     ends: Ends,
 }
 
@@ -85,7 +88,7 @@ impl TcpStream {
 
     fn over(core: &Rc<Core>, socket: Descriptor, ends: Ends) -> Self {
         let receiver = Receiver::new(Rc::clone(&socket));
-        TcpStream { core: Rc::clone(core), socket, receiver, ends }
+        TcpStream { core: Rc::clone(core), socket, receiver, copies: Cell::new(false), ends }
     }
 
     pub(crate) fn peer_addr(&self) -> SocketAddr {
@@ -115,20 +118,49 @@ impl TcpStream {
         }
     }
 
-    pub(crate) async fn send(&self, data: Vec<Bytes>) -> io::Result<()> {
+    pub(crate) async fn start_send(&self, data: Vec<Bytes>) -> io::Result<Sent> {
         let mut pieces = Outgoing::new(data, || self.core.spare_vector());
+        let enough = self.core.send_in_place_from;
+        let mut in_place = enough < usize::MAX && !self.copies.get() && pieces.left_bytes() >= enough;
         while !pieces.is_done() {
-            let completion = self.core.submit(Request::send(&self.socket, pieces)).await;
+            let completion = if in_place {
+                let left = pieces.left_bytes();
+                let mut sending = self.core.submit(Request::send_in_place(&self.socket, pieces));
+                if sending.early().await == Some(left) {
+                    return Ok(Sent { in_place: Some((Rc::clone(&self.core), sending)) });
+                }
+                sending.await
+            } else {
+                self.core.submit(Request::send(&self.socket, pieces)).await
+            };
             pieces = completion.held.into_pieces();
             match completion.result {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(sent) => pieces.advance(sent),
                 Err(error) if is_transient(&error) => {}
+                Err(error) if in_place && self.is_for_a_copy(&error) => in_place = false,
                 Err(error) => return Err(error),
             }
         }
         self.core.keep_vector(pieces.into_vector());
-        Ok(())
+        Ok(Sent { in_place: None })
+    }
+
+    /// Whether a send in place failed for what a copying one does not need: a socket that can do it, and pages to lock.
+    fn is_for_a_copy(&self, error: &io::Error) -> bool {
+        match error.raw_os_error() {
+            Some(libc::EOPNOTSUPP) => {
+                self.copies.set(true);
+                true
+            }
+            Some(libc::ENOMEM | libc::ENOBUFS) => {
+                if !self.core.has_told_of_copies.replace(true) {
+                    tracing::warn!(%error, "a send in place was refused, and copies: RLIMIT_MEMLOCK bounds what may be on its way");
+                }
+                true
+            }
+            _ => false,
+        }
     }
 
     pub(crate) async fn send_file(&self, file: &File, position_bytes: u64, len_bytes: u64) -> io::Result<()> {
@@ -138,6 +170,20 @@ impl TcpStream {
     pub(crate) fn shutdown(&self) {
         // Fails only if the connection is down already.
         let _ = sys::shut_down(&*self.socket);
+    }
+}
+
+/// What the kernel has taken to send.
+pub(crate) struct Sent {
+    /// Of a send in place, until the kernel has let go of the memory. Dropped before, it takes the connection along.
+    in_place: Option<(Rc<Core>, Operation)>,
+}
+
+impl Sent {
+    pub(crate) async fn delivered(self) {
+        if let Some((core, sending)) = self.in_place {
+            core.keep_vector(sending.await.held.into_pieces().into_vector());
+        }
     }
 }
 

@@ -45,11 +45,12 @@ impl fmt::Display for Features {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Kernel {
     pub(super) ftruncate: bool,
+    pub(super) send_in_place: bool,
 }
 
 impl Features {
     pub(crate) fn kernel(&self) -> Kernel {
-        Kernel { ftruncate: self.has(FTRUNCATE) }
+        Kernel { ftruncate: self.has(FTRUNCATE), send_in_place: self.has(SENDMSG_ZC) }
     }
 
     fn has(&self, name: &str) -> bool {
@@ -58,6 +59,8 @@ impl Features {
 }
 
 const FTRUNCATE: &str = "IORING_OP_FTRUNCATE";
+// IORING_OP_SEND_ZC is older.
+const SENDMSG_ZC: &str = "IORING_OP_SENDMSG_ZC";
 
 const OPERATIONS: [(&str, u8); 18] = [
     ("IORING_OP_READ", opcode::Read::CODE),
@@ -121,6 +124,8 @@ fn list(uring: &IoUring, operations: &Probe) -> Vec<Feature> {
     features.extend(OPERATIONS.map(|(name, code)| required(name, operations.is_supported(code))));
     let ftruncate = operations.is_supported(opcode::Ftruncate::CODE);
     features.push(replaced(FTRUNCATE, ftruncate, "ftruncate(2)"));
+    let send_in_place = operations.is_supported(opcode::SendMsgZc::CODE);
+    features.push(replaced(SENDMSG_ZC, send_in_place, "sends copy"));
     let no_iowait = parameters.is_feature_no_iowait();
     features.push(replaced("IORING_FEAT_NO_IOWAIT", no_iowait, "idle shards count as waiting for I/O"));
     features

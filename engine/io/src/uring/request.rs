@@ -35,15 +35,41 @@ pub(super) enum Held {
     Descriptors(#[expect(dead_code, reason = "held for their destructors")] [Descriptor; 2]),
     Path(#[expect(dead_code, reason = "held for its destructor")] CString),
     Paths(#[expect(dead_code, reason = "held for their destructors")] [CString; 2]),
-    Stat { out: Box<libc::statx>, _at: StatTarget },
-    Buffer { buf: IoBuf, _file: Descriptor },
-    Pieces { pieces: Outgoing, _to: Descriptor },
-    Connect { _socket: Descriptor, _address: Box<SockAddr> },
-    Event { event: Arc<File>, kind: EventKind },
+    Stat {
+        out: Box<libc::statx>,
+        _at: StatTarget,
+    },
+    Buffer {
+        buf: IoBuf,
+        _file: Descriptor,
+    },
+    Pieces {
+        pieces: Outgoing,
+        _to: Descriptor,
+    },
+    /// Pieces that the kernel sends from where they are. `to` is gone once nobody waits for them.
+    PiecesInPlace {
+        pieces: Outgoing,
+        to: Option<Descriptor>,
+    },
+    Connect {
+        _socket: Descriptor,
+        _address: Box<SockAddr>,
+    },
+    Event {
+        event: Arc<File>,
+        kind: EventKind,
+    },
     Accept(Rc<Acceptor>),
     Receive(Rc<Receiver>),
-    ReceiveOnce { buf: IoBuf, receiver: Rc<Receiver> },
-    ReceiveInto { buf: IoBuf, receiver: Rc<Receiver> },
+    ReceiveOnce {
+        buf: IoBuf,
+        receiver: Rc<Receiver>,
+    },
+    ReceiveInto {
+        buf: IoBuf,
+        receiver: Rc<Receiver>,
+    },
 }
 
 impl Held {
@@ -58,8 +84,16 @@ impl Held {
     /// The pieces of a write or send.
     pub(super) fn into_pieces(self) -> Outgoing {
         match self {
-            Held::Pieces { pieces, .. } => pieces,
+            Held::Pieces { pieces, .. } | Held::PiecesInPlace { pieces, .. } => pieces,
             _ => unreachable!("a request that takes pieces holds them"),
+        }
+    }
+
+    /// The socket of a send in place, which is held no longer.
+    pub(super) fn give_up_socket(&mut self) -> Option<Descriptor> {
+        match self {
+            Held::PiecesInPlace { to, .. } => to.take(),
+            _ => None,
         }
     }
 
@@ -94,6 +128,9 @@ pub(super) enum Shape {
     Single,
     /// Once, to a future, with a descriptor.
     Descriptor,
+    /// To a future, when the last completion has said that the kernel has let go of the memory. The result is that of the
+    /// first, which [`Operation::early`](super::core::Operation::early) gives at once.
+    InPlace,
     /// Possibly many times, until a completion says that it was the last; to what the request holds.
     Reported,
 }
@@ -237,6 +274,18 @@ impl Request {
         Self::single(entry, Held::Pieces { pieces, _to: Rc::clone(socket) })
     }
 
+    /// As [`send`](Self::send), but the kernel sends from where the pieces are, and holds them until the peer has them.
+    pub(super) fn send_in_place(socket: &Descriptor, mut pieces: Outgoing) -> Self {
+        let entry = match pieces.gather() {
+            Gathered::One(at, len) => opcode::SendZc::new(raw(socket), at, len).flags(SEND_FLAGS).build(),
+            Gathered::Many(vector) => opcode::SendMsgZc::new(raw(socket), vector.as_message())
+                .flags(SEND_FLAGS.unsigned_abs())
+                .build(),
+        };
+        let held = Held::PiecesInPlace { pieces, to: Some(Rc::clone(socket)) };
+        Request { entry, held, shape: Shape::InPlace }
+    }
+
     /// Receives into the memory behind the buffer's content, until the buffer has `end` bytes.
     pub(super) fn receive_into(receiver: &Rc<Receiver>, buf: IoBuf, end: usize) -> Self {
         Self::receive_direct(receiver, buf, end, libc::MSG_WAITALL)
@@ -308,6 +357,11 @@ impl Outgoing {
 
     pub(super) fn is_done(&self) -> bool {
         self.pieces.is_done()
+    }
+
+    /// Bytes that are left.
+    pub(super) fn left_bytes(&self) -> usize {
+        self.pieces.left().map(<[u8]>::len).sum()
     }
 
     /// Counts `bytes` more as done.

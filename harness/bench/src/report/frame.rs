@@ -216,7 +216,11 @@ pub(super) fn panel_note(cells: &[&CellSummary<'_>]) -> String {
     let counts: Vec<usize> = cells.iter().filter_map(|cell| cell.judged.as_ref().map(trials)).collect();
     let (least, most) =
         (counts.iter().min().copied().unwrap_or(0), counts.iter().max().copied().unwrap_or(0));
-    let trials = if least == most { format!("{least}") } else { format!("{least} to {most}") };
+    let trials = if least == most {
+        text::counted(least as u64, "trial", "trials")
+    } else {
+        format!("{least} to {most} trials")
+    };
     let mut disks: Vec<&str> = Vec::new();
     for cell in cells {
         let words = cell.cell.plan.disk.words();
@@ -244,7 +248,7 @@ pub(super) fn panel_note(cells: &[&CellSummary<'_>]) -> String {
         ""
     };
     format!(
-        "{trials} trials a setting. Faults struck a load {rates}, on: {disks}. Throughput comes from trials without a \
+        "{trials} a setting. Faults struck a load {rates}, on: {disks}. Throughput comes from trials without a \
          fault.{unacknowledged}{few}"
     )
 }
