@@ -93,7 +93,7 @@ impl Broker {
         };
         let runtime_config = RuntimeConfig {
             driver: config.io_driver,
-            send_in_place_from: config.send_in_place_from,
+            zero_copy_min_bytes: config.zero_copy_min_bytes,
             handle_signals: signals == Signals::Stop,
             ..RuntimeConfig::default()
         };

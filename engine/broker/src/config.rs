@@ -89,7 +89,7 @@ pub struct BrokerConfig {
     /// `io.driver`.
     pub io_driver: DriverChoice,
     /// `socket.send.zero.copy.min.bytes`.
-    pub send_in_place_from: usize,
+    pub zero_copy_min_bytes: usize,
     /// `num.partitions`.
     pub num_partitions: usize,
     /// `default.replication.factor`.
@@ -285,10 +285,7 @@ impl BrokerConfig {
             node_id: BrokerId(i32::try_from(read.number("node.id")).unwrap_or(i32::MAX)),
             num_shards,
             io_driver: io_driver(&read),
-            send_in_place_from: match read.size("socket.send.zero.copy.min.bytes") {
-                above_any_part if above_any_part > SEND_BYTES => usize::MAX,
-                bytes => bytes,
-            },
+            zero_copy_min_bytes: zero_copy_min_bytes(&read),
             num_partitions: read.size("num.partitions"),
             default_replication_factor: read.size("default.replication.factor"),
             auto_create_topics: read.flag("auto.create.topics.enable"),
@@ -310,6 +307,12 @@ fn io_driver(read: &Reader<'_>) -> DriverChoice {
         // The table has refused what is none of them.
         _ => DriverChoice::Auto,
     }
+}
+
+/// What no part of a response reaches is never: the driver need not look then.
+fn zero_copy_min_bytes(read: &Reader<'_>) -> usize {
+    let bytes = read.size("socket.send.zero.copy.min.bytes");
+    if bytes > SEND_BYTES { usize::MAX } else { bytes }
 }
 
 fn network_config(read: &Reader<'_>, num_shards: usize) -> NetworkConfig {
@@ -619,7 +622,7 @@ mod tests {
     #[test]
     fn no_part_of_a_response_is_above_the_bound_for_zero_copy_by_default() {
         let bound = |set: &[(&str, &str)]| {
-            BrokerConfig::from_settings(settings(set)).expect("valid").send_in_place_from
+            BrokerConfig::from_settings(settings(set)).expect("valid").zero_copy_min_bytes
         };
         let name = "socket.send.zero.copy.min.bytes";
         assert_eq!(bound(&[]), usize::MAX);

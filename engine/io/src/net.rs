@@ -95,7 +95,7 @@ enum StreamInner {
 /// What the system has taken to send, and may still hold. Dropped while it does, the connection is cut off, so that it lets go.
 #[must_use = "dropping it may cut the connection off"]
 pub struct Sent {
-    in_place: Option<uring::Sent>,
+    zero_copy: Option<uring::Sent>,
 }
 
 impl fmt::Debug for Sent {
@@ -107,8 +107,8 @@ impl fmt::Debug for Sent {
 impl Sent {
     /// Resolves when the system holds nothing of it any more.
     pub async fn delivered(self) {
-        if let Some(in_place) = self.in_place {
-            in_place.delivered().await;
+        if let Some(zero_copy) = self.zero_copy {
+            zero_copy.delivered().await;
         }
     }
 }
@@ -213,17 +213,17 @@ impl TcpStream {
     }
 
     /// As [`send`](Self::send), but done when the system has taken everything. Where it sends from where the bytes are
-    /// ([`send_in_place_from`](crate::RuntimeConfig::send_in_place_from)), it holds them until the peer has them.
+    /// ([`zero_copy_min_bytes`](crate::RuntimeConfig::zero_copy_min_bytes)), it holds them until the peer has them.
     ///
     /// # Errors
     /// As `send`.
     pub async fn start_send(&self, data: Vec<Bytes>) -> io::Result<Sent> {
-        let in_place = match &self.inner {
+        let zero_copy = match &self.inner {
             StreamInner::Uring(stream) => Some(stream.start_send(data).await?),
             StreamInner::Posix(stream) => stream.send(data).await.map(|()| None)?,
             StreamInner::Sim(stream) => stream.send(data).await.map(|()| None)?,
         };
-        Ok(Sent { in_place })
+        Ok(Sent { zero_copy })
     }
 
     /// Sends `len_bytes` of `file` from `position_bytes` without a copy through user space (splice, sendfile).

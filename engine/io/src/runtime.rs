@@ -342,7 +342,7 @@ pub struct RuntimeConfig {
     /// `uring`: a send of at least so many bytes leaves from where they are (`IORING_OP_SENDMSG_ZC`), and is done when the peer
     /// has them all. `usize::MAX`, the default: the kernel copies every one, and it is done when it has. The kernel locks what is
     /// on its way, within `RLIMIT_MEMLOCK` of the user; beyond that sends copy.
-    pub send_in_place_from: usize,
+    pub zero_copy_min_bytes: usize,
     /// Whether `SIGTERM` and `SIGINT` count as [`Io::stop_requested`].
     pub handle_signals: bool,
 }
@@ -357,7 +357,7 @@ impl Default for RuntimeConfig {
             recv_buffer_bytes: 32 * 1024,
             recv_buffers: 64,
             recv_queue_per_stream: 8,
-            send_in_place_from: usize::MAX,
+            zero_copy_min_bytes: usize::MAX,
             handle_signals: false,
         }
     }

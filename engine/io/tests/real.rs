@@ -59,9 +59,9 @@ promises! {
     receives_of_both_kinds_work_while_every_buffer_is_held,
     dropped_receive_into_does_not_overlap_the_next_receive,
     dropped_stream_gives_its_buffers_back,
-    send_in_place_arrives_whole,
-    send_in_place_that_is_given_up_gives_its_memory_back,
-    send_in_place_to_a_peer_in_the_process_copies,
+    zero_copy_send_arrives_whole,
+    zero_copy_send_that_is_given_up_gives_its_memory_back,
+    zero_copy_send_to_a_peer_in_the_process_copies,
     stalled_file_sends_do_not_hold_up_other_work_or_the_end,
     ipv6_works_as_ipv4,
     shards_share_a_port_if_asked,
@@ -78,25 +78,25 @@ mod uring_alone {
     }
 
     #[test]
-    fn send_in_place_has_a_bound_and_completes_twice() {
-        crate::send_in_place_has_a_bound_and_completes_twice(highwater_io::DriverChoice::Uring);
+    fn zero_copy_send_has_a_bound_and_completes_twice() {
+        crate::zero_copy_send_has_a_bound_and_completes_twice(highwater_io::DriverChoice::Uring);
     }
 
     #[test]
-    fn memory_of_a_send_in_place_is_the_kernels_until_the_peer_has_it() {
-        crate::memory_of_a_send_in_place_is_the_kernels_until_the_peer_has_it(
+    fn memory_of_a_zero_copy_send_is_the_kernels_until_the_peer_has_it() {
+        crate::memory_of_a_zero_copy_send_is_the_kernels_until_the_peer_has_it(
             highwater_io::DriverChoice::Uring,
         );
     }
 
     #[test]
-    fn send_in_place_that_nobody_waits_for_is_cut_off() {
-        crate::send_in_place_that_nobody_waits_for_is_cut_off(highwater_io::DriverChoice::Uring);
+    fn zero_copy_send_that_nobody_waits_for_is_cut_off() {
+        crate::zero_copy_send_that_nobody_waits_for_is_cut_off(highwater_io::DriverChoice::Uring);
     }
 
     #[test]
-    fn shard_ends_while_a_send_in_place_waits_for_its_peer() {
-        crate::shard_ends_while_a_send_in_place_waits_for_its_peer(highwater_io::DriverChoice::Uring);
+    fn shard_ends_while_a_zero_copy_send_waits_for_its_peer() {
+        crate::shard_ends_while_a_zero_copy_send_waits_for_its_peer(highwater_io::DriverChoice::Uring);
     }
 }
 
@@ -526,12 +526,12 @@ fn dropped_stream_gives_its_buffers_back(driver: DriverChoice) {
     });
 }
 
-fn in_place(driver: DriverChoice) -> RuntimeConfig {
-    RuntimeConfig { send_in_place_from: 1000, ..on(driver) }
+fn zero_copy(driver: DriverChoice) -> RuntimeConfig {
+    RuntimeConfig { zero_copy_min_bytes: 1000, ..on(driver) }
 }
 
-fn send_in_place_has_a_bound_and_completes_twice(driver: DriverChoice) {
-    run(&in_place(driver), |io| async move {
+fn zero_copy_send_has_a_bound_and_completes_twice(driver: DriverChoice) {
+    run(&zero_copy(driver), |io| async move {
         let (near, far) = connected(&io, LOOPBACK).await;
         // The listener's end is on its way still; what polls for other threads stays.
         while io.counters().in_flight > 1 {
@@ -551,8 +551,8 @@ fn send_in_place_has_a_bound_and_completes_twice(driver: DriverChoice) {
     });
 }
 
-fn send_in_place_arrives_whole(driver: DriverChoice) {
-    run(&in_place(driver), |io| async move {
+fn zero_copy_send_arrives_whole(driver: DriverChoice) {
+    run(&zero_copy(driver), |io| async move {
         let (near, far) = connected(&io, LOOPBACK).await;
         // More than the socket takes at once, and more pieces than one request does.
         let expected = pattern(7, 8 << 20);
@@ -564,8 +564,8 @@ fn send_in_place_arrives_whole(driver: DriverChoice) {
     });
 }
 
-fn send_in_place_that_is_given_up_gives_its_memory_back(driver: DriverChoice) {
-    run(&in_place(driver), |io| async move {
+fn zero_copy_send_that_is_given_up_gives_its_memory_back(driver: DriverChoice) {
+    run(&zero_copy(driver), |io| async move {
         let (near, far) = connected(&io, LOOPBACK).await;
         // Some of it waits in the peer's socket, some in ours, and most was never taken by the kernel.
         let memory = Bytes::from(pattern(1, 64 << 20));
@@ -583,16 +583,16 @@ fn send_in_place_that_is_given_up_gives_its_memory_back(driver: DriverChoice) {
 const WAITING_BYTES: usize = 1 << 20;
 
 /// A send that the kernel has taken, and its peer has not; its memory, and the two ends.
-async fn waiting_in_place(io: &Io) -> (Sent, Bytes, TcpStream, TcpStream) {
+async fn waiting_for_its_peer(io: &Io) -> (Sent, Bytes, TcpStream, TcpStream) {
     let (near, far) = connected(io, LOOPBACK).await;
     let memory = Bytes::from(pattern(1, WAITING_BYTES));
     let sent = near.start_send(vec![memory.clone()]).await.expect("taken");
     (sent, memory, near, far)
 }
 
-fn memory_of_a_send_in_place_is_the_kernels_until_the_peer_has_it(driver: DriverChoice) {
-    run(&in_place(driver), |io| async move {
-        let (sent, memory, near, far) = waiting_in_place(&io).await;
+fn memory_of_a_zero_copy_send_is_the_kernels_until_the_peer_has_it(driver: DriverChoice) {
+    run(&zero_copy(driver), |io| async move {
+        let (sent, memory, near, far) = waiting_for_its_peer(&io).await;
         let delivering = io.spawn(sent.delivered());
         // A few turns, in which nothing can come.
         for _ in 0..100 {
@@ -609,9 +609,9 @@ fn memory_of_a_send_in_place_is_the_kernels_until_the_peer_has_it(driver: Driver
     });
 }
 
-fn send_in_place_that_nobody_waits_for_is_cut_off(driver: DriverChoice) {
-    run(&in_place(driver), |io| async move {
-        let (sent, memory, _near, _far) = waiting_in_place(&io).await;
+fn zero_copy_send_that_nobody_waits_for_is_cut_off(driver: DriverChoice) {
+    run(&zero_copy(driver), |io| async move {
+        let (sent, memory, _near, _far) = waiting_for_its_peer(&io).await;
         drop(sent);
         while !memory.is_unique() {
             io.sleep(Duration::from_millis(1)).await;
@@ -619,13 +619,13 @@ fn send_in_place_that_nobody_waits_for_is_cut_off(driver: DriverChoice) {
     });
 }
 
-fn shard_ends_while_a_send_in_place_waits_for_its_peer(driver: DriverChoice) {
+fn shard_ends_while_a_zero_copy_send_waits_for_its_peer(driver: DriverChoice) {
     let memory = Arc::new(std::sync::Mutex::new(None));
     let kept = Arc::clone(&memory);
-    run(&in_place(driver), move |io| {
+    run(&zero_copy(driver), move |io| {
         let kept = Arc::clone(&kept);
         async move {
-            let (sent, memory, near, far) = waiting_in_place(&io).await;
+            let (sent, memory, near, far) = waiting_for_its_peer(&io).await;
             *kept.lock().expect("no panic") = Some(memory);
             io.spawn(async move {
                 sent.delivered().await;
@@ -637,8 +637,8 @@ fn shard_ends_while_a_send_in_place_waits_for_its_peer(driver: DriverChoice) {
     assert!(memory.lock().expect("no panic").take().expect("was sent").is_unique());
 }
 
-fn send_in_place_to_a_peer_in_the_process_copies(driver: DriverChoice) {
-    run(&in_place(driver), |io| async move {
+fn zero_copy_send_to_a_peer_in_the_process_copies(driver: DriverChoice) {
+    run(&zero_copy(driver), |io| async move {
         let (near, far) = std::os::unix::net::UnixStream::pair().expect("a pair");
         let (near, far) = (io.adopt(near).expect("adopted"), io.adopt(far).expect("adopted"));
         let expected = pattern(3, 1 << 20);

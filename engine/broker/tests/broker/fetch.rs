@@ -30,7 +30,7 @@ fn records_come_in_every_version() {
 
 /// Replies leave from where the records are, whatever that is: pieces of the hot tail, and buffers that a segment was read to.
 #[test]
-fn records_come_in_place() {
+fn records_come_by_zero_copy_sends() {
     let settings =
         [("socket.send.zero.copy.min.bytes", "1"), ("hot.tail.bytes", "4194304"), ("num.shards", "1")];
     let broker = TestBroker::start(&settings);

@@ -10,7 +10,7 @@
 //!                          │ future dropped: cancel
 //!                          v              completion
 //!                     Slot: Orphaned ──────────────> freed; a descriptor that came of it is closed
-//!   send in place ─> Slot: Awaited ── the result ──> Slot: Awaited ── memory is free ──> Slot: Done ─> …
+//!   zero-copy send ─> Slot: Awaited ── the result ──> Slot: Awaited ── memory is free ──> Slot: Done ─> …
 //!   receive, accept ─> Slot: Reported ── completion* ──> Receiver / Acceptor … last one: freed
 //! ```
 //!
@@ -80,7 +80,7 @@ impl Token {
 struct Slot {
     generation: u32,
     shape: Shape,
-    /// Result of a send in place, whose memory the kernel still has.
+    /// Result of a zero-copy send, whose memory the kernel still has.
     early: Option<i32>,
     held: Held,
     stage: Stage,
@@ -126,8 +126,8 @@ pub(crate) struct Core {
     pub(super) clock: Instant,
     polled_tasks: Cell<u64>,
     pub(super) recv_queue: usize,
-    /// Sends of so many bytes go in place.
-    pub(super) send_in_place_from: usize,
+    /// Sends of so many bytes and more are zero-copy.
+    pub(super) zero_copy_min_bytes: usize,
     pub(super) has_told_of_copies: Cell<bool>,
     /// For streams that receive while every provided buffer is lent.
     pub(super) small_buffers: BufPool,
@@ -160,14 +160,14 @@ impl Core {
             clock,
             polled_tasks: Cell::new(0),
             recv_queue: config.recv_queue_per_stream.max(1),
-            send_in_place_from: if kernel.send_in_place { config.send_in_place_from } else { usize::MAX },
+            zero_copy_min_bytes: if kernel.zero_copy { config.zero_copy_min_bytes } else { usize::MAX },
             has_told_of_copies: Cell::new(false),
             small_buffers: BufPool::new(SMALL_BUFFER_BYTES, usize::MAX, SPARE_SMALL_BUFFERS),
             winding_down: Cell::new(false),
         }))
     }
 
-    /// Starts a request that completes once, or is a send in place.
+    /// Starts a request that completes once, or is a zero-copy send.
     pub(super) fn submit(self: &Rc<Self>, request: Request) -> Operation {
         Operation { core: Rc::clone(self), token: Some(self.start(request)) }
     }
@@ -233,7 +233,7 @@ impl Core {
             return;
         }
         if !last {
-            assert!(slot.shape == Shape::InPlace, "a request that a future waits for completes once");
+            assert!(slot.shape == Shape::ZeroCopy, "a request that a future waits for completes once");
             slot.early = Some(result);
             match &mut slot.stage {
                 Stage::Awaited(waker) => {
@@ -371,7 +371,7 @@ impl Core {
         }
     }
 
-    /// The result of a send in place that went well, while the kernel has its memory.
+    /// The result of a zero-copy send that went well, while the kernel has its memory.
     fn poll_early(&self, token: Token, cx: &Context<'_>) -> Poll<Option<usize>> {
         let mut slots = self.slots.borrow_mut();
         let slot = &mut slots[token.index()];
@@ -408,7 +408,7 @@ impl Core {
     }
 }
 
-/// Ends the connection abruptly. What was sent in place is with the kernel until the peer has it or the connection is gone: a
+/// Ends the connection abruptly. What was sent without a copy is with the kernel until the peer has it or the connection is gone: a
 /// peer that takes nothing would keep the memory, after whoever sent it has given up, for as long as TCP tries.
 fn reset(socket: Option<Descriptor>) {
     if let Some(socket) = socket {
@@ -529,7 +529,7 @@ pub(super) struct Operation {
 }
 
 impl Operation {
-    /// The result of a send in place as soon as it is there, if the kernel still has the memory; `None` if the operation itself
+    /// The result of a zero-copy send as soon as it is there, if the kernel still has the memory; `None` if the operation itself
     /// tells, or will, since it is over or has failed.
     pub(super) async fn early(&mut self) -> Option<usize> {
         let token = self.token.expect("an operation is not polled after its completion");

@@ -58,7 +58,7 @@ pub(crate) struct TcpStream {
     core: Rc<Core>,
     socket: Descriptor,
     receiver: Rc<Receiver>,
-    /// Whether the socket cannot send in place.
+    /// Whether the socket has no zero-copy send.
     copies: Cell<bool>,
     ends: Ends,
 }
@@ -120,14 +120,14 @@ impl TcpStream {
 
     pub(crate) async fn start_send(&self, data: Vec<Bytes>) -> io::Result<Sent> {
         let mut pieces = Outgoing::new(data, || self.core.spare_vector());
-        let enough = self.core.send_in_place_from;
-        let mut in_place = enough < usize::MAX && !self.copies.get() && pieces.left_bytes() >= enough;
+        let enough = self.core.zero_copy_min_bytes;
+        let mut zero_copy = enough < usize::MAX && !self.copies.get() && pieces.left_bytes() >= enough;
         while !pieces.is_done() {
-            let completion = if in_place {
+            let completion = if zero_copy {
                 let left = pieces.left_bytes();
-                let mut sending = self.core.submit(Request::send_in_place(&self.socket, pieces));
+                let mut sending = self.core.submit(Request::send_zero_copy(&self.socket, pieces));
                 if sending.early().await == Some(left) {
-                    return Ok(Sent { in_place: Some((Rc::clone(&self.core), sending)) });
+                    return Ok(Sent { zero_copy: Some((Rc::clone(&self.core), sending)) });
                 }
                 sending.await
             } else {
@@ -138,15 +138,15 @@ impl TcpStream {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(sent) => pieces.advance(sent),
                 Err(error) if is_transient(&error) => {}
-                Err(error) if in_place && self.is_for_a_copy(&error) => in_place = false,
+                Err(error) if zero_copy && self.is_for_a_copy(&error) => zero_copy = false,
                 Err(error) => return Err(error),
             }
         }
         self.core.keep_vector(pieces.into_vector());
-        Ok(Sent { in_place: None })
+        Ok(Sent { zero_copy: None })
     }
 
-    /// Whether a send in place failed for what a copying one does not need: a socket that can do it, and pages to lock.
+    /// Whether a zero-copy send failed for what a copying one does not need: a socket that can do it, and pages to lock.
     fn is_for_a_copy(&self, error: &io::Error) -> bool {
         match error.raw_os_error() {
             Some(libc::EOPNOTSUPP) => {
@@ -155,7 +155,7 @@ impl TcpStream {
             }
             Some(libc::ENOMEM | libc::ENOBUFS) => {
                 if !self.core.has_told_of_copies.replace(true) {
-                    tracing::warn!(%error, "a send in place was refused, and copies: RLIMIT_MEMLOCK bounds what may be on its way");
+                    tracing::warn!(%error, "a zero-copy send was refused, and copies: RLIMIT_MEMLOCK bounds what may be on its way");
                 }
                 true
             }
@@ -175,13 +175,13 @@ impl TcpStream {
 
 /// What the kernel has taken to send.
 pub(crate) struct Sent {
-    /// Of a send in place, until the kernel has let go of the memory. Dropped before, it takes the connection along.
-    in_place: Option<(Rc<Core>, Operation)>,
+    /// Of a zero-copy send, until the kernel has let go of the memory. Dropped before, it takes the connection along.
+    zero_copy: Option<(Rc<Core>, Operation)>,
 }
 
 impl Sent {
     pub(crate) async fn delivered(self) {
-        if let Some((core, sending)) = self.in_place {
+        if let Some((core, sending)) = self.zero_copy {
             core.keep_vector(sending.await.held.into_pieces().into_vector());
         }
     }

@@ -45,12 +45,12 @@ impl fmt::Display for Features {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Kernel {
     pub(super) ftruncate: bool,
-    pub(super) send_in_place: bool,
+    pub(super) zero_copy: bool,
 }
 
 impl Features {
     pub(crate) fn kernel(&self) -> Kernel {
-        Kernel { ftruncate: self.has(FTRUNCATE), send_in_place: self.has(SENDMSG_ZC) }
+        Kernel { ftruncate: self.has(FTRUNCATE), zero_copy: self.has(SENDMSG_ZC) }
     }
 
     fn has(&self, name: &str) -> bool {
@@ -124,8 +124,8 @@ fn list(uring: &IoUring, operations: &Probe) -> Vec<Feature> {
     features.extend(OPERATIONS.map(|(name, code)| required(name, operations.is_supported(code))));
     let ftruncate = operations.is_supported(opcode::Ftruncate::CODE);
     features.push(replaced(FTRUNCATE, ftruncate, "ftruncate(2)"));
-    let send_in_place = operations.is_supported(opcode::SendMsgZc::CODE);
-    features.push(replaced(SENDMSG_ZC, send_in_place, "sends copy"));
+    let zero_copy = operations.is_supported(opcode::SendMsgZc::CODE);
+    features.push(replaced(SENDMSG_ZC, zero_copy, "sends copy"));
     let no_iowait = parameters.is_feature_no_iowait();
     features.push(replaced("IORING_FEAT_NO_IOWAIT", no_iowait, "idle shards count as waiting for I/O"));
     features

@@ -48,7 +48,7 @@ pub(super) enum Held {
         _to: Descriptor,
     },
     /// Pieces that the kernel sends from where they are. `to` is gone once nobody waits for them.
-    PiecesInPlace {
+    PiecesZeroCopy {
         pieces: Outgoing,
         to: Option<Descriptor>,
     },
@@ -84,15 +84,15 @@ impl Held {
     /// The pieces of a write or send.
     pub(super) fn into_pieces(self) -> Outgoing {
         match self {
-            Held::Pieces { pieces, .. } | Held::PiecesInPlace { pieces, .. } => pieces,
+            Held::Pieces { pieces, .. } | Held::PiecesZeroCopy { pieces, .. } => pieces,
             _ => unreachable!("a request that takes pieces holds them"),
         }
     }
 
-    /// The socket of a send in place, which is held no longer.
+    /// The socket of a zero-copy send, which is held no longer.
     pub(super) fn give_up_socket(&mut self) -> Option<Descriptor> {
         match self {
-            Held::PiecesInPlace { to, .. } => to.take(),
+            Held::PiecesZeroCopy { to, .. } => to.take(),
             _ => None,
         }
     }
@@ -130,7 +130,7 @@ pub(super) enum Shape {
     Descriptor,
     /// To a future, when the last completion has said that the kernel has let go of the memory. The result is that of the
     /// first, which [`Operation::early`](super::core::Operation::early) gives at once.
-    InPlace,
+    ZeroCopy,
     /// Possibly many times, until a completion says that it was the last; to what the request holds.
     Reported,
 }
@@ -275,15 +275,15 @@ impl Request {
     }
 
     /// As [`send`](Self::send), but the kernel sends from where the pieces are, and holds them until the peer has them.
-    pub(super) fn send_in_place(socket: &Descriptor, mut pieces: Outgoing) -> Self {
+    pub(super) fn send_zero_copy(socket: &Descriptor, mut pieces: Outgoing) -> Self {
         let entry = match pieces.gather() {
             Gathered::One(at, len) => opcode::SendZc::new(raw(socket), at, len).flags(SEND_FLAGS).build(),
             Gathered::Many(vector) => opcode::SendMsgZc::new(raw(socket), vector.as_message())
                 .flags(SEND_FLAGS.unsigned_abs())
                 .build(),
         };
-        let held = Held::PiecesInPlace { pieces, to: Some(Rc::clone(socket)) };
-        Request { entry, held, shape: Shape::InPlace }
+        let held = Held::PiecesZeroCopy { pieces, to: Some(Rc::clone(socket)) };
+        Request { entry, held, shape: Shape::ZeroCopy }
     }
 
     /// Receives into the memory behind the buffer's content, until the buffer has `end` bytes.
