@@ -37,10 +37,11 @@ const LARGE_BYTES: usize = 1 << 20;
 /// the next would have to be moved.
 const TOGETHER_BYTES: usize = MEDIUM_BYTES / 2;
 
-/// Memory that frames used is kept for the next ones: so much of each size.
-const KEEP_SMALL: usize = 256;
-const KEEP_MEDIUM: usize = 32;
-const KEEP_LARGE: usize = 16;
+/// Memory that frames used is kept for the next ones: so large a part of the budget of each size. New memory costs as much as what is
+/// received into it.
+const KEPT_OF_SMALL: usize = 64;
+const KEPT_OF_MEDIUM: usize = 16;
+const KEPT_OF_LARGE: usize = 4;
 
 /// Why no frame came.
 #[derive(Debug, thiserror::Error)]
@@ -91,12 +92,13 @@ pub(crate) struct FramePools {
 }
 
 impl FramePools {
-    pub(crate) fn new() -> Self {
-        // What is handed out is bounded by the budget, not by the pools.
+    /// For a shard whose requests take `budget_bytes` at most. That, and not the pools, bounds what is handed out.
+    pub(crate) fn new(budget_bytes: usize) -> Self {
+        let pool = |bytes: usize, part: usize| BufPool::new(bytes, usize::MAX, budget_bytes / part / bytes);
         FramePools {
-            small: BufPool::new(SMALL_BYTES, usize::MAX, KEEP_SMALL),
-            medium: BufPool::new(MEDIUM_BYTES, usize::MAX, KEEP_MEDIUM),
-            large: BufPool::new(LARGE_BYTES, usize::MAX, KEEP_LARGE),
+            small: pool(SMALL_BYTES, KEPT_OF_SMALL),
+            medium: pool(MEDIUM_BYTES, KEPT_OF_MEDIUM),
+            large: pool(LARGE_BYTES, KEPT_OF_LARGE),
         }
     }
 
@@ -356,7 +358,7 @@ mod tests {
         let stream = listener.accept().await.expect("a connection");
         let budget = RequestBudget::new(memory_bytes);
         let limit = budget.available();
-        let mut reader = FrameReader::new(io, &budget, &FramePools::new(), network);
+        let mut reader = FrameReader::new(io, &budget, &FramePools::new(memory_bytes), network);
         // Where memory is short, the next may need all of it.
         let most_at_work = if memory_bytes < 1 << 20 { 0 } else { 5 };
         let mut at_work: VecDeque<Frame> = VecDeque::new();
@@ -429,7 +431,7 @@ mod tests {
             other.grow(usize::MAX).await;
             // All that the peer sent is there.
             io.sleep(Duration::from_secs(1)).await;
-            let mut reader = FrameReader::new(&io, &budget, &FramePools::new(), &network);
+            let mut reader = FrameReader::new(&io, &budget, &FramePools::new(256 << 10), &network);
             for number in 0..NUMBER {
                 let frame = io.timeout(Duration::from_secs(10), async {
                     let size = reader.size(&stream).await.expect("a size");

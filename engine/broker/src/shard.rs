@@ -123,7 +123,7 @@ impl Shard {
             metadata: Watch::new(image),
             request_budget: RequestBudget::new(config.network.request_memory_bytes),
             response_budget: ResponseBudget::new(config.fetch.response_memory_bytes),
-            frame_pools: FramePools::new(),
+            frame_pools: FramePools::new(config.network.request_memory_bytes),
             admin_lane: Semaphore::new(ADMIN_AT_ONCE),
             heavy_steps: HeavySteps::new(),
             fetch_sessions: RefCell::new(sessions),

@@ -35,6 +35,9 @@ const LARGE_ALLOCATION_BYTES: usize = 128 << 10;
 /// A pool that may grow to this takes its slabs from huge pages.
 const LARGE_POOL_BYTES: usize = 4 << 20;
 
+/// So much of a pool's spare memory goes round while that is enough: what a processor's cache may hold.
+const NEAR_BYTES: usize = 4 << 20;
+
 /// A part of an aligned allocation that is nobody else's. Its bytes are initialised from the start and stay so.
 pub(crate) struct Memory {
     ptr: NonNull<u8>,
@@ -167,9 +170,47 @@ impl Memory {
     }
 }
 
+/// Memory that came back and is kept.
+struct Spare {
+    /// What is taken first, so that no more goes round than is needed.
+    near: ArrayQueue<Memory>,
+    far: Option<ArrayQueue<Memory>>,
+}
+
+impl Spare {
+    /// Room for `most` slabs, one at least.
+    fn new(most: usize, slab_bytes: usize) -> Self {
+        let most = most.max(1);
+        let near = most.min((NEAR_BYTES / slab_bytes).max(1));
+        let far = most - near;
+        Spare { near: ArrayQueue::new(near), far: (far > 0).then(|| ArrayQueue::new(far)) }
+    }
+
+    fn most(&self) -> usize {
+        self.near.capacity() + self.far.as_ref().map_or(0, ArrayQueue::capacity)
+    }
+
+    fn len(&self) -> usize {
+        self.near.len() + self.far.as_ref().map_or(0, ArrayQueue::len)
+    }
+
+    fn take(&self) -> Option<Memory> {
+        self.near.pop().or_else(|| self.far.as_ref()?.pop())
+    }
+
+    /// What there is no room for goes back to where it is from.
+    fn keep(&self, memory: Memory) {
+        if let Err(memory) = self.near.push(memory)
+            && let Some(far) = &self.far
+        {
+            drop(far.push(memory));
+        }
+    }
+}
+
 /// What a pool's handles and its slabs share.
 struct PoolShared {
-    free: ArrayQueue<Memory>,
+    spare: Spare,
     slab_bytes: usize,
     lent: AtomicUsize,
     limit: usize,
@@ -185,20 +226,19 @@ impl PoolShared {
 
     /// A slab that no one had before.
     fn more_memory(&self) -> Memory {
-        let keeps_all = self.free.capacity() >= self.limit;
+        let keeps_all = self.spare.most() >= self.limit;
         if keeps_all && self.limit.saturating_mul(self.slab_bytes) >= LARGE_POOL_BYTES {
             let mut parts = Memory::in_huge_pages(self.slab_bytes);
             let first = parts.next().expect("at least one part");
             // Should two threads come here at once, what is too much goes back to the allocator.
-            parts.for_each(|part| drop(self.free.push(part)));
+            parts.for_each(|part| self.spare.keep(part));
             return first;
         }
         Memory::zeroed(self.slab_bytes)
     }
 
     fn take_back(&self, memory: Memory) {
-        // A full cache lets the memory go back to the allocator.
-        drop(self.free.push(memory));
+        self.spare.keep(memory);
         // In one order with what `wait` does: it sees the slab, or is seen here.
         self.lent.fetch_sub(1, Ordering::SeqCst);
         if self.has_waiting.load(Ordering::SeqCst) {
@@ -258,10 +298,11 @@ impl BufPool {
     /// most `max_free` of those that came back.
     #[must_use]
     pub fn new(slab_bytes: usize, limit: usize, max_free: usize) -> Self {
+        let slab_bytes = slab_bytes.max(1).next_multiple_of(IO_ALIGNMENT);
         BufPool {
             shared: Arc::new(PoolShared {
-                free: ArrayQueue::new(max_free.max(1)),
-                slab_bytes: slab_bytes.max(1).next_multiple_of(IO_ALIGNMENT),
+                spare: Spare::new(max_free, slab_bytes),
+                slab_bytes,
                 lent: AtomicUsize::new(0),
                 limit: limit.max(1),
                 waiting: Mutex::default(),
@@ -291,12 +332,12 @@ impl BufPool {
     /// Slabs that are kept for whoever takes one next.
     #[must_use]
     pub fn spare(&self) -> usize {
-        self.shared.free.len()
+        self.shared.spare.len()
     }
 
     /// Lets the memory go that nobody has.
     pub fn trim(&self) {
-        while self.shared.free.pop().is_some() {}
+        while self.shared.spare.take().is_some() {}
     }
 
     /// An empty buffer with a capacity of one slab, or `None` when all are out. Its spare bytes are initialised, with
@@ -305,7 +346,7 @@ impl BufPool {
     pub fn try_take(&self) -> Option<IoBuf> {
         let claim = |lent: usize| (lent < self.shared.limit).then_some(lent + 1);
         self.shared.lent.fetch_update(Ordering::SeqCst, Ordering::SeqCst, claim).ok()?;
-        let memory = self.shared.free.pop().unwrap_or_else(|| self.shared.more_memory());
+        let memory = self.shared.spare.take().unwrap_or_else(|| self.shared.more_memory());
         Some(IoBuf::over(Slab { memory: Some(memory), home: Some(Arc::clone(&self.shared)) }))
     }
 
@@ -574,6 +615,21 @@ mod tests {
         assert!(take.as_mut().poll(&mut cx).is_pending());
         std::thread::spawn(move || drop(slice)).join().expect("the thread drops the slice");
         assert!(take.as_mut().poll(&mut cx).is_ready());
+    }
+
+    /// Slabs of the size of all that is near: one is.
+    #[test]
+    fn as_few_slabs_go_round_as_are_needed() {
+        let pool = BufPool::new(NEAR_BYTES, usize::MAX, 3);
+        let taken: Vec<IoBuf> = (0..4).filter_map(|_| pool.try_take()).collect();
+        let first = taken[0].as_ptr();
+        drop(taken);
+        assert_eq!(pool.spare(), 3, "the fourth is not kept");
+        for _ in 0..4 {
+            assert_eq!(pool.try_take().expect("one is spare").as_ptr(), first);
+        }
+        pool.trim();
+        assert_eq!((pool.spare(), pool.lent()), (0, 0));
     }
 
     #[test]

@@ -350,6 +350,11 @@ impl Journal {
         self.place.get().sequence + 1
     }
 
+    /// The sequence of the group with what was accepted last.
+    pub(crate) fn accepted_through(&self) -> u64 {
+        self.place.get().sequence + u64::from(!self.forming.borrow().is_empty())
+    }
+
     /// Draws a line after everything accepted so far, asks for its flush, and returns the sequence of the group before
     /// the line. What is accepted from now on may still enter that group, unless the caller yields first: so the
     /// forming group is closed to it.
@@ -370,13 +375,15 @@ impl Journal {
 
     /// Asks for a flush of everything accepted so far, and returns the sequence that will be durable then.
     pub(crate) fn request_flush(&self) -> u64 {
-        let mut forming = self.forming.borrow_mut();
-        forming.wants_flush |= !forming.is_empty();
+        {
+            let mut forming = self.forming.borrow_mut();
+            forming.wants_flush |= !forming.is_empty();
+        }
         self.wanted.update(|wanted| {
             wanted.work = true;
             wanted.flush = true;
         });
-        self.place.get().sequence + u64::from(!forming.is_empty())
+        self.accepted_through()
     }
 
     /// Bytes written since the last checkpoint; changes wake the checkpointer.

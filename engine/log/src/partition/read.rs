@@ -149,8 +149,10 @@ impl Partition {
     /// Whether others append to logs of the same shard and directory: who reads much from segments at once delays them.
     #[must_use]
     pub fn has_appends_beside(&self) -> bool {
-        let written = self.shard.journal.progress().through(Mark::Written);
-        self.shard.read_pace.has_appends(written, self.shard.io.now())
+        let journal = &self.shard.journal;
+        let written = journal.progress().through(Mark::Written);
+        let some_wait = journal.accepted_through() > written && journal.progress().failure().is_none();
+        self.shard.read_pace.has_appends(written, some_wait, self.shard.io.now())
     }
 
     async fn read_once(&self, request: ReadRequest) -> Result<ReadData, ReadError> {

@@ -29,10 +29,11 @@ impl ReadPace {
         ReadPace { room: Semaphore::new(MOST_UNDER_WAY_BYTES), written: Cell::new((0, now)) }
     }
 
-    /// Whether groups are being written, of which the newest has this sequence.
-    pub(super) fn has_appends(&self, written_through: u64, now: MonoTime) -> bool {
+    /// Whether groups are being written, of which the newest that is has this sequence. While some wait to be there are: a device that
+    /// stands still is not to be asked for more.
+    pub(super) fn has_appends(&self, written_through: u64, some_wait: bool, now: MonoTime) -> bool {
         let (through, since) = self.written.get();
-        if through != written_through {
+        if through != written_through || some_wait {
             self.written.set((written_through, now));
             return true;
         }
@@ -120,12 +121,23 @@ mod tests {
     fn nobody_appends_once_the_journal_stood_still_for_a_while() {
         let begin = MonoTime::default();
         let pace = ReadPace::new(begin);
-        assert!(!pace.has_appends(0, begin));
-        assert!(pace.has_appends(1, begin));
+        assert!(!pace.has_appends(0, false, begin));
+        assert!(pace.has_appends(1, false, begin));
         let soon = begin + QUIET_AFTER / 2;
-        assert!(pace.has_appends(1, soon));
-        assert!(pace.has_appends(2, soon));
-        assert!(pace.has_appends(2, begin + QUIET_AFTER));
-        assert!(!pace.has_appends(2, soon + QUIET_AFTER));
+        assert!(pace.has_appends(1, false, soon));
+        assert!(pace.has_appends(2, false, soon));
+        assert!(pace.has_appends(2, false, begin + QUIET_AFTER));
+        assert!(!pace.has_appends(2, false, soon + QUIET_AFTER));
+    }
+
+    #[test]
+    fn appends_that_wait_for_the_device_are_appends() {
+        let begin = MonoTime::default();
+        let pace = ReadPace::new(begin);
+        assert!(pace.has_appends(0, true, begin));
+        let later = begin + 10 * QUIET_AFTER;
+        assert!(pace.has_appends(0, true, later));
+        assert!(pace.has_appends(1, false, later + QUIET_AFTER / 2));
+        assert!(!pace.has_appends(1, false, later + 2 * QUIET_AFTER));
     }
 }
