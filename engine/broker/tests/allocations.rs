@@ -1,5 +1,5 @@
 //! What a produce request takes from the allocator, on its way from the socket to its answer: a bounded number of times,
-//! whatever it carries. None of it is a record's, none a batch's.
+//! whatever it carries. None of it is a record's, and of many batches less than one is a batch's.
 //!
 //! The allocator counts for the whole process, so this file has one test, and the client's part of it allocates nothing
 //! while we count.

@@ -3,9 +3,10 @@
 mod pairs;
 mod speed;
 
+use crate::report::workload_words;
 use crate::results::answer::{self, Ordeal, Tone};
 use crate::results::summary::{CellSummary, Judged, open_loop, performance, summaries};
-use crate::results::{Sweep, text};
+use crate::results::{Configuration, Sweep, text};
 use highwater_checker::{Acks, Loss, Scope, Standing};
 use std::path::Path;
 
@@ -137,6 +138,18 @@ const HEADS: [&str; 11] = [
 /// The first so many columns are words, the others numbers.
 const WORDS: usize = 4;
 
+/// A setting as rows tell it: what decides over loss, and what else not all settings of the sweep have in common.
+fn setting(sweep: &Sweep, configuration: &Configuration) -> String {
+    let words = workload_words(&configuration.workload);
+    let others: Vec<String> =
+        sweep.configurations.iter().map(|other| workload_words(&other.workload)).collect();
+    let is_own = |word: &&str| others.iter().any(|other| other.split(", ").all(|theirs| theirs != *word));
+    // What is cold, the short label says.
+    let own: Vec<&str> = words.split(", ").filter(is_own).filter(|word| *word != "cold").collect();
+    let label = configuration.short_label();
+    if own.is_empty() { format!("acks={label}") } else { format!("acks={label}; {}", own.join(", ")) }
+}
+
 struct Row<const N: usize> {
     fields: [String; N],
     paint: Paint,
@@ -150,10 +163,10 @@ fn rows(sweep: &Sweep, cells: &[CellSummary<'_>]) -> Vec<Row<{ HEADS.len() }>> {
         let steady = open_loop(cells, &configuration.id);
         let faults: Vec<&CellSummary<'_>> =
             cells.iter().filter(of).filter(|cell| cell.fault().is_some()).collect();
-        rows.extend(faults.iter().map(|cell| fault_row(cell, speed, steady)));
+        rows.extend(faults.iter().map(|cell| fault_row(sweep, cell, speed, steady)));
         if let (true, Some(speed)) = (faults.is_empty(), speed) {
             let dash = || "–".to_owned();
-            let [setting, broker, rate, p99] = common(speed, Some(speed), steady);
+            let [setting, broker, rate, p99] = common(sweep, speed, Some(speed), steady);
             let trials = speed.cell.trials.len().to_string();
             let fields = [
                 setting,
@@ -175,6 +188,7 @@ fn rows(sweep: &Sweep, cells: &[CellSummary<'_>]) -> Vec<Row<{ HEADS.len() }>> {
 }
 
 fn common(
+    sweep: &Sweep,
     cell: &CellSummary<'_>,
     speed: Option<&CellSummary<'_>>,
     steady: Option<&CellSummary<'_>>,
@@ -189,16 +203,16 @@ fn common(
         },
     );
     let p99 = text::latency(steady.and_then(|steady| steady.intended.quantile(0.99)));
-    let setting = format!("acks={}", cell.configuration.short_label());
-    [setting, cell.configuration.broker.name.clone(), rate, p99]
+    [setting(sweep, cell.configuration), cell.configuration.broker.name.clone(), rate, p99]
 }
 
 fn fault_row(
+    sweep: &Sweep,
     cell: &CellSummary<'_>,
     speed: Option<&CellSummary<'_>>,
     steady: Option<&CellSummary<'_>>,
 ) -> Row<{ HEADS.len() }> {
-    let [setting, broker, rate, p99] = common(cell, speed, steady);
+    let [setting, broker, rate, p99] = common(sweep, cell, speed, steady);
     let fault = cell.ordeal().map(short_fault).unwrap_or_default();
     let Some(judged) = &cell.judged else {
         let dash = || "–".to_owned();

@@ -1,6 +1,6 @@
 //! The third table: what interleaved pairs say.
 
-use super::{Colour, Paint, Row, grid};
+use super::{Colour, Paint, Row, grid, setting};
 use crate::results::compare;
 use crate::results::stats::{self, Spread};
 use crate::results::summary::CellSummary;
@@ -26,7 +26,7 @@ pub(super) fn table(sweep: &Sweep, cells: &[CellSummary<'_>], colour: Colour) ->
                 let rate = cell
                     .offered()
                     .map_or_else(String::new, |rate| format!(" at {} MB/s", text::megabytes(rate)));
-                format!("{} acks={}{rate}", cell.configuration.broker.name, cell.configuration.short_label())
+                format!("{} {}{rate}", cell.configuration.broker.name, setting(sweep, cell.configuration))
             },
         )
     };

@@ -1,6 +1,6 @@
 //! The second table: what the speed of each cell without a fault cost, and what the client itself could do.
 
-use super::{Colour, Paint, Row, grid};
+use super::{Colour, Paint, Row, grid, setting};
 use crate::results::stats::Spread;
 use crate::results::summary::{CellSummary, Memory};
 use crate::results::{Sweep, text};
@@ -30,7 +30,7 @@ pub(super) fn table(sweep: &Sweep, cells: &[CellSummary<'_>], colour: Colour) ->
     if measured.is_empty() {
         return String::new();
     }
-    let rows: Vec<Row<{ HEADS.len() }>> = measured.iter().map(|cell| row(cell)).collect();
+    let rows: Vec<Row<{ HEADS.len() }>> = measured.iter().map(|cell| row(sweep, cell)).collect();
     let mut out = format!("\n{}", grid(&HEADS, WORDS, &rows, colour));
     let mut ceilings: Vec<String> = Vec::new();
     for ceiling in sweep.configurations.iter().filter_map(|known| known.client_ceiling) {
@@ -58,14 +58,14 @@ pub(super) fn table(sweep: &Sweep, cells: &[CellSummary<'_>], colour: Colour) ->
     out
 }
 
-fn row(cell: &CellSummary<'_>) -> Row<{ HEADS.len() }> {
+fn row(sweep: &Sweep, cell: &CellSummary<'_>) -> Row<{ HEADS.len() }> {
     let rate = |rate: Option<f64>| rate.map_or_else(|| "–".to_owned(), text::megabytes);
     let median = |spread: Option<Spread>| rate(spread.map(|spread| spread.median));
     let limit = if cell.is_limited_by_client() { "! " } else { "" };
     let memory =
         |of: fn(Memory) -> u64| cell.memory.map_or_else(|| "–".to_owned(), |memory| text::bytes(of(memory)));
     let fields = [
-        format!("acks={}", cell.configuration.short_label()),
+        setting(sweep, cell.configuration),
         cell.configuration.broker.name.clone(),
         cell.offered().map_or_else(|| "–".to_owned(), text::megabytes),
         median(cell.bytes_per_second),

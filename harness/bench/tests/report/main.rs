@@ -356,6 +356,18 @@ fn panels_never_mix_workloads() {
 }
 
 #[test]
+fn terminal_view_tells_settings_apart_by_what_differs() {
+    let mut sweep = sweep(7, 24);
+    let shown = |sweep: &Sweep| table::render(sweep, Path::new("r"), Colour::Plain);
+    assert!(!shown(&sweep).contains("batch.size"), "all have the same: {}", shown(&sweep));
+    sweep.configurations[0].workload.batch_size_bytes = 16_384;
+    let text = shown(&sweep);
+    let own = |size: u32| text.matches(&format!("; batch.size={size}")).count();
+    assert!(own(16_384) > 0 && own(131_072) > 0, "{text}");
+    assert!(!text.contains("linger.ms"), "{text}");
+}
+
+#[test]
 fn terminal_view_is_sentence_table_file() {
     let text = table::render(&broken(), Path::new("results/x/report.html"), Colour::Plain);
     let lines: Vec<&str> = text.lines().collect();
