@@ -72,6 +72,24 @@ pub(crate) struct Pressure {
     pub(crate) memory: bool,
 }
 
+/// One append that waits for room, until it is dropped.
+struct Waits<'a> {
+    waiting: &'a Cell<usize>,
+}
+
+impl<'a> Waits<'a> {
+    fn begin(waiting: &'a Cell<usize>) -> Self {
+        waiting.set(waiting.get() + 1);
+        Waits { waiting }
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.waiting.set(self.waiting.get() - 1);
+    }
+}
+
 /// What the write loop is asked for, besides the groups themselves.
 #[derive(Debug, Clone, Copy, Default)]
 struct Wanted {
@@ -153,6 +171,8 @@ pub(crate) struct Journal {
     bytes_since_checkpoint: Watch<u64>,
     /// What appends wait for; taken by the checkpoint that is to relieve it.
     pressure: Watch<Pressure>,
+    /// How many appends wait for room.
+    waiting: Cell<usize>,
     counters: Cell<JournalCounters>,
     /// Whether the log closes: nobody may wait for room any more, except the close itself.
     closing: Cell<bool>,
@@ -198,6 +218,7 @@ impl Journal {
             unflushed_bytes: Cell::new(0),
             bytes_since_checkpoint: Watch::new(0),
             pressure: Watch::new(Pressure::default()),
+            waiting: Cell::new(0),
             counters: Cell::default(),
             closing: Cell::new(false),
             stopped: Watch::new(false),
@@ -247,12 +268,17 @@ impl Journal {
         may_wait: impl Fn() -> bool,
     ) -> Result<(), LogError> {
         let needed = group::bytes_needed(payload_bytes, entries);
+        let mut waits = None;
         loop {
             if let Some(failure) = self.progress.failure() {
                 return Err(failure.into());
             }
             let changes = self.changes.get();
-            match self.obstacle(needed) {
+            let obstacle = self.obstacle(needed);
+            if obstacle.is_some() {
+                waits.get_or_insert_with(|| Waits::begin(&self.waiting));
+            }
+            match obstacle {
                 None => return Ok(()),
                 Some(_) if !may_wait() => return Err(LogError::Closed),
                 Some(Obstacle::Memory) => {
@@ -348,6 +374,12 @@ impl Journal {
 
     fn next_sequence(&self) -> u64 {
         self.place.get().sequence + 1
+    }
+
+    /// Whether appends wait: for room, or for their group to be written. None does in a journal that failed.
+    pub(crate) fn some_wait(&self) -> bool {
+        let is_behind = self.accepted_through() > self.progress.through(Mark::Written);
+        (is_behind || self.waiting.get() > 0) && self.progress.failure().is_none()
     }
 
     /// The sequence of the group with what was accepted last.

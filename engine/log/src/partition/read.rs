@@ -151,8 +151,7 @@ impl Partition {
     pub fn has_appends_beside(&self) -> bool {
         let journal = &self.shard.journal;
         let written = journal.progress().through(Mark::Written);
-        let some_wait = journal.accepted_through() > written && journal.progress().failure().is_none();
-        self.shard.read_pace.has_appends(written, some_wait, self.shard.io.now())
+        self.shard.read_pace.has_appends(written, journal.some_wait(), self.shard.io.now())
     }
 
     async fn read_once(&self, request: ReadRequest) -> Result<ReadData, ReadError> {

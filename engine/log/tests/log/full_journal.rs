@@ -83,3 +83,32 @@ fn journal_that_fills_up_during_a_checkpoint_gets_another_one() {
         });
     }
 }
+
+/// Appends that wait for a checkpoint are in no group. Who reads a cold log saw nothing being written, took them for gone, and read
+/// as deep as it could, beside the very flushes that they waited for.
+#[test]
+fn appends_that_wait_for_a_checkpoint_are_appends_to_a_cold_reader() {
+    let mut scene = Scene::new(1);
+    let disk = scene.disk();
+    scene.live(move |io| async move {
+        let (_dir, logs, _) = open(&io).await;
+        let log = create(&logs, 0).await;
+        append_one(&log, &[7; 3_000]).await.acknowledged().await.expect("the disk is sound");
+        let slow = FaultEffect::Delay(Duration::from_secs(60));
+        let flushes = disk.inject(Fault::new(DiskOp::Flush, slow).on(".log").times(1));
+        let filler = io.spawn(fill(log.clone()));
+        io.sleep(Duration::from_secs(10)).await;
+        let end = log.watermarks().get().log_end_offset;
+        for _ in 0..3 {
+            io.sleep(Duration::from_secs(1)).await;
+            assert_eq!(log.watermarks().get().log_end_offset, end, "appends wait for the checkpoint");
+            assert!(log.has_appends_beside());
+        }
+        filler.await;
+        assert_eq!(disk.fired(flushes), 1);
+        io.sleep(Duration::from_secs(100)).await;
+        let _ = log.has_appends_beside();
+        io.sleep(Duration::from_secs(1)).await;
+        assert!(!log.has_appends_beside(), "nobody appends any more");
+    });
+}
