@@ -1,13 +1,14 @@
 //! Gathers the records of one log into batches: what waits together is stored together.
 //!
-//! A batch goes when it is full (`batch_size`), or its first record has waited for `linger`, and fewer than
-//! `max_in_flight` are on their way. Records keep the order of their arrival, and those that were appended together are in
-//! one batch. Memory is bounded by the permits that the records bring with them.
+//! A batch goes when it is full (`batch_size`), or its first record has waited for `linger` and fewer than `max_in_flight` are
+//! on their way: one that is full gains nothing by waiting for those before it. Records keep the order of their arrival, and
+//! those that were appended together are in one batch. Memory is bounded by the permits that the records bring with them.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use highwater_io::race::{Either, first};
 use highwater_io::sync::{Permit, Semaphore, Watch};
 use highwater_io::{Io, MonoTime};
 use highwater_model::batch::{BatchBuilder, BatchError, NewRecord as BatchRecord, ProducerStamp};
@@ -17,6 +18,9 @@ use super::serve::Waiting;
 use super::{NewRecord, StoreError, StoreOptions, Stored};
 use crate::error::AppendError;
 use crate::partition::{Appended, Origin, Partition};
+
+/// Full batches that may be on their way at once, besides the others: as much as a group of the journal or two.
+const FULL_IN_FLIGHT: usize = 64;
 
 struct Queued {
     waiting: Waiting,
@@ -38,6 +42,7 @@ pub(super) struct Gatherer {
     options: Rc<StoreOptions>,
     queue: Watch<Queue>,
     in_flight: Semaphore,
+    full_in_flight: Semaphore,
     /// Whether the loop has ended.
     ended: Watch<bool>,
 }
@@ -48,6 +53,7 @@ impl Gatherer {
             io: io.clone(),
             partition,
             in_flight: Semaphore::new(options.max_in_flight.max(1)),
+            full_in_flight: Semaphore::new(FULL_IN_FLIGHT),
             options,
             queue: Watch::new(Queue::default()),
             ended: Watch::new(false),
@@ -74,7 +80,7 @@ impl Gatherer {
     async fn run(self: Rc<Self>) {
         while let Some(first_arrived) = self.wait_for_first().await {
             self.linger(first_arrived).await;
-            let slot = self.in_flight.acquire(1).await;
+            let slot = self.slot().await;
             let (batch, taken) = self.take_batch();
             match self.append(batch).await {
                 Ok(appended) => self.io.spawn(acknowledge(appended, taken, slot)).detach(),
@@ -87,7 +93,20 @@ impl Gatherer {
         }
         // Every slot is back: nothing is on its way.
         drop(self.in_flight.acquire(self.in_flight.limit()).await);
+        drop(self.full_in_flight.acquire(FULL_IN_FLIGHT).await);
         self.ended.set(true);
+    }
+
+    /// Waits until the next batch may go.
+    async fn slot(&self) -> Permit {
+        let limit = self.batch_limit();
+        let full = async {
+            self.queue.wait_for(|queue| (queue.size_bytes >= limit).then_some(())).await;
+            self.full_in_flight.acquire(1).await
+        };
+        match first(self.in_flight.acquire(1), full).await {
+            Either::Left(slot) | Either::Right(slot) => slot,
+        }
     }
 
     /// What is wrong with one record is no other's fault: of a batch that was refused, the others are stored.
@@ -184,13 +203,14 @@ async fn acknowledge(appended: Appended, taken: Vec<Queued>, slot: Permit) {
         return fail(taken, &AppendError::Log(error));
     }
     let append_time = appended.log_append_time;
-    let mut offset = appended.base_offset;
-    for Queued { waiting: Waiting { records, ack, memory }, arrived_at, .. } in taken {
+    let mut offset = Offset(appended.last_offset.0 + 1);
+    // The last one first: who waits for the oldest of many is woken once, and finds the others there.
+    for Queued { waiting: Waiting { records, ack, memory }, arrived_at, .. } in taken.into_iter().rev() {
+        offset = Offset(offset.0 - records.len() as i64);
         let own_time = records.first().and_then(|record| record.timestamp).unwrap_or(arrived_at);
         let timestamp = if append_time == Timestamp::NONE { own_time } else { append_time };
         ack.send(Ok(Stored { offset, timestamp }));
         drop(memory);
-        offset = Offset(offset.0 + records.len() as i64);
     }
 }
 

@@ -1,11 +1,11 @@
 //! The store's thread in the simulator, and a real one.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use highwater_io::sim::{World, WorldConfig};
+use highwater_io::sim::{DiskOp, Fault, FaultEffect, World, WorldConfig};
 use highwater_io::{DriverChoice, Io, mailbox};
 use highwater_model::compression::Compression;
 use highwater_model::{Offset, Timestamp};
@@ -204,6 +204,39 @@ fn records_that_wait_together_are_stored_as_one_batch() {
         let bytes = data.chunks.concat();
         assert_eq!(highwater_model::batch::headers(&bytes).count(), 1);
     });
+}
+
+/// A group of the journal was five batches of 64 KiB, however much waited: `max_in_flight` held back full ones, too.
+#[test]
+fn full_batches_do_not_wait_for_those_before_them() {
+    let mut world = World::new(10, WorldConfig::default());
+    let node = world.add_node("store");
+    let disk = world.disk_of(node);
+    let done = Rc::new(Cell::new(false));
+    world.start(node, vec![Rc::clone(&done)], move |io, done: Rc<Cell<bool>>| {
+        let disk = disk.clone();
+        async move {
+            let shared = open(&io, StoreOptions { max_in_flight: 1, ..small() }).await;
+            let log = log(&shared, "events").await;
+            let first = log.append(NewRecord::value("the segment is there")).await.expect("taken");
+            first.await.expect("stored");
+            let late = FaultEffect::Delay(Duration::from_secs(1));
+            disk.inject(Fault::new(DiskOp::Write, late).on("journal"));
+            let begin = io.now();
+            let mut acks = Vec::new();
+            for _ in 0..14 {
+                acks.push(log.append(NewRecord::value(vec![0; 1_000])).await.expect("taken"));
+            }
+            for (n, ack) in (1..).zip(acks) {
+                assert_eq!(ack.await.expect("stored").offset, Offset(n), "in the order of appending");
+            }
+            let took = io.now() - begin;
+            assert!(took < Duration::from_secs(4), "{took:?}: a write of the journal for each batch");
+            done.set(true);
+        }
+    });
+    world.run_for(Duration::from_secs(60)).expect("it ends");
+    assert!(done.get());
 }
 
 #[test]
