@@ -90,7 +90,8 @@ pub struct StoreOptions {
     /// `linger.ms`: how long the first record of a batch waits for others. Zero waits for nobody: what arrives while
     /// [`max_in_flight`](Self::max_in_flight) batches are on their way becomes the next one.
     pub linger: Duration,
-    /// Batches of one log that are not full and may be on their way to the medium at once, at least 1.
+    /// Batches of one log that may be on their way to the medium at once, at least 1. While so many are, the next one waits
+    /// until it is full, and no longer.
     pub max_in_flight: usize,
     /// `buffer.memory` in bytes: appended records that are not acknowledged yet take no more; `append` waits for room.
     pub buffer_memory: usize,

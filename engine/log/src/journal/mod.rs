@@ -72,8 +72,8 @@ pub(crate) struct Pressure {
     pub(crate) memory: bool,
 }
 
-/// One append that waits for room, until it is dropped.
-struct Waits<'a> {
+/// One append that may have to wait until it is accepted, as long as this is not dropped.
+pub(crate) struct Waits<'a> {
     waiting: &'a Cell<usize>,
 }
 
@@ -171,8 +171,10 @@ pub(crate) struct Journal {
     bytes_since_checkpoint: Watch<u64>,
     /// What appends wait for; taken by the checkpoint that is to relieve it.
     pressure: Watch<Pressure>,
-    /// How many appends wait for room.
+    /// How many appends wait to be accepted: for space, for room in the journal, for each other.
     waiting: Cell<usize>,
+    /// Whether groups that were written are being flushed.
+    flushing: Cell<bool>,
     counters: Cell<JournalCounters>,
     /// Whether the log closes: nobody may wait for room any more, except the close itself.
     closing: Cell<bool>,
@@ -219,6 +221,7 @@ impl Journal {
             bytes_since_checkpoint: Watch::new(0),
             pressure: Watch::new(Pressure::default()),
             waiting: Cell::new(0),
+            flushing: Cell::new(false),
             counters: Cell::default(),
             closing: Cell::new(false),
             stopped: Watch::new(false),
@@ -268,17 +271,12 @@ impl Journal {
         may_wait: impl Fn() -> bool,
     ) -> Result<(), LogError> {
         let needed = group::bytes_needed(payload_bytes, entries);
-        let mut waits = None;
         loop {
             if let Some(failure) = self.progress.failure() {
                 return Err(failure.into());
             }
             let changes = self.changes.get();
-            let obstacle = self.obstacle(needed);
-            if obstacle.is_some() {
-                waits.get_or_insert_with(|| Waits::begin(&self.waiting));
-            }
-            match obstacle {
+            match self.obstacle(needed) {
                 None => return Ok(()),
                 Some(_) if !may_wait() => return Err(LogError::Closed),
                 Some(Obstacle::Memory) => {
@@ -376,10 +374,15 @@ impl Journal {
         self.place.get().sequence + 1
     }
 
-    /// Whether appends wait: for room, or for their group to be written. None does in a journal that failed.
+    /// Begins with an append that may have to wait.
+    pub(crate) fn append_begins(&self) -> Waits<'_> {
+        Waits::begin(&self.waiting)
+    }
+
+    /// Whether appends wait: to be accepted, for their group to be written, or for its flush. None does in a journal that failed.
     pub(crate) fn some_wait(&self) -> bool {
         let is_behind = self.accepted_through() > self.progress.through(Mark::Written);
-        (is_behind || self.waiting.get() > 0) && self.progress.failure().is_none()
+        (is_behind || self.waiting.get() > 0 || self.flushing.get()) && self.progress.failure().is_none()
     }
 
     /// The sequence of the group with what was accepted last.
@@ -629,10 +632,13 @@ impl Journal {
         }
         let file = self.current();
         if !mutants::SKIP_JOURNAL_FLUSH.is_on() && !self.drops_this_flush() {
-            match file.file.sync_data().await {
-                Err(_) if mutants::RETRY_FAILED_FLUSH.is_on() => file.file.sync_data().await?,
-                outcome => outcome?,
-            }
+            self.flushing.set(true);
+            let flushed = match file.file.sync_data().await {
+                Err(_) if mutants::RETRY_FAILED_FLUSH.is_on() => file.file.sync_data().await,
+                outcome => outcome,
+            };
+            self.flushing.set(false);
+            flushed?;
         }
         self.count(|counters| counters.flushes += 1);
         self.note_unflushed_durable();

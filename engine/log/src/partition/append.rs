@@ -139,6 +139,7 @@ impl Partition {
             }
             _ => (batches, incoming),
         };
+        let _waits = self.shard.journal.append_begins();
         let turn = self.core.append_turn.acquire(1).await;
         self.core.check_writable()?;
         self.check_epoch(leader_epoch, origin)?;

@@ -13,17 +13,21 @@ use highwater_io::sync::{Permit, Semaphore, Watch};
 use highwater_io::{Io, MonoTime};
 use highwater_model::batch::{BatchBuilder, BatchError, NewRecord as BatchRecord, ProducerStamp};
 use highwater_model::{Offset, Timestamp};
+use smallvec::SmallVec;
 
 use super::serve::Waiting;
 use super::{NewRecord, StoreError, StoreOptions, Stored};
 use crate::error::AppendError;
 use crate::partition::{Appended, Origin, Partition};
 
-/// Full batches that may be on their way at once, besides the others: as much as a group of the journal or two.
+/// Full batches that may be on their way at once, besides the others: with the default `batch_size` as much as two groups of
+/// the journal hold.
 const FULL_IN_FLIGHT: usize = 64;
 
 struct Queued {
     waiting: Waiting,
+    /// In a batch, at most.
+    size_bytes: usize,
     /// For records without a time of their own.
     arrived_at: Timestamp,
     arrived: MonoTime,
@@ -64,9 +68,10 @@ impl Gatherer {
 
     pub(super) fn push(&self, waiting: Waiting) {
         let arrived_at = Timestamp(self.io.wall_time().as_millis());
-        let queued = Queued { waiting, arrived_at, arrived: self.io.now() };
+        let size_bytes = size_bound(&waiting);
+        let queued = Queued { waiting, size_bytes, arrived_at, arrived: self.io.now() };
         self.queue.update(|queue| {
-            queue.size_bytes += size_bound(&queued);
+            queue.size_bytes += size_bytes;
             queue.records.push_back(queued);
         });
     }
@@ -154,11 +159,10 @@ impl Gatherer {
         let mut taken = Vec::new();
         self.queue.update(|queue| {
             while let Some(next) = queue.records.front() {
-                let size = size_bound(next);
-                if !taken.is_empty() && builder.size_bytes() + size > limit {
+                if !taken.is_empty() && builder.size_bytes() + next.size_bytes > limit {
                     break;
                 }
-                queue.size_bytes -= size;
+                queue.size_bytes -= next.size_bytes;
                 let Some(next) = queue.records.pop_front() else { break };
                 push(&mut builder, &next);
                 taken.push(next);
@@ -180,20 +184,30 @@ fn is_about_records(error: &AppendError) -> bool {
 
 fn push(builder: &mut BatchBuilder, queued: &Queued) {
     for record in &queued.waiting.records {
-        let headers: Vec<_> =
-            record.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
-        builder.push(&BatchRecord {
-            timestamp: record.timestamp.unwrap_or(queued.arrived_at),
-            key: record.key.as_deref(),
-            value: record.value.as_deref(),
-            headers: &headers,
-        });
+        with_batch_record(record, queued.arrived_at, |record| builder.push(record));
     }
 }
 
-fn size_bound(queued: &Queued) -> usize {
-    // Covers the lengths and deltas that stand before keys, values and headers.
-    queued.waiting.records.iter().map(NewRecord::memory_bytes).sum()
+/// What the records take in a batch at most, before compression.
+fn size_bound(waiting: &Waiting) -> usize {
+    let size_of = |record| with_batch_record(record, Timestamp::NONE, BatchBuilder::record_size_bound);
+    waiting.records.iter().map(size_of).sum()
+}
+
+/// Gives `record` as a batch takes it, with `arrived_at` for its time if it has none.
+fn with_batch_record<T>(
+    record: &NewRecord,
+    arrived_at: Timestamp,
+    give: impl FnOnce(&BatchRecord<'_>) -> T,
+) -> T {
+    let headers: SmallVec<[_; 4]> =
+        record.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
+    give(&BatchRecord {
+        timestamp: record.timestamp.unwrap_or(arrived_at),
+        key: record.key.as_deref(),
+        value: record.value.as_deref(),
+        headers: &headers,
+    })
 }
 
 async fn acknowledge(appended: Appended, taken: Vec<Queued>, slot: Permit) {

@@ -239,6 +239,25 @@ fn full_batches_do_not_wait_for_those_before_them() {
     assert!(done.get());
 }
 
+/// A batch is full by what it takes on the medium, not in memory: of small records that is a fraction.
+#[test]
+fn small_records_fill_their_batches() {
+    highwater_io::sim::run(11, |io| async move {
+        let shared = open(&io, StoreOptions { max_in_flight: 1, ..small() }).await;
+        let log = log(&shared, "events").await;
+        let mut acks = Vec::new();
+        for _ in 0..100 {
+            acks.push(log.append(NewRecord::value(vec![0; 10])).await.expect("taken"));
+        }
+        for ack in acks {
+            ack.await.expect("stored");
+        }
+        let data = log.read_batches(Offset(0), 1 << 20).await.expect("readable");
+        let batches = highwater_model::batch::headers(&data.chunks.concat()).count();
+        assert!(batches <= 5, "{batches} batches of 100 records, of which 40 fit into one");
+    });
+}
+
 #[test]
 fn full_buffer_makes_appends_wait_and_loses_none() {
     highwater_io::sim::run(2, |io| async move {

@@ -12,7 +12,11 @@ use highwater_log::{LogConfig, OpenOptions, Partition, ShardConfig};
 
 /// Fills the journal again and again.
 async fn fill(log: Partition) {
-    for _ in 0..200 {
+    fill_with(log, 200).await;
+}
+
+async fn fill_with(log: Partition, appends: usize) {
+    for _ in 0..appends {
         append_one(&log, &[7; 3_000]).await;
     }
 }
@@ -84,31 +88,47 @@ fn journal_that_fills_up_during_a_checkpoint_gets_another_one() {
     }
 }
 
-/// Appends that wait for a checkpoint are in no group. Who reads a cold log saw nothing being written, took them for gone, and read
-/// as deep as it could, beside the very flushes that they waited for.
-#[test]
-fn appends_that_wait_for_a_checkpoint_are_appends_to_a_cold_reader() {
-    let mut scene = Scene::new(1);
-    let disk = scene.disk();
-    scene.live(move |io| async move {
-        let (_dir, logs, _) = open(&io).await;
-        let log = create(&logs, 0).await;
-        append_one(&log, &[7; 3_000]).await.acknowledged().await.expect("the disk is sound");
-        let slow = FaultEffect::Delay(Duration::from_secs(60));
-        let flushes = disk.inject(Fault::new(DiskOp::Flush, slow).on(".log").times(1));
-        let filler = io.spawn(fill(log.clone()));
-        io.sleep(Duration::from_secs(10)).await;
-        let end = log.watermarks().get().log_end_offset;
-        for _ in 0..3 {
-            io.sleep(Duration::from_secs(1)).await;
-            assert_eq!(log.watermarks().get().log_end_offset, end, "appends wait for the checkpoint");
-            assert!(log.has_appends_beside());
-        }
-        filler.await;
-        assert_eq!(disk.fired(flushes), 1);
-        io.sleep(Duration::from_secs(100)).await;
-        let _ = log.has_appends_beside();
+/// Whether nothing is appended for seconds, and who reads a cold log knows that some wait for it.
+async fn waits_and_is_known_to(io: &Io, log: &Partition) -> bool {
+    let end = log.watermarks().get().log_end_offset;
+    for _ in 0..3 {
         io.sleep(Duration::from_secs(1)).await;
-        assert!(!log.has_appends_beside(), "nobody appends any more");
-    });
+        if log.watermarks().get().log_end_offset != end || !log.has_appends_beside() {
+            return false;
+        }
+    }
+    true
+}
+
+/// Appends that wait for a checkpoint, for space or for a flush are in no group that is on its way. Who reads a cold log saw nothing
+/// being written, took them for gone, and read as deep as it could, beside the very flushes that they waited for.
+#[test]
+fn appends_that_wait_are_appends_to_a_cold_reader() {
+    let waits = [
+        (DiskOp::Flush, ".log", 1, 200),
+        (DiskOp::Allocate, ".log", 1, 200),
+        (DiskOp::Flush, "journal", 2, 1),
+    ];
+    for (op, path, flush_messages, appends) in waits {
+        let mut scene = Scene::new(1);
+        let disk = scene.disk();
+        scene.live(move |io| async move {
+            let (_dir, logs, _) = open(&io).await;
+            let config = LogConfig { flush_messages, ..small_log() };
+            let log = logs.create_partition(id(0), "topic", config).await.expect("created");
+            append_one(&log, &[7; 3_000]).await;
+            io.sleep(Duration::from_secs(1)).await;
+            let slow = FaultEffect::Delay(Duration::from_secs(60));
+            let slow = disk.inject(Fault::new(op, slow).on(path).times(1));
+            let filler = io.spawn(fill_with(log.clone(), appends));
+            io.sleep(Duration::from_secs(10)).await;
+            assert!(waits_and_is_known_to(&io, &log).await, "{op:?} in {path}");
+            filler.await;
+            assert_eq!(disk.fired(slow), 1);
+            io.sleep(Duration::from_secs(100)).await;
+            let _ = log.has_appends_beside();
+            io.sleep(Duration::from_secs(1)).await;
+            assert!(!log.has_appends_beside(), "nobody appends any more");
+        });
+    }
 }

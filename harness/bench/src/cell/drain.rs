@@ -1,6 +1,7 @@
 //! What a broker still owes the disk when its load is over: dirty pages, and what it writes behind its acks by itself.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::broker::process::Broker;
@@ -13,6 +14,9 @@ const QUIET: Duration = Duration::from_millis(100);
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 /// A broker that goes on writing has done so for the load by then.
 const WITHIN: Duration = Duration::from_secs(30);
+/// Flushes that are asked for at once: the device does them together. A flush of a file that is durable already costs one of the
+/// device all the same, and of ten thousand partitions each has such a file.
+const FLUSHERS: usize = 16;
 /// File times come from the clock's last tick.
 const TICK: Duration = Duration::from_millis(20);
 
@@ -48,7 +52,23 @@ pub(super) fn drain(
 
 /// Flushes every file below `data` whose content changed after `since`; how many these are.
 fn flush_changed(data: &Path, since: SystemTime) -> Result<usize, CellError> {
-    let mut flushed = 0;
+    let changed = changed_files(data, since)?;
+    let (next, flushed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let flush_some = || -> Result<(), CellError> {
+        while let Some(path) = changed.get(next.fetch_add(1, Ordering::Relaxed)) {
+            flushed.fetch_add(usize::from(flush(path)?), Ordering::Relaxed);
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let flushers: Vec<_> = (0..FLUSHERS.min(changed.len())).map(|_| scope.spawn(flush_some)).collect();
+        flushers.into_iter().try_for_each(|flusher| flusher.join().expect("it does not panic"))
+    })?;
+    Ok(flushed.into_inner())
+}
+
+fn changed_files(data: &Path, since: SystemTime) -> Result<Vec<PathBuf>, CellError> {
+    let mut changed = Vec::new();
     let mut open = vec![data.to_owned()];
     while let Some(directory) = open.pop() {
         let io = |source| CellError::Io { path: directory.clone(), source };
@@ -56,14 +76,12 @@ fn flush_changed(data: &Path, since: SystemTime) -> Result<usize, CellError> {
             let entry = entry.map_err(io)?;
             match entry.file_type() {
                 Ok(kind) if kind.is_dir() => open.push(entry.path()),
-                Ok(kind) if kind.is_file() && has_changed(&entry, since) => {
-                    flushed += usize::from(flush(entry.path())?);
-                }
+                Ok(kind) if kind.is_file() && has_changed(&entry, since) => changed.push(entry.path()),
                 _ => {}
             }
         }
     }
-    Ok(flushed)
+    Ok(changed)
 }
 
 fn has_changed(entry: &std::fs::DirEntry, since: SystemTime) -> bool {
@@ -71,9 +89,9 @@ fn has_changed(entry: &std::fs::DirEntry, since: SystemTime) -> bool {
 }
 
 /// Whether it was still there: the broker runs on, and may have removed it.
-fn flush(path: PathBuf) -> Result<bool, CellError> {
-    let Ok(file) = std::fs::File::open(&path) else { return Ok(false) };
-    file.sync_data().map_err(|source| CellError::Io { path, source })?;
+fn flush(path: &Path) -> Result<bool, CellError> {
+    let Ok(file) = std::fs::File::open(path) else { return Ok(false) };
+    file.sync_data().map_err(|source| CellError::Io { path: path.to_owned(), source })?;
     Ok(true)
 }
 
