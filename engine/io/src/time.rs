@@ -93,6 +93,9 @@ impl Timers {
 
     /// Takes the wakers of all timers due at `now`, earliest first.
     pub(crate) fn expire(&mut self, now: MonoTime) -> Vec<Waker> {
+        if self.next_deadline().is_none_or(|next| next > now) {
+            return Vec::new();
+        }
         let later = self.pending.split_off(&(now + Duration::from_nanos(1), 0));
         std::mem::replace(&mut self.pending, later).into_values().collect()
     }
@@ -163,6 +166,7 @@ mod tests {
             timers.register(MonoTime::from_nanos(nanos), Waker::noop().clone());
         }
         assert_eq!(timers.next_deadline(), Some(MonoTime::from_nanos(10)));
+        assert!(timers.expire(MonoTime::from_nanos(9)).is_empty());
         assert_eq!(timers.expire(MonoTime::from_nanos(20)).len(), 3);
         assert_eq!(timers.next_deadline(), Some(MonoTime::from_nanos(30)));
     }

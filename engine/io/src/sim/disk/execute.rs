@@ -1,5 +1,6 @@
 //! What each request does at the moment it lands.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -148,9 +149,12 @@ impl DiskState {
 
     /// After names became durable, what they used to lead to may be gone for good.
     fn collect_unlinked(&mut self) {
-        let unused: Vec<InodeId> =
+        let mut unused: BTreeSet<InodeId> =
             self.inodes.iter().filter(|(_, inode)| !inode.is_in_use()).map(|(&id, _)| id).collect();
-        unused.into_iter().for_each(|id| self.collect(id));
+        if !unused.is_empty() {
+            self.names.referenced().for_each(|id| _ = unused.remove(&id));
+            unused.iter().for_each(|id| _ = self.inodes.remove(id));
+        }
     }
 
     fn open(&mut self, process: ProcessId, names: &NamePath, options: OpenOptions) -> Result<Reply, Errno> {

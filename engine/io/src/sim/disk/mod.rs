@@ -296,7 +296,7 @@ impl DiskState {
 
     /// Forgets an inode that nothing leads to, not even after a crash.
     fn collect(&mut self, id: InodeId) {
-        if !self.inode(id).is_in_use() && !self.names.is_referenced(id) {
+        if !self.inode(id).is_in_use() && !self.names.referenced().any(|referenced| referenced == id) {
             self.inodes.remove(&id);
         }
     }

@@ -85,11 +85,10 @@ impl Names {
     }
 
     /// Everything that a name leads to or, after a crash, may lead to.
-    pub(crate) fn is_referenced(&self, inode: InodeId) -> bool {
+    pub(crate) fn referenced(&self) -> impl Iterator<Item = InodeId> {
         let pending = self.unsynced.iter().flat_map(|change| &change.names);
-        self.live.values().any(|&target| target == inode)
-            || self.medium.values().any(|&target| target == inode)
-            || pending.into_iter().any(|(_, target)| *target == Some(inode))
+        let pending = pending.filter_map(|(_, target)| *target);
+        self.live.values().chain(self.medium.values()).copied().chain(pending)
     }
 
     /// Changes what names lead to, all at once.
