@@ -87,7 +87,7 @@ impl Controller {
         }
         self.log.append(&records, now(shard)).await?;
         self.publish(shard, changed, records).await;
-        self.snapshot_if_due(shard).await;
+        self.snapshot_in_turn(shard).await;
         Ok(result)
     }
 
@@ -112,12 +112,19 @@ impl Controller {
 
     /// Replaces a log that has grown far beyond the image by a snapshot.
     pub(crate) async fn snapshot_if_due(&self, shard: &Rc<Shard>) {
+        let _turn = self.turn.acquire(1).await;
+        self.snapshot_in_turn(shard).await;
+    }
+
+    /// As [`snapshot_if_due`](Self::snapshot_if_due), by who has the turn: a change within a snapshot, or before one that does not
+    /// have it, would be lost with the log that it replaces.
+    async fn snapshot_in_turn(&self, shard: &Rc<Shard>) {
         let image = shard.image();
         if self.snapshot_failed.get() || !lifecycle::is_snapshot_due(&image, self.log.record_count()) {
             return;
         }
         if let Err(error) = self.log.snapshot(&image, now(shard)).await {
-            // The log without a snapshot is as good, only longer.
+            // The log without a snapshot is as good, only longer. What is there of it is cut off before the next change.
             tracing::error!(%error, "no snapshot of the metadata could be written");
             self.snapshot_failed.set(true);
         }

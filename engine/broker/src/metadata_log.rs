@@ -4,9 +4,11 @@
 //! whole records; anything else is damage, and a broker that went on with what is left would have lost topics, and with
 //! them what was acknowledged in them.
 
+use std::cell::Cell;
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use highwater_cluster::image::ApplyError;
 use highwater_cluster::{METADATA_PARTITION, METADATA_TOPIC, MetadataImage, Record};
 use highwater_log::{AppendError, LogConfig, LogError, Origin, Partition, ReadError, ReadRequest, ShardLogs};
 use highwater_model::batch::{self, BATCH_HEADER_BYTES, BatchBuilder, BatchHeader, NewRecord, ProducerStamp};
@@ -88,6 +90,26 @@ fn log_config() -> LogConfig {
 pub(crate) struct MetadataLog {
     partition: Partition,
     leader_epoch: LeaderEpoch,
+    /// Where a snapshot begins that is not whole. A replay takes all behind it for a part of it, and then for nothing: it is
+    /// cut off before anything is appended.
+    unfinished_snapshot: Cell<Option<Offset>>,
+}
+
+/// What the records so far make.
+#[derive(Default)]
+struct Replay {
+    image: MetadataImage,
+    /// Where a snapshot began whose end did not come.
+    unfinished_snapshot: Option<Offset>,
+}
+
+impl Replay {
+    fn apply(&mut self, record: &Record, offset: Offset) -> Result<(), ApplyError> {
+        self.image.apply(record)?;
+        self.unfinished_snapshot =
+            self.image.is_in_snapshot().then(|| self.unfinished_snapshot.unwrap_or(offset));
+        Ok(())
+    }
 }
 
 impl MetadataLog {
@@ -96,7 +118,7 @@ impl MetadataLog {
         let partition = logs.create_partition(METADATA_PARTITION, METADATA_TOPIC, log_config()).await?;
         let leader_epoch = LeaderEpoch(partition.latest_epoch().0.saturating_add(1).max(0));
         partition.begin_epoch(leader_epoch);
-        Ok(MetadataLog { partition, leader_epoch })
+        Ok(MetadataLog { partition, leader_epoch, unfinished_snapshot: Cell::default() })
     }
 
     /// Number of records that it holds, about.
@@ -108,11 +130,11 @@ impl MetadataLog {
     /// The image that its records make.
     pub(crate) async fn replay(&self) -> Result<MetadataImage, MetadataLogError> {
         let watermarks = self.partition.watermarks().get();
-        let mut image = MetadataImage::default();
+        let mut replay = Replay::default();
         let mut offset = watermarks.log_start_offset;
         while offset < watermarks.log_end_offset {
             let bytes = self.read(offset, watermarks.log_end_offset).await?;
-            offset = apply_batches(&mut image, &bytes, offset).map_err(|Damage { offset, what }| {
+            offset = apply_batches(&mut replay, &bytes, offset).map_err(|Damage { offset, what }| {
                 // What recovery found comes first: this is where it shows.
                 self.damaged(offset, self.partition.fenced().unwrap_or(what))
             })?;
@@ -120,7 +142,9 @@ impl MetadataLog {
         if let Some(reason) = self.partition.fenced() {
             return Err(self.damaged(offset, reason));
         }
+        let Replay { mut image, unfinished_snapshot } = replay;
         image.end_of_log();
+        self.unfinished_snapshot.set(unfinished_snapshot);
         Ok(image)
     }
 
@@ -145,6 +169,7 @@ impl MetadataLog {
 
     /// Appends the records of one decision as one batch, and waits until they are durable.
     pub(crate) async fn append(&self, records: &[Record], now: Timestamp) -> Result<(), MetadataLogError> {
+        self.cut_unfinished_snapshot().await?;
         let encoded: Vec<Vec<u8>> = records.iter().map(Record::encode).collect();
         self.append_batch(&encoded, now).await
     }
@@ -155,7 +180,9 @@ impl MetadataLog {
         image: &MetadataImage,
         now: Timestamp,
     ) -> Result<(), MetadataLogError> {
+        self.cut_unfinished_snapshot().await?;
         let begin = self.partition.watermarks().get().log_end_offset;
+        self.unfinished_snapshot.set(Some(begin));
         let mut batch: Vec<Vec<u8>> = Vec::new();
         let mut batch_bytes = 0;
         for record in image.snapshot() {
@@ -169,7 +196,16 @@ impl MetadataLog {
             }
         }
         self.append_batch(&batch, now).await?;
+        self.unfinished_snapshot.set(None);
         self.partition.delete_records_before(begin).await?;
+        Ok(())
+    }
+
+    async fn cut_unfinished_snapshot(&self) -> Result<(), MetadataLogError> {
+        if let Some(begin) = self.unfinished_snapshot.get() {
+            self.partition.truncate_to(begin).await?;
+            self.unfinished_snapshot.set(None);
+        }
         Ok(())
     }
 
@@ -189,7 +225,7 @@ impl MetadataLog {
 }
 
 /// Applies every record of `batches`, which must go on at `next`; gives the offset after them.
-fn apply_batches(image: &mut MetadataImage, batches: &[u8], mut next: Offset) -> Result<Offset, Damage> {
+fn apply_batches(replay: &mut Replay, batches: &[u8], mut next: Offset) -> Result<Offset, Damage> {
     if batches.is_empty() {
         return Err(Damage { offset: next, what: "the records from there on are missing".to_owned() });
     }
@@ -199,13 +235,13 @@ fn apply_batches(image: &mut MetadataImage, batches: &[u8], mut next: Offset) ->
             let what = format!("the batch there says that it begins at offset {}", header.base_offset);
             return Err(Damage { offset: next, what });
         }
-        apply_records(image, &header, &batches[at + BATCH_HEADER_BYTES..at + header.size_bytes])?;
+        apply_records(replay, &header, &batches[at + BATCH_HEADER_BYTES..at + header.size_bytes])?;
         next = header.next_offset();
     }
     Ok(next)
 }
 
-fn apply_records(image: &mut MetadataImage, header: &BatchHeader, body: &[u8]) -> Result<(), Damage> {
+fn apply_records(replay: &mut Replay, header: &BatchHeader, body: &[u8]) -> Result<(), Damage> {
     let mut offset = header.base_offset;
     for record in records(body) {
         let apply = || -> Result<(), String> {
@@ -214,7 +250,9 @@ fn apply_records(image: &mut MetadataImage, header: &BatchHeader, body: &[u8]) -
                 return Err(format!("the record there says that it is number {}", record.offset_delta));
             }
             let decoded = Record::decode(record.value.unwrap_or_default());
-            image.apply(&decoded.map_err(|error| error.to_string())?).map_err(|error| error.to_string())
+            replay
+                .apply(&decoded.map_err(|error| error.to_string())?, offset)
+                .map_err(|error| error.to_string())
         };
         apply().map_err(|what| Damage { offset, what })?;
         offset.0 += 1;
@@ -227,7 +265,13 @@ fn apply_records(image: &mut MetadataImage, header: &BatchHeader, body: &[u8]) -
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use highwater_cluster::image::ConfigResource;
+    use highwater_io::{Io, sim};
+    use highwater_log::{DataDir, OpenOptions};
     use highwater_model::TopicId;
+    use uuid::Uuid;
 
     use super::*;
 
@@ -247,10 +291,81 @@ mod tests {
     }
 
     fn apply(batches: &[Vec<u8>]) -> Result<(usize, Offset), (Offset, String)> {
-        let mut image = MetadataImage::default();
-        apply_batches(&mut image, &batches.concat(), Offset(3))
-            .map(|next| (image.topic_count(), next))
+        let mut replay = Replay::default();
+        apply_batches(&mut replay, &batches.concat(), Offset(3))
+            .map(|next| (replay.image.topic_count(), next))
             .map_err(|damage| (damage.offset, damage.what))
+    }
+
+    fn new_topic(number: u128) -> Record {
+        let topic_id = TopicId(Uuid::from_u128(number));
+        Record::Topic { topic_id, name: format!("a-topic-with-a-name-of-some-length-{number}") }
+    }
+
+    async fn log_of(io: &Io) -> (ShardLogs, MetadataLog) {
+        let (mut dir, _) =
+            DataDir::open(io, Path::new("/data"), OpenOptions::default()).await.expect("opens");
+        let seed = dir.split(1, |_, _| 0).await.expect("a journal").remove(0);
+        let logs = ShardLogs::start(io, seed).await.expect("starts");
+        let log = MetadataLog::open(&logs).await.expect("opens");
+        (logs, log)
+    }
+
+    /// A log of which a snapshot's first batches are on the medium, and the next one was refused: it is too large.
+    async fn with_half_a_snapshot(io: &Io) -> (ShardLogs, MetadataLog) {
+        let (logs, log) = log_of(io).await;
+        log.append(&[new_topic(1)], Timestamp(0)).await.expect("durable");
+        let mut image = log.replay().await.expect("whole");
+        for number in 2..12_000 {
+            image.apply(&new_topic(number)).expect("fits");
+        }
+        let (resource, name) = (ConfigResource::AllBrokers, "a.setting".to_owned());
+        let value = Some("v".repeat(MAX_BATCH_BYTES));
+        image.apply(&Record::Config { resource, name, value }).expect("fits");
+        let before = log.record_count();
+        log.snapshot(&image, Timestamp(0)).await.expect_err("a batch that is too large");
+        assert!(log.record_count() > before + 1_000, "some of it is there");
+        (logs, log)
+    }
+
+    async fn topics_of(log: &MetadataLog) -> Vec<String> {
+        let image = log.replay().await.expect("whole");
+        image.topics().map(|topic| topic.name.clone()).collect()
+    }
+
+    fn names(records: &[Record]) -> Vec<String> {
+        let name = |record: &Record| match record {
+            Record::Topic { name, .. } => Some(name.clone()),
+            _ => None,
+        };
+        records.iter().filter_map(name).collect()
+    }
+
+    /// It was taken for a part of the snapshot, and dropped with it by the next start.
+    #[test]
+    fn what_comes_after_half_a_snapshot_is_kept() {
+        sim::run(1, |io| async move {
+            let (logs, log) = with_half_a_snapshot(&io).await;
+            log.append(&[new_topic(20_000)], Timestamp(0)).await.expect("durable");
+            assert_eq!(topics_of(&log).await, names(&[new_topic(1), new_topic(20_000)]));
+            let image = log.replay().await.expect("whole");
+            log.snapshot(&image, Timestamp(0)).await.expect("durable");
+            assert_eq!(topics_of(&log).await, names(&[new_topic(1), new_topic(20_000)]));
+            logs.close().await.expect("a clean stop");
+        });
+    }
+
+    #[test]
+    fn what_the_start_after_half_a_snapshot_appends_is_kept() {
+        sim::run(1, |io| async move {
+            let (logs, log) = with_half_a_snapshot(&io).await;
+            // As one that was opened by a new process.
+            log.unfinished_snapshot.set(None);
+            assert_eq!(topics_of(&log).await, names(&[new_topic(1)]));
+            log.append(&[new_topic(20_000)], Timestamp(0)).await.expect("durable");
+            assert_eq!(topics_of(&log).await, names(&[new_topic(1), new_topic(20_000)]));
+            logs.close().await.expect("a clean stop");
+        });
     }
 
     #[test]

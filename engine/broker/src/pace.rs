@@ -46,7 +46,8 @@ impl Pace {
         self.steps(1 + bytes / STEP_BYTES).await;
     }
 
-    async fn steps(&mut self, steps: usize) {
+    /// To be awaited in each step that is as long as so many.
+    pub(crate) async fn steps(&mut self, steps: usize) {
         self.steps += steps;
         if self.steps >= STEPS_A_TURN {
             self.steps = 0;

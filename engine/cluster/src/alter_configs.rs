@@ -57,7 +57,8 @@ pub struct ConfigChange {
     pub value: Option<String>,
 }
 
-/// Changes settings of one resource, all or none: the records.
+/// Changes settings of one resource, all or none: the records. What is already so takes none, as with Kafka: whoever takes away
+/// what is not there, under any name, leaves nothing in the log.
 ///
 /// # Errors
 /// [`MetadataError`], in Kafka's words. Other than Kafka, a broker's setting that does not exist is refused.
@@ -95,7 +96,14 @@ pub fn alter_configs(
         }
         view.check_topic(&overrides)?;
     }
-    Ok(records)
+    let current = view.image.overrides(resource);
+    let changes_something = |record: &Record| match record {
+        Record::Config { name, value, .. } => {
+            current.and_then(|overrides| overrides.get(name)).map(String::as_str) != value.as_deref()
+        }
+        _ => true,
+    };
+    Ok(records.into_iter().filter(changes_something).collect())
 }
 
 fn check_form(changes: &[ConfigChange]) -> Result<(), MetadataError> {
@@ -194,6 +202,7 @@ mod tests {
         let mut image = MetadataImage::default();
         let topic_id = TopicId(uuid::Uuid::from_u128(1));
         image.apply(&Record::Topic { topic_id, name: "t".to_owned() }).expect("fits");
+        overrides("retention.ms", Some("7")).iter().for_each(|record| image.apply(record).expect("fits"));
         image
     }
 
@@ -237,6 +246,17 @@ mod tests {
         assert_eq!(alter(&topic(), &[("cleanup.policy", Append, Some("compact"))]), both);
         let none = Ok(overrides("cleanup.policy", Some("")));
         assert_eq!(alter(&topic(), &[("cleanup.policy", Subtract, Some("delete"))]), none);
+    }
+
+    /// Each was a durable record once, with whatever name the client gave it.
+    #[test]
+    fn changes_that_change_nothing_take_no_record() {
+        use AlterOp::{Delete, Set};
+        let nothing = Ok(Vec::new());
+        assert_eq!(alter(&topic(), &[("retention.ms", Set, Some("7"))]), nothing);
+        assert_eq!(alter(&topic(), &[("segment.bytes", Delete, None)]), nothing);
+        assert_eq!(alter(&topic(), &[(&"x".repeat(1 << 20), Delete, None)]), nothing);
+        assert_eq!(alter(&ConfigResource::AllBrokers, &[("nope", Delete, None)]), nothing);
     }
 
     /// Each element was once compared with every other one: minutes in which the shard of the controller served nobody. What is

@@ -198,6 +198,12 @@ impl MetadataImage {
         self.topics.len()
     }
 
+    /// Number of overrides of all resources.
+    #[must_use]
+    pub fn override_count(&self) -> usize {
+        self.configs.values().map(|overrides| overrides.len()).sum()
+    }
+
     /// Number of partitions of all topics.
     #[must_use]
     pub fn partition_count(&self) -> usize {
@@ -252,6 +258,12 @@ impl MetadataImage {
             },
         }
         Ok(())
+    }
+
+    /// Whether the records so far end within a snapshot.
+    #[must_use]
+    pub fn is_in_snapshot(&self) -> bool {
+        self.unfinished_snapshot.is_some()
     }
 
     /// The log ended: a snapshot that is not whole by now never will be.

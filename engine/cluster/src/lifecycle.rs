@@ -121,13 +121,37 @@ const SNAPSHOT_SLACK_RECORDS: u64 = 10_000;
 /// Whether the log has grown so far beyond the image that a snapshot should replace it.
 #[must_use]
 pub fn is_snapshot_due(image: &MetadataImage, records_in_log: u64) -> bool {
-    let image_records = image.partition_count() + image.topic_count();
+    let image_records = image.partition_count()
+        + image.topic_count()
+        + image.override_count()
+        + image.removed_topics().len()
+        + image.brokers().len();
     records_in_log > SNAPSHOT_SLACK_RECORDS + 2 * image_records as u64
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Settings were not counted: where there were many, a snapshot was due right after one.
+    #[test]
+    fn no_snapshot_is_due_after_one() {
+        let mut image = MetadataImage::default();
+        for number in 1..=2_000_u16 {
+            let topic_id =
+                TopicId::from_bytes([number.to_be_bytes(); 8].concat().try_into().expect("16 bytes"));
+            let name = format!("topic{number}");
+            image.apply(&Record::Topic { topic_id, name: name.clone() }).expect("fits");
+            for setting in 0..8 {
+                let (resource, value) = (ConfigResource::Topic(name.clone()), Some("1".to_owned()));
+                let config = Record::Config { resource, name: format!("setting.{setting}"), value };
+                image.apply(&config).expect("fits");
+            }
+        }
+        let records = image.snapshot().len() as u64;
+        assert!(!is_snapshot_due(&image, records));
+        assert!(is_snapshot_due(&image, SNAPSHOT_SLACK_RECORDS + 2 * records));
+    }
 
     #[test]
     fn epochs_on_the_medium_are_overtaken() {

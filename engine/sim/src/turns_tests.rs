@@ -215,6 +215,39 @@ fn searches_of_clients_that_go_away_end_on_every_shard() {
     });
 }
 
+/// Names that lead to nothing are looked up all the same.
+#[test]
+fn metadata_of_many_names_let_others_have_their_turn() {
+    play(&[("num.shards", "1"), ("auto.create.topics.enable", "false")], |client| async move {
+        let frame = |count: u32| {
+            let named =
+                |number| MetadataRequestTopic::default().with_name(Some(topic_name(&format!("{number:x}"))));
+            let request = MetadataRequest::default().with_topics(Some((0..count).map(named).collect()));
+            encode_request(9, 1, None, &request).expect("encodes")
+        };
+        let (few, many) =
+            (client.answers_beside(frame(10)).await, client.answers_beside(frame(40_000)).await);
+        assert!(many >= few + 8, "{many} answers beside 40000 names, {few} beside 10");
+    });
+}
+
+/// What a topic that was created is set to is told of each.
+#[test]
+fn creation_of_many_topics_lets_others_have_their_turn() {
+    play(&[("num.shards", "1")], |client| async move {
+        let frame = |count: u32| {
+            let named = |number| {
+                let topic = CreatableTopic::default().with_name(topic_name(&format!("t{number}")));
+                topic.with_num_partitions(1).with_replication_factor(1)
+            };
+            let request = CreateTopicsRequest::default().with_topics((0..count).map(named).collect());
+            encode_request(7, 1, None, &request.with_validate_only(true)).expect("encodes")
+        };
+        let (few, many) = (client.answers_beside(frame(10)).await, client.answers_beside(frame(4_000)).await);
+        assert!(many >= few + 8, "{many} answers beside 4000 topics, {few} beside 10");
+    });
+}
+
 /// Eight answers that nobody took once kept the places of all that are large.
 #[test]
 fn metadata_are_told_while_others_do_not_take_theirs() {

@@ -18,6 +18,7 @@ use highwater_protocol::{ErrorCode, RequestHeader};
 
 use super::{Leader, operations, reply, topics};
 use crate::errors;
+use crate::pace::Pace;
 use crate::reply::{Held, Outcome, Reply};
 use crate::shard::Shard;
 
@@ -28,7 +29,7 @@ const PARTITION_BYTES: usize = 64;
 const LARGE_BYTES: usize = 64 << 10;
 
 pub(super) async fn handle(shard: &Rc<Shard>, header: &RequestHeader, request: MetadataRequest) -> Outcome {
-    let asked = Asked::of(header.api_version, &request);
+    let asked = Asked::of(shard, header.api_version, &request).await;
     if let Asked::These { names, .. } = &asked
         && request.allow_auto_topic_creation
         && shard.broker.config.auto_create_topics
@@ -36,7 +37,7 @@ pub(super) async fn handle(shard: &Rc<Shard>, header: &RequestHeader, request: M
         create_missing(shard, names).await;
     }
     let image = shard.image();
-    let estimate = asked.partition_count(&image) * PARTITION_BYTES;
+    let estimate = asked.partition_count(shard, &image).await * PARTITION_BYTES;
     let mut memory = match estimate {
         0..=LARGE_BYTES => None,
         _ => Some(shard.response_budget.grant(estimate).await),
@@ -47,11 +48,12 @@ pub(super) async fn handle(shard: &Rc<Shard>, header: &RequestHeader, request: M
         request.include_cluster_authorized_operations && (8..=10).contains(&header.api_version),
         operations::CLUSTER,
     );
+    let topics = asked.answer(shard, &image, topic_operations).await;
     let response = MetadataResponse::default()
         .with_brokers(brokers(&image))
         .with_cluster_id(Some(shard.broker.cluster_id.clone().into()))
         .with_controller_id(BrokerId(shard.broker.config.node_id.0))
-        .with_topics(asked.answer(shard, &image, topic_operations))
+        .with_topics(topics)
         .with_cluster_authorized_operations(cluster_operations);
     match reply(header, &response) {
         Outcome::Reply(reply) => {
@@ -88,14 +90,16 @@ enum Asked {
 }
 
 impl Asked {
-    fn of(version: i16, request: &MetadataRequest) -> Self {
+    async fn of(shard: &Shard, version: i16, request: &MetadataRequest) -> Self {
         let Some(topics) = &request.topics else { return Asked::All };
         // Before version 1 there was no null.
         if version == 0 && topics.is_empty() {
             return Asked::All;
         }
         let (mut names, mut ids, mut malformed) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
+        let mut pace = Pace::new(&shard.io);
         for topic in topics {
+            pace.step().await;
             match &topic.name {
                 // An id counts, whatever the name beside it says.
                 _ if !topic.topic_id.is_nil() && version >= 12 => {
@@ -111,41 +115,64 @@ impl Asked {
     }
 
     /// How many partitions the answer has.
-    fn partition_count(&self, image: &MetadataImage) -> usize {
-        match self {
-            Asked::All => image.partition_count(),
-            Asked::These { names, ids, .. } => {
-                let by_name = names.iter().filter_map(|name| image.topic(name));
-                let by_id = ids.iter().filter_map(|id| image.topic_by_id(id));
-                by_name.chain(by_id).map(|topic| topic.partitions.len()).sum()
-            }
+    async fn partition_count(&self, shard: &Shard, image: &MetadataImage) -> usize {
+        let Asked::These { names, ids, .. } = self else { return image.partition_count() };
+        let mut pace = Pace::new(&shard.io);
+        let mut count = 0;
+        for name in names {
+            pace.step().await;
+            count += image.topic(name).map_or(0, |topic| topic.partitions.len());
         }
+        for id in ids {
+            pace.step().await;
+            count += image.topic_by_id(id).map_or(0, |topic| topic.partitions.len());
+        }
+        count
     }
 
-    fn answer(&self, shard: &Shard, image: &MetadataImage, operations: i32) -> Vec<MetadataResponseTopic> {
+    async fn answer(
+        &self,
+        shard: &Shard,
+        image: &MetadataImage,
+        operations: i32,
+    ) -> Vec<MetadataResponseTopic> {
+        let mut pace = Pace::new(&shard.io);
+        let mut answers = Vec::new();
         match self {
-            Asked::All => image.topics().map(|topic| describe(shard, topic, operations)).collect(),
+            Asked::All => {
+                for topic in image.topics() {
+                    answers.push(describe(shard, topic, operations, &mut pace).await);
+                }
+            }
             Asked::These { names, ids, malformed } => {
-                let by_name = names.iter().map(|name| match image.topic(name) {
-                    Some(topic) => describe(shard, topic, operations),
-                    None => unknown_name(name),
-                });
-                let by_id = ids.iter().map(|id| match image.topic_by_id(id) {
-                    Some(topic) => describe(shard, topic, operations),
-                    None => MetadataResponseTopic::default()
-                        .with_name(None)
-                        .with_topic_id(id.0)
-                        .with_error_code(ErrorCode::UNKNOWN_TOPIC_ID.0),
-                });
-                let malformed = malformed.iter().map(|topic| {
-                    MetadataResponseTopic::default()
+                for name in names {
+                    pace.step().await;
+                    answers.push(match image.topic(name) {
+                        Some(topic) => describe(shard, topic, operations, &mut pace).await,
+                        None => unknown_name(name),
+                    });
+                }
+                for id in ids {
+                    pace.step().await;
+                    answers.push(match image.topic_by_id(id) {
+                        Some(topic) => describe(shard, topic, operations, &mut pace).await,
+                        None => MetadataResponseTopic::default()
+                            .with_name(None)
+                            .with_topic_id(id.0)
+                            .with_error_code(ErrorCode::UNKNOWN_TOPIC_ID.0),
+                    });
+                }
+                for topic in malformed {
+                    pace.step().await;
+                    let answer = MetadataResponseTopic::default()
                         .with_name(Some(topic.name.clone().unwrap_or_default()))
                         .with_topic_id(topic.topic_id)
-                        .with_error_code(ErrorCode::INVALID_REQUEST.0)
-                });
-                by_name.chain(by_id).chain(malformed).collect()
+                        .with_error_code(ErrorCode::INVALID_REQUEST.0);
+                    answers.push(answer);
+                }
             }
         }
+        answers
     }
 }
 
@@ -160,41 +187,48 @@ fn unknown_name(name: &StrBytes) -> MetadataResponseTopic {
         .with_error_code(error.0)
 }
 
-fn describe(shard: &Shard, topic: &Topic, operations: i32) -> MetadataResponseTopic {
+async fn describe(shard: &Shard, topic: &Topic, operations: i32, pace: &mut Pace) -> MetadataResponseTopic {
     let ids = |brokers: &[highwater_model::BrokerId]| brokers.iter().map(|id| BrokerId(id.0)).collect();
-    let partition = |(index, state): (i32, &highwater_cluster::PartitionState)| {
+    let mut partitions = Vec::with_capacity(topic.partitions.len());
+    for (index, state) in (0..).zip(&topic.partitions) {
+        pace.step().await;
         let leader = Leader::of(shard, state);
-        MetadataResponsePartition::default()
+        let partition = MetadataResponsePartition::default()
             .with_error_code(leader.error.0)
             .with_offline_replicas(leader.offline_replicas)
             .with_partition_index(index)
             .with_leader_id(leader.id)
             .with_leader_epoch(state.leader_epoch.0)
             .with_replica_nodes(ids(&state.replicas))
-            .with_isr_nodes(ids(&state.in_sync_replicas))
-    };
+            .with_isr_nodes(ids(&state.in_sync_replicas));
+        partitions.push(partition);
+    }
     MetadataResponseTopic::default()
         .with_name(Some(TopicName(topic.name.clone().into())))
         .with_topic_id(topic.id.0)
         .with_is_internal(topic.is_internal())
         .with_topic_authorized_operations(operations)
-        .with_partitions((0..).zip(&topic.partitions).map(partition).collect())
+        .with_partitions(partitions)
 }
 
 /// Creates those of `names` that do not exist, with the broker's defaults. What cannot be created is answered as
 /// unknown.
 async fn create_missing(shard: &Rc<Shard>, names: &BTreeSet<StrBytes>) {
     let image = shard.image();
-    let missing: Vec<NewTopic> = names
-        .iter()
-        .filter(|name| image.topic(name).is_none() && !is_internal(name) && validate_name(name).is_ok())
-        .map(|name| NewTopic {
-            name: name.to_string(),
-            num_partitions: -1,
-            replication_factor: -1,
-            ..NewTopic::default()
-        })
-        .collect();
+    let mut pace = Pace::new(&shard.io);
+    let mut missing: Vec<NewTopic> = Vec::new();
+    for name in names {
+        pace.step().await;
+        if image.topic(name).is_none() && !is_internal(name) && validate_name(name).is_ok() {
+            let name = name.to_string();
+            missing.push(NewTopic {
+                name,
+                num_partitions: -1,
+                replication_factor: -1,
+                ..NewTopic::default()
+            });
+        }
+    }
     if missing.is_empty() {
         return;
     }

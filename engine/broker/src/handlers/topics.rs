@@ -23,6 +23,7 @@ use highwater_protocol::{ErrorCode, RequestHeader};
 
 use super::{message, reply};
 use crate::errors;
+use crate::pace::Pace;
 use crate::reply::Outcome;
 use crate::shard::{CONTROLLER_SHARD, Shard};
 
@@ -79,11 +80,22 @@ pub(super) async fn create(
     request: CreateTopicsRequest,
 ) -> Outcome {
     let names: Vec<TopicName> = request.topics.iter().map(|topic| topic.name.clone()).collect();
-    let topics = request.topics.into_iter().map(new_topic).collect();
+    let mut pace = Pace::new(&shard.io);
+    let mut topics = Vec::with_capacity(request.topics.len());
+    for topic in request.topics {
+        pace.step().await;
+        topics.push(new_topic(topic));
+    }
     let mode = Mode::of(request.validate_only);
     let results = match create_on_controller(shard, topics, mode).await {
         Ok(results) => {
-            results.into_iter().map(|(name, result)| created(shard, header, name, result)).collect()
+            let mut answers = Vec::with_capacity(results.len());
+            for (name, result) in results {
+                // Which tells as many settings.
+                pace.steps(TOPIC_CONFIGS.len()).await;
+                answers.push(created(shard, header, name, result));
+            }
+            answers
         }
         Err(error) => names
             .into_iter()
@@ -213,11 +225,16 @@ pub(super) async fn delete(
     } else {
         request.topic_names.into_iter().map(by_name).collect()
     };
+    let mut pace = Pace::new(&shard.io);
     let mut times: BTreeMap<&Doomed, usize> = BTreeMap::new();
-    named.iter().for_each(|doomed| *times.entry(doomed).or_default() += 1);
+    for doomed in &named {
+        pace.step().await;
+        *times.entry(doomed).or_default() += 1;
+    }
     let mut answers: Vec<(&Doomed, Option<Deleted>)> = Vec::new();
     let mut selectors = Vec::new();
     for doomed in &named {
+        pace.step().await;
         let answer = match (doomed.selector(), times.get(doomed).copied()) {
             (Err(error), _) => Some(refused(error)),
             (Ok(selector), Some(1)) => {
