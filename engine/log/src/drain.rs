@@ -301,9 +301,11 @@ impl ShardCore {
         let interval = core.config.borrow().index_interval_bytes;
         let bound = core.offsets_of(segment).bound;
         let size_bytes = segment.size_bytes();
-        if let Err(error) = segment.extend_index(&self.io, self.direct, size_bytes, bound, interval).await {
-            // The index is a hint; the damage shows when somebody reads there.
-            tracing::error!("{error}: the segment is kept, its index is incomplete");
+        let extended = segment.extend_index(&self.io, self.direct, size_bytes, bound, interval).await;
+        if let Err(error) = &extended {
+            // The index is a hint, and without index files the segment is walked where that is needed: one that tells of a part
+            // would be taken for the whole. The damage shows when somebody reads there.
+            tracing::error!("{error}: the segment is kept, without index files");
         }
         let (offsets, times) = {
             let index = segment.index.borrow();
@@ -311,12 +313,11 @@ impl ShardCore {
         };
         let epochs = encode_epochs(core.live.borrow().state.epochs.starts());
         let snapshot = segment_path(&core.dir, next_base, SNAPSHOT_SUFFIX);
-        let files = [
-            (segment.path(INDEX_SUFFIX), offsets.into()),
-            (segment.path(TIME_INDEX_SUFFIX), times.into()),
-            (snapshot, producers.into()),
-            (core.dir.join(EPOCH_CHECKPOINT), epochs.into()),
-        ];
+        let mut files = vec![(snapshot, producers.into()), (core.dir.join(EPOCH_CHECKPOINT), epochs.into())];
+        if extended.is_ok() {
+            files.push((segment.path(INDEX_SUFFIX), offsets.into()));
+            files.push((segment.path(TIME_INDEX_SUFFIX), times.into()));
+        }
         self.io.fs().replace_files_durable(&core.dir, files).await
     }
 

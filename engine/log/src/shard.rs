@@ -358,7 +358,7 @@ impl ShardCore {
         }
         let end_bytes = end_bytes.next_multiple_of(IO_ALIGNMENT as u64);
         let is_new = segment.reserved_bytes.get() == 0 && !segment.is_open();
-        let file = segment.file(&self.io, self.direct).await.map_err(|error| self.fence(&error))?;
+        let file = segment.file_or_new(&self.io, self.direct).await.map_err(|error| self.fence(&error))?;
         if is_new {
             self.new_names.borrow_mut().insert(core.id);
         }
@@ -420,8 +420,11 @@ impl ShardCore {
         }
         let _naming = Naming::begin(&self.naming, core.id);
         if let Err(error) = self.io.fs().sync_dir(&core.dir).await {
-            self.new_names.borrow_mut().insert(core.id);
-            return Err(self.fence_device(&error));
+            let error = self.fence_device(&error);
+            if error.is_shortage() {
+                self.new_names.borrow_mut().insert(core.id);
+            }
+            return Err(error);
         }
         Ok(())
     }

@@ -261,11 +261,13 @@ impl ShardCore {
         let swap_path = replaced.swap_path(&core.dir);
         fs.rename(&cleaned.path, &swap_path).await.map_err(|error| self.fence(&error))?;
         if !mutants::REMOVE_BEFORE_DECISION.is_on() {
-            self.finally(|| fs.sync_dir(&core.dir)).await?;
+            self.flush_names(core).await?;
         }
         let segment = core.replace_segments(group, replaced, cleaned, &self.open_files);
         for old in group {
             self.note_clean(core, old);
+            // Its space is free once nobody reads it any more.
+            old.close_file();
             let is_first = old.base_offset == replaced.base_offset;
             let rest: &[&str] = if is_first { &[] } else { &[LOG_SUFFIX, SNAPSHOT_SUFFIX] };
             for suffix in [INDEX_SUFFIX, TIME_INDEX_SUFFIX].iter().chain(rest) {
@@ -274,11 +276,11 @@ impl ShardCore {
             }
         }
         if !mutants::NAME_BEFORE_REMOVAL.is_on() {
-            self.finally(|| fs.sync_dir(&core.dir)).await?;
+            self.flush_names(core).await?;
         }
         let target = segment.log_path();
         self.finally(|| fs.rename(&swap_path, &target)).await?;
-        self.finally(|| fs.sync_dir(&core.dir)).await?;
+        self.flush_names(core).await?;
         // It is opened under its own name from now on, as one of the bounded number.
         segment.close_file();
         match self.write_index_files(&segment).await.map_err(|error| self.fence(&error)) {
@@ -305,9 +307,28 @@ impl ShardCore {
         F: Fn() -> Fut,
         Fut: Future<Output = Result<(), FileError>>,
     {
+        self.finally_or(step, |error| self.fence(error)).await
+    }
+
+    /// As [`finally`](Self::finally), of a flush: one that failed for want of space is not tried again (rule 7), one that was not
+    /// begun for want of a descriptor is.
+    async fn flush_names(&self, core: &PartitionCore) -> Result<(), LogError> {
+        let fs = self.io.fs();
+        self.finally_or(|| fs.sync_dir(&core.dir), |error| self.fence_device(error)).await
+    }
+
+    async fn finally_or<F, Fut>(
+        &self,
+        step: F,
+        fence: impl Fn(&FileError) -> LogError,
+    ) -> Result<(), LogError>
+    where
+        F: Fn() -> Fut,
+        Fut: Future<Output = Result<(), FileError>>,
+    {
         loop {
             let Err(error) = step().await else { return Ok(()) };
-            let error = self.fence(&error);
+            let error = fence(&error);
             if !self.tell_shortage(&error) || self.is_closing() {
                 return Err(error);
             }

@@ -143,6 +143,9 @@ impl Partition {
         let turn = self.core.append_turn.acquire(1).await;
         self.core.check_writable()?;
         self.check_epoch(leader_epoch, origin)?;
+        if origin == Origin::Replication {
+            self.check_offsets(&incoming)?;
+        }
         if let Some(original) = self.find_duplicate(&incoming)? {
             return Ok(original);
         }
@@ -162,6 +165,8 @@ impl Partition {
             Box::pin(journal.admit(batches.len() + MOST_BESIDE_BATCHES, 3)).await?;
         }
         self.core.check_writable()?;
+        // Another epoch may have begun while we waited.
+        self.check_epoch(leader_epoch, origin)?;
         // Only now: a checkpoint may have drawn its line while we waited.
         let prefix = self.end_block_to_repeat();
         Ok(self.accept(&batches, incoming, &prefix, roll, leader_epoch, origin, &config, turn))
@@ -217,6 +222,18 @@ impl Partition {
         let current = self.core.live.borrow().leader_epoch;
         if origin != Origin::Replication && requested != current {
             return Err(AppendError::FencedLeaderEpoch { requested, current });
+        }
+        Ok(())
+    }
+
+    /// Batches that have their offsets go on where the log ends, or beyond: compaction leaves gaps.
+    fn check_offsets(&self, incoming: &[Incoming]) -> Result<(), AppendError> {
+        let mut next_offset = self.core.live.borrow().state.next_offset;
+        for Incoming { header, .. } in incoming {
+            if header.base_offset < next_offset {
+                return Err(AppendError::InvalidRecord("it begins below the end of the log"));
+            }
+            next_offset = header.next_offset();
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use highwater_io::sync::Semaphore;
-use highwater_io::{FileError, IO_ALIGNMENT, Io, IoBuf, fs};
+use highwater_io::{FileError, FileOp, IO_ALIGNMENT, Io, IoBuf, fs};
 use highwater_model::Offset;
 use highwater_model::batch::{BATCH_HEADER_BYTES, BatchError, BatchHeader};
 
@@ -166,28 +166,55 @@ impl Segment {
         Some(file)
     }
 
-    /// The file, for reading and writing. The first opening for writing waits for a dead process's requests.
+    /// The file, for reading and writing, which is there. The first opening for writing waits for a dead process's requests.
+    ///
+    /// Of a segment that the log does not have any more only a description that is open still: what has its path now is another
+    /// file, perhaps another topic's.
     pub(crate) async fn file(&self, io: &Io, direct: bool) -> Result<Rc<OpenFile>, FileError> {
+        self.file_with(io, direct, false).await
+    }
+
+    /// As [`file`](Self::file), and makes it if it is not there. Only for who is about to write to it, and so keeps truncations and
+    /// deletions away.
+    pub(crate) async fn file_or_new(&self, io: &Io, direct: bool) -> Result<Rc<OpenFile>, FileError> {
+        self.file_with(io, direct, true).await
+    }
+
+    async fn file_with(&self, io: &Io, direct: bool, create: bool) -> Result<Rc<OpenFile>, FileError> {
         if let Some(file) = self.open_file() {
             return Ok(file);
         }
         let _turn = self.opening.acquire(1).await;
-        if let Some(file) = self.open_file() {
-            return Ok(file);
+        loop {
+            if let Some(file) = self.open_file() {
+                return Ok(file);
+            }
+            self.check_is_there()?;
+            let closed = self.closed.get();
+            let options = if closed { fs::OpenOptions::read_only() } else { fs::OpenOptions::read_write() };
+            let options = if closed || !create { options } else { options.create() };
+            let options = if direct { options.direct() } else { options };
+            let file = io.fs().open(self.log_path(), options).await?;
+            if !closed {
+                lock_for_writing(io, &file).await?;
+                self.reserved_bytes.set(self.reserved_bytes.get().max(file.len().await?));
+            }
+            // What became of it while it was being opened.
+            self.check_is_there()?;
+            if self.closed.get() == closed {
+                let file = self.files.keep(file);
+                self.file.replace(Rc::downgrade(&file));
+                return Ok(file);
+            }
         }
-        let closed = self.closed.get();
-        let options = if closed { fs::OpenOptions::read_only() } else { fs::OpenOptions::read_write() };
-        // One that was removed does not come back.
-        let options = if closed || self.is_removed() { options } else { options.create() };
-        let options = if direct { options.direct() } else { options };
-        let file = io.fs().open(self.log_path(), options).await?;
-        if !closed {
-            lock_for_writing(io, &file).await?;
-            self.reserved_bytes.set(self.reserved_bytes.get().max(file.len().await?));
+    }
+
+    fn check_is_there(&self) -> Result<(), FileError> {
+        if !self.is_removed() && !self.is_replaced() {
+            return Ok(());
         }
-        let file = self.files.keep(file);
-        self.file.replace(Rc::downgrade(&file));
-        Ok(file)
+        let source = std::io::ErrorKind::NotFound.into();
+        Err(FileError { op: FileOp::Open, path: self.log_path(), position_bytes: None, source })
     }
 
     /// Reads the bytes from `position_bytes` up to `end_bytes`, whatever the alignment.

@@ -110,7 +110,7 @@ impl Partition {
             }
         }
         // Also where none is left: an attempt before this one may have come so far and no further.
-        fs.sync_dir(&self.core.dir).await.map_err(|error| self.shard.fence(&error))
+        fs.sync_dir(&self.core.dir).await.map_err(|error| self.shard.fence_device(&error))
     }
 
     async fn find_cut(&self, offset: Offset) -> Result<Cut, ReadError> {

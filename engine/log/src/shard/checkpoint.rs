@@ -86,6 +86,7 @@ impl ShardCore {
         if !mutants::CHECKPOINT_BEFORE_FLUSH.is_on() {
             self.flush_segments().await?;
         }
+        self.check_flushes()?;
         let bytes = checkpoint::encode(self.generation, number, &place, &body);
         checkpoint::write(&self.io, &self.journal_dir, number, bytes)
             .await
@@ -172,11 +173,20 @@ impl ShardCore {
                 Err(_) if segment.is_removed() => {}
                 Ok(()) => {}
                 Err(error) => {
-                    self.dirty.borrow_mut().insert(key, (segment, file));
-                    return Err(self.fence_device(&error));
+                    let error = self.fence_device(&error);
+                    if error.is_shortage() {
+                        self.dirty.borrow_mut().insert(key, (segment, file));
+                    }
+                    return Err(error);
                 }
             }
         }
+    }
+
+    /// To be asked after the last flush on which a checkpoint counts. The system tells an error once: where somebody else met it,
+    /// at a segment's end or for a name, a later flush of the same file is told that all is well.
+    pub(super) fn check_flushes(&self) -> Result<(), LogError> {
+        self.journal.progress().failure().map_or(Ok(()), |failure| Err(failure.into()))
     }
 
     /// No group at or below is ever replayed again, whichever of its two checkpoints a start finds.

@@ -91,6 +91,7 @@ impl ShardCore {
             core.live.borrow().state.encode(&mut body);
         }
         self.flush_segments().await?;
+        self.check_flushes()?;
         let number = self.checkpoint_number.get() + 1;
         let bytes = checkpoint::encode(self.generation, number, &self.journal.boundary_place(), &body);
         checkpoint::write(&self.io, &self.journal_dir, number, bytes)

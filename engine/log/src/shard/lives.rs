@@ -231,7 +231,7 @@ impl ShardCore {
             && !mutants::SKIP_CREATE_FLUSH.is_on()
             && let Err(error) = self.io.fs().sync_dir(&self.data_dir).await
         {
-            let error = self.fence(&error);
+            let error = self.fence_device(&error);
             for (.., outcome) in made.iter_mut().filter(|(.., outcome)| outcome.is_ok()) {
                 *outcome = Err(error.clone());
             }
@@ -272,6 +272,14 @@ impl ShardCore {
         // Compaction notices, and ends.
         let _cleaning_turn = partition.cleaning_turn.acquire(1).await;
         self.forget_partition(&partition.id);
+        // Whoever still reads finds nothing under these names, which may be another topic's soon.
+        {
+            let live = partition.live.borrow();
+            for segment in live.segments.values().chain(&live.next_segment) {
+                segment.set_removed();
+                segment.close_file();
+            }
+        }
         let doomed = self.retire_dir(partition).await?;
         // Until now nothing else could take its name.
         self.partitions.borrow_mut().remove(&partition.id);

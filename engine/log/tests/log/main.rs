@@ -20,4 +20,5 @@ mod recovery_time;
 mod rolls;
 mod salvage;
 mod smoke;
+mod straddles;
 mod verify;
