@@ -4,8 +4,9 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::time::Duration;
 
 use highwater_io::Io;
 use highwater_io::mailbox::{Receiver, ReplySender};
@@ -121,13 +122,30 @@ async fn serve(
 
 async fn close(serving: &Serving, dir: DataDir) -> Result<(), StoreError> {
     let gatherers = std::mem::take(&mut *serving.gatherers.borrow_mut());
-    for gatherer in gatherers.values() {
-        gatherer.close().await;
-    }
+    let mut stored = pin!(async {
+        for gatherer in gatherers.values() {
+            gatherer.close().await;
+        }
+    });
+    // What waits for room gets it by a checkpoint. Where none can be made, as on a full disk, it is sent away.
+    let is_stored = loop {
+        if serving.io.timeout(ROOM_AFTER, stored.as_mut()).await.is_ok() {
+            break true;
+        }
+        if serving.logs.checkpoint().await.is_err() {
+            break false;
+        }
+    };
     serving.logs.close().await?;
+    if !is_stored {
+        stored.await;
+    }
     dir.mark_clean().await?;
     Ok(())
 }
+
+/// A close that waits for so long sees to it that there is room in the journal.
+const ROOM_AFTER: Duration = Duration::from_secs(1);
 
 impl Serving {
     pub(super) fn partition(&self, id: TopicPartition) -> Result<Partition, StoreError> {

@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 
 use super::calls::Call;
 use super::serve::{self, Start};
-use super::{Log, NewRecord, Shared, Store, StoreError, StoreOptions, Stored, Wait};
+use super::{Command, Log, NewRecord, Shared, Store, StoreError, StoreOptions, Stored, Wait};
 use crate::config::{LogConfig, ShardConfig};
 use crate::error::LogError;
 
@@ -256,6 +256,42 @@ fn small_records_fill_their_batches() {
         let batches = highwater_model::batch::headers(&data.chunks.concat()).count();
         assert!(batches <= 5, "{batches} batches of 100 records, of which 40 fit into one");
     });
+}
+
+/// It waited for what waited for a checkpoint, which a full disk had no room for.
+#[test]
+fn close_ends_on_a_full_disk_with_a_full_journal() {
+    let mut world = World::new(12, WorldConfig::default());
+    let node = world.add_node("store");
+    let disk = world.disk_of(node);
+    let done = Rc::new(Cell::new(false));
+    world.start(node, vec![Rc::clone(&done)], move |io, done: Rc<Cell<bool>>| {
+        let disk = disk.clone();
+        async move {
+            let shared = open(&io, small()).await;
+            let log = log(&shared, "events").await;
+            let first = log.append(NewRecord::value("the segment is there")).await.expect("taken");
+            first.await.expect("stored");
+            disk.set_capacity(disk.used_bytes());
+            let waiting = loop {
+                let mut ack = Box::pin(log.append(NewRecord::value(vec![0; 100])).await.expect("taken"));
+                match io.timeout(Duration::from_secs(10), ack.as_mut()).await {
+                    Ok(outcome) => drop(outcome.expect("stored")),
+                    Err(_) => break ack,
+                }
+            };
+            let (closer, closed) = mailbox::oneshot();
+            assert!(shared.commands.send(Command::Close(closer)).await.is_ok());
+            let outcome = io.timeout(Duration::from_secs(600), closed).await.expect("the close ends");
+            // What the segments had reserved is room enough for the end.
+            outcome.expect("an answer").expect("a clean stop");
+            let told = io.timeout(Duration::from_secs(600), waiting).await.expect("is told");
+            assert!(told.is_err(), "it found no room");
+            done.set(true);
+        }
+    });
+    world.run_for(Duration::from_secs(3_600)).expect("it ends");
+    assert!(done.get());
 }
 
 #[test]
