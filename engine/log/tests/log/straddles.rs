@@ -225,18 +225,18 @@ fn segment_whose_index_could_not_be_made_is_not_deleted_before_its_time() {
         logs.close().await.expect("a clean stop");
         dir.mark_clean().await.expect("marked");
     });
-    let (second, disk_of_second) = (open_options.clone(), disk.clone());
+    let second = open_options.clone();
     scene.live_and(End::Kill, move |io| async move {
         let (dir, logs, _) = open_with(&io, second).await;
         let partition = logs.partition(&id(0)).expect("is there");
         append(partition.clone(), NEW).await;
-        let failing = disk_of_second.inject(Fault::eio(DiskOp::Read).on(FIRST).skip(1).times(1));
+        let failing = disk.inject(Fault::eio(DiskOp::Read).on(FIRST).skip(1).times(1));
         for _ in 0..40 {
             append(partition.clone(), NEW).await;
         }
         logs.checkpoint().await.expect("a checkpoint");
-        assert_eq!(disk_of_second.fired(failing), 1, "the walk at the roll");
-        disk_of_second.lift_all();
+        assert_eq!(disk.fired(failing), 1, "the walk at the roll");
+        disk.lift_all();
         logs.close().await.expect("a clean stop");
         dir.mark_clean().await.expect("marked");
     });
