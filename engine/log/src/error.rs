@@ -108,7 +108,7 @@ pub enum AppendError {
     /// It is damaged or not well formed.
     #[error(transparent)]
     Batch(#[from] BatchError),
-    /// A client may not send this kind of batch.
+    /// A client may not send this kind of batch, or a replicated one begins below the end of the log.
     #[error("batch is refused: {0}")]
     InvalidRecord(&'static str),
     /// It is larger than `max.message.bytes`, or than the journal takes.

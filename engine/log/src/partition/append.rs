@@ -34,7 +34,7 @@ const MOST_BESIDE_BATCHES: usize = 2 * IO_ALIGNMENT;
 pub enum Origin {
     /// A producer: offsets are given, records validated, sequences checked.
     Client,
-    /// The leader, to its follower: offsets and epochs stay as they are.
+    /// The leader, to its follower: offsets and epochs stay as they are. None may lie below the end of the log.
     Replication,
     /// The broker itself: as a client, but control batches are allowed.
     Coordinator,
