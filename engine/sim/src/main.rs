@@ -157,7 +157,7 @@ fn tell(scenario: &Scenario, outcome: &Outcome) {
 }
 
 fn report(outcome: &Outcome) {
-    println!("seed {} FAILED", outcome.seed);
+    println!("seed {} FAILED, trace {:016x}", outcome.seed, outcome.trace_hash);
     outcome.complaints().iter().for_each(|line| println!("  {line}"));
     println!("  again: highwater-sim run --seed {} --verbose", outcome.seed);
     if let Some(trace) = &outcome.trace {

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use highwater_broker::BrokerConfig;
+use highwater_broker::{BrokerConfig, Started};
 use highwater_checker::{Nanos, RunId};
 use highwater_io::sim::{
     DiskConfig, DiskOp, Exit, Fault, FaultId, Latency, NetConfig, NodeId, NodeStatus, RunError, World,
@@ -44,7 +44,7 @@ const MISHAP_EVERY_US: u64 = 30_000;
 /// Longest time without power, in most cases.
 const DOWN_US: u64 = 50_000;
 /// Longest time that bytes are on their way.
-const ON_THE_WAY: Duration = Duration::from_millis(50);
+pub(crate) const ON_THE_WAY: Duration = Duration::from_millis(50);
 const LONG_DOWN: Duration = Duration::from_secs(4);
 
 /// Why a run ended before its end.
@@ -76,8 +76,10 @@ pub(crate) struct Scene {
     /// How the last log directory fails in this life, and what was acknowledged before.
     failing: Option<(FaultId, u64)>,
     report: Report,
-    /// Deaths from which the broker has not recovered yet.
-    unrecovered: usize,
+    /// Whether the broker came into service in this life.
+    has_served: bool,
+    /// Deaths after which it was started again.
+    restored: usize,
     /// Whether the data directory must look clean at the next start; `None` if either is right.
     looks_clean: Option<bool>,
     /// Whether a stop may have been clean: no directory failed before it.
@@ -120,7 +122,8 @@ impl Scene {
             lied: 0,
             failing: None,
             report: Rc::default(),
-            unrecovered: 0,
+            has_served: false,
+            restored: 0,
             looks_clean: Some(false),
             may_be_clean: true,
         }
@@ -171,12 +174,14 @@ impl Scene {
             let in_recovery =
                 in_recovery || (self.hand.scenario.deaths == Deaths::WithoutPowerLoss && self.dice.one_in(4));
             if in_recovery && !self.deaths.is_empty() {
-                self.figures.deaths_in_recovery += 1;
                 let before = self.looks_clean;
                 self.start_broker();
                 self.die_at_an_event(death, self.dice.micros(20_000))?;
-                // A start may not have come to the marker.
-                self.looks_clean = before.filter(|&before| !before);
+                if !self.has_served {
+                    self.figures.deaths_in_recovery += 1;
+                    // The start may not have come to the marker.
+                    self.looks_clean = before.filter(|&before| !before);
+                }
                 return self.stay_down();
             }
         }
@@ -186,7 +191,6 @@ impl Scene {
             self.start_broker();
             self.wait_until_served()?;
         }
-        self.recovered();
         self.serve(death)?;
         self.stay_down()
     }
@@ -211,6 +215,11 @@ impl Scene {
 
     fn start_broker(&mut self) {
         self.figures.starts += 1;
+        self.has_served = false;
+        // Whatever is acknowledged from now on, even before anybody knows that the broker serves, is owed by this life.
+        let now = self.now();
+        self.deaths[self.restored..].iter_mut().for_each(|struck| struck.restored_at = now);
+        self.restored = self.deaths.len();
         let config = self.broker_config();
         self.report = boot(&mut self.world, self.broker, &config);
     }
@@ -292,16 +301,20 @@ impl Scene {
         if !self.run_until(SERVING_WITHIN, is_decided)? {
             return Err(self.stopped(Breach::NotServing));
         }
-        let recovery = match &*self.report.borrow() {
-            Some(Ok(started)) => Some(started.recovery.clone()),
-            _ => None,
-        };
-        let Some(recovery) = recovery else {
-            // A refusal ends the broker.
-            let broker = self.broker;
-            self.run_until(STOPPED_WITHIN, |world| !world.is_up(broker))?;
-            return self.check_up();
-        };
+        let report = Rc::clone(&self.report);
+        if let Some(Ok(started)) = &*report.borrow() {
+            self.came_into_service(started);
+            return Ok(());
+        }
+        // A refusal ends the broker.
+        self.run_until(STOPPED_WITHIN, |world| !world.is_up(broker))?;
+        self.check_up()
+    }
+
+    /// The broker serves: what its recovery says of itself.
+    fn came_into_service(&mut self, started: &Started) {
+        let recovery = &started.recovery;
+        self.has_served = true;
         self.figures.groups_replayed += recovery.groups_replayed;
         if self.looks_clean.is_some_and(|expected| expected != recovery.was_clean) {
             self.breaches.push(Breach::LooksClean(recovery.was_clean));
@@ -314,7 +327,6 @@ impl Scene {
             let damage = format!("fenced {:?}, strays {:?}", recovery.fenced, recovery.strays);
             self.breaches.push(Breach::Damage(damage));
         }
-        Ok(())
     }
 
     /// Starts the broker, and asks for the log ends before anybody can have written anything new. The clients stand still
@@ -324,7 +336,7 @@ impl Scene {
         self.start_broker();
         let found: Found<Vec<(u32, u32, i64)>> = Rc::default();
         let mut result = self.wait_until_served();
-        if result.is_ok() && self.unrecovered > 0 {
+        if result.is_ok() && !self.deaths.is_empty() {
             result = self.read(Rc::clone(&found), read_ends);
         }
         self.clients.iter().for_each(|&client| self.world.resume(client));
@@ -333,13 +345,6 @@ impl Scene {
         let last = self.deaths.len() - 1;
         self.deaths[last].recovered_ends = ends;
         Ok(())
-    }
-
-    fn recovered(&mut self) {
-        let now = self.now();
-        let first = self.deaths.len() - self.unrecovered;
-        self.deaths[first..].iter_mut().for_each(|struck| struck.restored_at = now);
-        self.unrecovered = 0;
     }
 
     /// Runs a reader to its end.
@@ -482,6 +487,11 @@ impl Scene {
             disk.cut_power_at_event(event);
         }
         self.run_until(within, |world| !world.is_up(broker) || disk.events() >= event)?;
+        // One that was to die in its recovery may have been quick.
+        let report = Rc::clone(&self.report);
+        if let (false, Some(Ok(started))) = (self.has_served, &*report.borrow()) {
+            self.came_into_service(started);
+        }
         if self.world.is_up(broker) {
             match death {
                 Death::PowerCut => self.world.power_cut(broker),
@@ -510,10 +520,8 @@ impl Scene {
         let death = if may_forget { Death::PowerCut } else { death };
         if let Some(at) = failed_at.filter(|_| may_forget) {
             self.deaths.push(Struck { death, at, restored_at: at, recovered_ends: Vec::new() });
-            self.unrecovered += 1;
         }
         self.deaths.push(Struck { death, at, restored_at: at, recovered_ends: Vec::new() });
-        self.unrecovered += 1;
         self.looks_clean = Some(false);
         self.may_be_clean = failed_at.is_none();
     }
@@ -563,7 +571,6 @@ impl Scene {
     /// The clients finish in it, and everything is read.
     fn last_life(&mut self) -> Result<Content, Stopped> {
         self.start_and_look_at_ends()?;
-        self.recovered();
         self.hand.stage.set(Stage::Closing);
         let clients = self.clients.clone();
         let are_done = move |world: &World| clients.iter().all(|&client| !world.is_up(client));
