@@ -179,7 +179,7 @@ pub fn run(cell: &Cell, mut out: impl Write) -> io::Result<()> {
         put(&Line::Struck {
             kind: fault_kind(&scenario, struck.death),
             struck_at: struck.at,
-            restored_at: struck.restored_at,
+            restored_at: struck.served_at.unwrap_or(struck.restored_at),
             recovered_ends: struck
                 .recovered_ends
                 .iter()

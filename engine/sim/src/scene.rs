@@ -315,6 +315,8 @@ impl Scene {
     fn came_into_service(&mut self, started: &Started) {
         let recovery = &started.recovery;
         self.has_served = true;
+        let now = self.now();
+        self.deaths.iter_mut().for_each(|struck| _ = struck.served_at.get_or_insert(now));
         self.figures.groups_replayed += recovery.groups_replayed;
         if self.looks_clean.is_some_and(|expected| expected != recovery.was_clean) {
             self.breaches.push(Breach::LooksClean(recovery.was_clean));
@@ -519,9 +521,15 @@ impl Scene {
         let may_forget = failed_at.is_some() && !self.hand.scenario.flush.is_every_message();
         let death = if may_forget { Death::PowerCut } else { death };
         if let Some(at) = failed_at.filter(|_| may_forget) {
-            self.deaths.push(Struck { death, at, restored_at: at, recovered_ends: Vec::new() });
+            self.deaths.push(Struck {
+                death,
+                at,
+                restored_at: at,
+                served_at: None,
+                recovered_ends: Vec::new(),
+            });
         }
-        self.deaths.push(Struck { death, at, restored_at: at, recovered_ends: Vec::new() });
+        self.deaths.push(Struck { death, at, restored_at: at, served_at: None, recovered_ends: Vec::new() });
         self.looks_clean = Some(false);
         self.may_be_clean = failed_at.is_none();
     }

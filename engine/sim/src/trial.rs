@@ -22,7 +22,10 @@ use crate::scenario::{Death, DiskHonesty, Scenario};
 pub(crate) struct Struck {
     pub(crate) death: Death,
     pub(crate) at: Nanos,
+    /// When it was started again: what was acknowledged before that, no later death answers for.
     pub(crate) restored_at: Nanos,
+    /// When it served again.
+    pub(crate) served_at: Option<Nanos>,
     /// (topic, partition, log end) right after recovery, where somebody asked.
     pub(crate) recovered_ends: Vec<(u32, u32, i64)>,
 }
