@@ -119,6 +119,7 @@ fn run_seeds(args: &RunArgs) -> anyhow::Result<ExitCode> {
         if outcome.culprit() == Culprit::Broker {
             progress.clear();
             report(&outcome);
+            compare(&outcome, &run(seed, &scenario));
             failed.push(seed);
             if !args.keep_going {
                 break;
@@ -159,9 +160,24 @@ fn tell(scenario: &Scenario, outcome: &Outcome) {
 fn report(outcome: &Outcome) {
     println!("seed {} FAILED, trace {:016x}", outcome.seed, outcome.trace_hash);
     outcome.complaints().iter().for_each(|line| println!("  {line}"));
+    let findings = outcome.verdict.iter().flat_map(|verdict| &verdict.violations);
+    findings.flat_map(|finding| finding.examples.iter().skip(1)).for_each(|line| println!("    {line}"));
+    outcome.story.iter().for_each(|line| println!("  {line}"));
+    println!("  {:?}", outcome.figures);
     println!("  again: highwater-sim run --seed {} --verbose", outcome.seed);
     if let Some(trace) = &outcome.trace {
         println!("{trace}");
+    }
+}
+
+/// Whether a seed that failed does so again at once, as it must.
+fn compare(first: &Outcome, again: &Outcome) {
+    let same = |is_same: bool| if is_same { "the same" } else { "ANOTHER" };
+    let (trace, verdict) = (first.trace_hash == again.trace_hash, first.complaints() == again.complaints());
+    println!("  run again in this process: {} trace, {} verdict", same(trace), same(verdict));
+    if !verdict {
+        again.complaints().iter().for_each(|line| println!("    {line}"));
+        again.story.iter().for_each(|line| println!("    {line}"));
     }
 }
 

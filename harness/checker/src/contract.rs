@@ -177,6 +177,33 @@ pub enum Loss {
 impl Loss {
     /// A suffix without a bound.
     pub const UNBOUNDED_TAIL: Self = Self::Tail { messages: None, window: None };
+
+    /// What may be lost where either may have been it.
+    #[must_use]
+    pub fn weaker(self, other: Self) -> Self {
+        let most = |one: Option<u64>, other: Option<u64>| Some(one?.max(other?));
+        match (self, other) {
+            (
+                Self::Tail { messages, window },
+                Self::Tail { messages: other_messages, window: other_window },
+            ) => Self::Tail {
+                messages: most(messages, other_messages),
+                window: most(window.map(|it| it.0), other_window.map(|it| it.0)).map(Nanos),
+            },
+            _ if self.weight() >= other.weight() => self,
+            _ => other,
+        }
+    }
+
+    /// The more, the less is promised.
+    const fn weight(self) -> u8 {
+        match self {
+            Self::Nothing => 0,
+            Self::Tail { .. } => 1,
+            Self::Anything => 2,
+            Self::NothingAcknowledged => 3,
+        }
+    }
 }
 
 /// Whether an anomaly is a violation or is counted only.

@@ -219,9 +219,7 @@ fn loss_is_held_against_the_fault_that_took_it() {
         let acked = Case::new(2).ack(0, 1.1).ack(1, 2.1).log(&[(0, 0)], 1);
         acked.cut(3.5, 3.6, 3.7).struck_by(FaultKind::ProcessKill)
     };
-    let loss_by_kind =
-        vec![(FaultKind::ProcessKill, Loss::Nothing), (FaultKind::PowerCut, Loss::UNBOUNDED_TAIL)];
-    let contract = Contract { loss_by_kind, ..unflushed() };
+    let contract = by_kind();
     let by_the_kill = case().recovered(1).cut(8.0, 8.1, 8.2).recovered(1).verdict(&contract);
     assert_eq!(by_the_kill.violation(Anomaly::LostTail), 1);
     let by_the_cut = case().recovered(2).cut(8.0, 8.1, 8.2).recovered(1).verdict(&contract);
@@ -229,6 +227,57 @@ fn loss_is_held_against_the_fault_that_took_it() {
     // Where nobody looked it may have been the cut.
     let by_either = case().cut(8.0, 8.1, 8.2).recovered(1).verdict(&contract);
     assert_eq!((by_either.violations, by_either.losses.records), (vec![], 1));
+}
+
+fn by_kind() -> Contract {
+    let loss_by_kind =
+        vec![(FaultKind::ProcessKill, Loss::Nothing), (FaultKind::PowerCut, Loss::UNBOUNDED_TAIL)];
+    Contract { loss_by_kind, ..unflushed() }
+}
+
+/// A power cut that was over before the ack takes the blame for no kill, whether or not somebody looked.
+#[test]
+fn fault_that_had_ended_excuses_nothing_acknowledged_later() {
+    let case = || Case::new(2).ack(0, 1.1).ack(1, 5.0).log(&[(0, 0)], 1).cut(3.5, 3.6, 3.7);
+    let lost = |case: Case| {
+        let verdict = case.verdict(&by_kind());
+        (verdict.violation(Anomaly::LostTail), verdict.losses.records)
+    };
+    assert_eq!(lost(case().cut(8.0, 8.1, 8.2).struck_by(FaultKind::ProcessKill)), (1, 1));
+    assert_eq!(lost(case().cut(8.0, 8.1, 8.2)), (0, 1));
+    // What consumers saw is held against the same faults.
+    let seen = case().cut(8.0, 8.1, 8.2).struck_by(FaultKind::ProcessKill).polled(0, 5.5, &[(1, 1)]);
+    assert_eq!(seen.verdict(&by_kind()).violation(Anomaly::ReadThenLost), 1);
+    let mut back = case().cut(8.0, 8.1, 8.2).struck_by(FaultKind::ProcessKill);
+    let partition = back.partition();
+    for (asked, end) in [(6.0, 2), (9.0, 1)] {
+        let (asked_at, at, offset) = (at(asked), at(asked + 0.1), Offset(end));
+        back.observations.push(Observation { partition, asked_at, at, observed: Observed::LogEnd, offset });
+    }
+    assert_eq!(back.verdict(&by_kind()).violation(Anomaly::LogEndWentBack), 1);
+}
+
+/// The end of the log was looked at right after the recovery. What came back to those offsets was sent again, and its ack was
+/// lost. (The simulator's seed 1041807, in the code of 9e1123f.)
+#[test]
+fn tail_that_was_seen_to_be_gone_is_no_hole_whatever_came_since() {
+    let case = || Case::new(3).ack(0, 1.1).ack(1, 2.1).cut(3.5, 3.6, 3.7).log(&[(0, 0), (1, 2)], 2);
+    let seen = case().recovered(1).verdict(&unflushed());
+    assert_eq!((seen.violations, seen.losses.tail, seen.losses.holes), (vec![], 1, 0));
+    // Where nobody looked nothing came since, as far as anybody knows.
+    assert_eq!(case().verdict(&unflushed()).violation(Anomaly::LostHole), 1);
+}
+
+/// Two copies of a record, of which the second was acknowledged; a kill, after which it was there still, takes neither.
+#[test]
+fn acknowledged_copy_is_taken_by_no_fault_that_it_survived() {
+    let case = || Case::new(1).ack_at(0, 5, 4.0).log(&[(3, 0)], 6).cut(2.0, 2.1, 2.2);
+    let moved = |case: Case| case.verdict(&by_kind()).violation(Anomaly::InconsistentOffset);
+    assert_eq!(moved(case().cut(8.0, 8.1, 8.2).struck_by(FaultKind::ProcessKill).recovered(6)), 1);
+    assert_eq!(moved(case().cut(8.0, 8.1, 8.2).struck_by(FaultKind::ProcessKill)), 1);
+    assert_eq!(moved(case().cut(8.0, 8.1, 8.2).recovered(6)), 1);
+    assert_eq!(moved(case().cut(8.0, 8.1, 8.2).recovered(5)), 0);
+    assert_eq!(moved(case().cut(8.0, 8.1, 8.2)), 0);
 }
 
 /// Of a record that is twice in the log the first copy may be deleted: its place tells nothing then, its ack does.

@@ -272,6 +272,16 @@ fn tombstone_that_may_be_anywhere_excuses_nothing_behind_the_log_end() {
     }
 }
 
+/// What an idempotent producer sent later lies behind it.
+#[test]
+fn tombstone_that_may_be_anywhere_covers_nothing_that_its_producer_sent_later() {
+    let records =
+        [(1, tombstone(7), Fate::Unknown), (50, value(7), Fate::Acked(0)), (51, value(8), Fate::Acked(1))];
+    let verdict = |contract| judge(trial_of(&records, &[(1, 2)], (0, 2)), &contract).expect("whole");
+    assert_eq!(verdict(durable()).violation(Anomaly::LostHole), 1);
+    assert_eq!(verdict(with_copies()).losses.records, 0);
+}
+
 #[test]
 fn record_whose_offset_has_another_was_not_compacted_away() {
     let records =

@@ -337,7 +337,7 @@ fn unmatched(
     let is_compacted = case.contract.duplicates == Permission::Permitted
         && occupant.is_none()
         && case.may_be_compacted(partition, (producer, sequence), offset);
-    let permission = Permission::when(is_compacted || case.copy_may_be_lost(acked_at));
+    let permission = Permission::when(is_compacted || case.copy_may_be_lost(acked_at, partition, offset));
     let id = case.ledger.layout.id(partition);
     case.findings.add(Anomaly::InconsistentOffset, permission, || {
         format!("partition {id}: producer {producer} sequence {sequence} acknowledged at offset {offset}, found elsewhere")
@@ -360,8 +360,9 @@ fn book_occupied(
         return;
     }
     let (anomaly, permission) = match explanation {
-        Some(fault) => {
-            (Anomaly::OffsetReused, Permission::when(case.loss_by(fault, partition) != Loss::Nothing))
+        Some(_) => {
+            let loss = case.loss_since(acked_at, partition, offset);
+            (Anomaly::OffsetReused, Permission::when(loss != Loss::Nothing))
         }
         None => (Anomaly::InconsistentOffset, Permission::Forbidden),
     };

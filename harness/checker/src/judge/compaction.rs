@@ -11,7 +11,7 @@
 //! it was acknowledged, and all that is said of that (`acks`, `order`, `readers`) stands.
 
 use super::Case;
-use crate::contract::{Compaction, Permission};
+use crate::contract::{Compaction, Contract, Permission};
 use crate::ledger::{Key, Lane, Ledger, Outcome};
 use crate::reading::Reading;
 use crate::units::{Nanos, PartitionIndex};
@@ -61,7 +61,7 @@ pub(super) fn look(case: &mut Case<'_>, reference: &Reading) {
                 if matches!(state.outcome(), Outcome::Fail | Outcome::NeverSent) {
                     continue;
                 }
-                let covered = covered(lane, sequence, case.contract.duplicates, compaction);
+                let covered = covered(lane, sequence, case.contract, compaction);
                 let gone = keys.gone.entry(key.number).or_insert(covered);
                 gone.to_offset = gone.to_offset.max(covered.to_offset);
                 gone.sent_by = gone.sent_by.max(covered.sent_by);
@@ -71,11 +71,15 @@ pub(super) fn look(case: &mut Case<'_>, reference: &Reading) {
     }
 }
 
-fn covered(lane: &Lane, sequence: u64, duplicates: Permission, compaction: Compaction) -> Covered {
+fn covered(lane: &Lane, sequence: u64, contract: &Contract, compaction: Compaction) -> Covered {
+    let duplicates = contract.duplicates;
     let acks = || lane.acks_of(sequence);
     let Some(to_offset) = acks().map(|(offset, _)| offset).max() else {
-        // Where it was nobody knows.
-        return Covered { to_offset: i64::MAX, sent_by: None };
+        // Where it was nobody knows; where what a producer sends stays in order, not behind what that sent later.
+        let in_order = duplicates == Permission::Forbidden && contract.reordering == Permission::Forbidden;
+        let later = lane.acks.iter().chain(&lane.deleted).filter(|run| run.first_sequence > sequence);
+        let bound = later.map(|run| run.base_offset - 1).min().filter(|_| in_order);
+        return Covered { to_offset: bound.unwrap_or(i64::MAX), sent_by: None };
     };
     let may_have_copies = duplicates == Permission::Permitted;
     let last_copy =

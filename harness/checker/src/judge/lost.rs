@@ -156,10 +156,12 @@ pub(super) fn book(
             None => missing.offset < log_end,
             Some(fault) => {
                 around[fault].lost += 1;
-                let recovered = case.faults[fault].recovered_end(partition);
-                missing.offset < around[fault].survivors_end
-                    || recovered.is_some_and(|end| missing.offset < end.0)
-                    || (!around[fault].load_went_on && missing.offset < log_end)
+                // Where somebody looked, the end that was seen tells; what is there now may have come since, without an ack.
+                let is_inside = match case.faults[fault].recovered_end(partition) {
+                    Some(end) => missing.offset < end.0,
+                    None => !around[fault].load_went_on && missing.offset < log_end,
+                };
+                missing.offset < around[fault].survivors_end || is_inside
             }
         };
         let (acked_at, producer, sequence) = (missing.acked_at, missing.producer, missing.sequence);
@@ -223,7 +225,7 @@ fn find(case: &mut Case<'_>, lost: &Lost) {
 fn classify(case: &Case<'_>, lost: &Lost) -> (Anomaly, Permission) {
     let by_place = if lost.is_hole { Anomaly::LostHole } else { Anomaly::LostTail };
     let Some(fault) = lost.fault else { return (by_place, Permission::Forbidden) };
-    match case.loss_by(fault, lost.partition) {
+    match case.loss_since(lost.acked_at, lost.partition, lost.offset) {
         Loss::Nothing => (by_place, Permission::Forbidden),
         Loss::Tail { .. } if lost.is_hole => (by_place, Permission::Forbidden),
         Loss::Tail { window: Some(window), .. } => {
@@ -244,7 +246,7 @@ fn classify(case: &Case<'_>, lost: &Lost) -> (Anomaly, Permission) {
 fn book_excess(case: &mut Case<'_>, partition: PartitionIndex, around: &[Around]) {
     let id = case.ledger.layout.id(partition);
     for (fault, &Around { lost, .. }) in around.iter().enumerate() {
-        let Loss::Tail { messages: Some(bound), .. } = case.loss_by(fault, partition) else { continue };
+        let Loss::Tail { messages: Some(bound), .. } = case.loss_from(fault, partition) else { continue };
         case.findings.add_many(
             Anomaly::LostBeyondWindow,
             Permission::Forbidden,

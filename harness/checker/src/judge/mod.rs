@@ -198,13 +198,27 @@ impl<'a> Case<'a> {
         Self { ledger, faults, contract, findings, losses, worst, last_ack_at, keys: Vec::new() }
     }
 
-    /// The fault that may have taken what was there at `since`: the first that had not ended by then
-    /// and after whose recovery it was not seen.
+    /// The faults of which one took what was there at `since` and is gone, if a fault did: those that had not ended by then and
+    /// after whose recovery it was not seen, up to the first recovery that was looked at.
+    fn suspects(
+        &self,
+        since: Nanos,
+        partition: PartitionIndex,
+        offset: i64,
+    ) -> impl Iterator<Item = usize> + '_ {
+        let recovered_end = move |fault: usize| self.faults[fault].recovered_end(partition);
+        let mut is_gone = false;
+        (0..self.faults.len())
+            .filter(move |&fault| self.faults[fault].restored_at >= since)
+            .filter(move |&fault| recovered_end(fault).is_none_or(|end| end.0 <= offset))
+            .take_while(move |&fault| !std::mem::replace(&mut is_gone, recovered_end(fault).is_some()))
+    }
+
+    /// The fault that may have taken what was there at `since`: the first suspect. Where everybody who looked saw it, the last fault
+    /// since.
     fn explanation(&self, since: Nanos, partition: PartitionIndex, offset: i64) -> Option<usize> {
         let later = || (0..self.faults.len()).filter(|fault| self.faults[*fault].restored_at >= since);
-        let survived =
-            |fault: usize| self.faults[fault].recovered_end(partition).is_some_and(|end| end.0 > offset);
-        later().find(|fault| !survived(*fault)).or_else(|| later().next_back())
+        self.suspects(since, partition, offset).next().or_else(|| later().next_back())
     }
 
     /// Whether a log ended, right after a recovery, before a record that had been acknowledged until then: it was lost there,
@@ -216,13 +230,32 @@ impl<'a> Case<'a> {
         self.faults.iter().any(shows)
     }
 
-    /// What a fault may have taken of a partition: by its own kind where it is known for certain that it was this one, since its
-    /// recovery was looked at; by the weakest promise of the trial where another may have been it.
-    fn loss_by(&self, fault: usize, partition: PartitionIndex) -> Loss {
+    /// What a fault may take.
+    fn loss_by(&self, fault: usize) -> Loss {
         let FaultEvent { fault: Fault { kind, .. }, .. } = self.faults[fault];
-        let is_certain = self.faults[fault].recovered_end(partition).is_some();
         let of_kind = self.contract.loss_by_kind.iter().find(|(of, _)| *of == kind);
-        of_kind.filter(|_| is_certain).map_or(self.contract.loss, |(_, loss)| *loss)
+        of_kind.map_or(self.contract.loss, |(_, loss)| *loss)
+    }
+
+    /// What may be gone of what was there at `since`: the most that any suspect may have taken.
+    fn loss_since(&self, since: Nanos, partition: PartitionIndex, offset: i64) -> Loss {
+        let suspected = self.suspects(since, partition, offset).map(|fault| self.loss_by(fault));
+        let explained = || self.explanation(since, partition, offset).map(|fault| self.loss_by(fault));
+        suspected.reduce(Loss::weaker).or_else(explained).unwrap_or(Loss::Nothing)
+    }
+
+    /// What may be gone of what a fault, or one of those after it, took: up to the first recovery that was looked at.
+    fn loss_from(&self, fault: usize, partition: PartitionIndex) -> Loss {
+        let looked_at = |&fault: &usize| self.faults[fault].recovered_end(partition).is_some();
+        let last = (fault..self.faults.len()).find(looked_at).unwrap_or(self.faults.len() - 1);
+        (fault..=last).map(|fault| self.loss_by(fault)).reduce(Loss::weaker).unwrap_or(Loss::Nothing)
+    }
+
+    /// Whether a fault that may take anything was in effect between two instants.
+    fn may_be_taken_between(&self, one: Nanos, other: Nanos) -> bool {
+        let takes = |fault: &usize| self.loss_by(*fault) != Loss::Nothing;
+        let touches = |fault: &usize| self.faults[*fault].touches(one.min(other), one.max(other));
+        (0..self.faults.len()).filter(touches).any(|fault| takes(&fault))
     }
 
     /// Whether any fault was in effect between two instants.
@@ -234,11 +267,11 @@ impl<'a> Case<'a> {
         Permission::when(self.contract.loss != Loss::Nothing)
     }
 
-    /// Whether a record may have been stored twice and lost one of its copies.
-    fn copy_may_be_lost(&self, since: Nanos) -> bool {
+    /// Whether a record may have been stored twice and lost the copy at `offset`.
+    fn copy_may_be_lost(&self, since: Nanos, partition: PartitionIndex, offset: i64) -> bool {
+        let mut suspects = self.suspects(since, partition, offset);
         self.contract.duplicates == Permission::Permitted
-            && self.loss_permitted() == Permission::Permitted
-            && self.faults.iter().any(|fault| fault.restored_at >= since)
+            && suspects.any(|fault| self.loss_by(fault) != Loss::Nothing)
     }
 }
 

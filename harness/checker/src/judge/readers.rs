@@ -3,7 +3,7 @@
 
 use super::found::occupant;
 use super::{Case, acks};
-use crate::contract::Permission;
+use crate::contract::{Loss, Permission};
 use crate::ledger::{Outcome, State};
 use crate::reading::{Isolation, PollRun, Polls, Reading, Run};
 use crate::units::{Nanos, PartitionId, PartitionIndex};
@@ -182,7 +182,8 @@ fn check_vanished(case: &mut Case<'_>, seen: &Seen<'_>, offset: i64, log: &[Run]
     };
     let explained = case.explanation(polled_at, partition, offset).is_some();
     // A fault that may take what consumers saw may take a record that has no ack yet; its producer then sends it again.
-    let taken = explained && case.contract.read_then_lost == Permission::Permitted;
+    let taken = case.contract.read_then_lost == Permission::Permitted
+        && case.loss_since(polled_at, partition, offset) != Loss::Nothing;
     // Compaction leaves the offset empty; where it does not, it is no excuse.
     let is_compacted =
         occupant(log, offset).is_none() && case.may_be_compacted(partition, (producer, sequence), offset);
@@ -193,7 +194,8 @@ fn check_vanished(case: &mut Case<'_>, seen: &Seen<'_>, offset: i64, log: &[Run]
         && !seen.was_given_away(offset);
     let is_deleted = is_compacted || is_expired;
     let copy_is_deleted = is_deleted && case.contract.duplicates == Permission::Permitted;
-    let moved = Permission::when(taken || copy_is_deleted || case.copy_may_be_lost(polled_at));
+    let moved =
+        Permission::when(taken || copy_is_deleted || case.copy_may_be_lost(polled_at, partition, offset));
     let state =
         case.ledger.lane_mut(producer, partition).and_then(|lane| lane.states.get_mut(sequence as usize));
     let Some(state) = state else {
@@ -218,8 +220,7 @@ fn check_vanished(case: &mut Case<'_>, seen: &Seen<'_>, offset: i64, log: &[Run]
     if is_deleted {
         return;
     }
-    let permission = if explained { case.contract.read_then_lost } else { Permission::Forbidden };
-    case.findings.add(Anomaly::ReadThenLost, permission, who);
+    case.findings.add(Anomaly::ReadThenLost, Permission::when(taken), who);
     if let (false, Some((other, other_sequence))) = (explained, occupant(log, offset)) {
         case.findings.add(Anomaly::InconsistentOffset, Permission::Forbidden, || {
             format!("{}; it holds producer {other} sequence {other_sequence}", who())

@@ -42,7 +42,8 @@ fn book(case: &mut Case<'_>, answer: &Observation, before: Offset, since: Nanos)
             (Anomaly::LogEndWentBack, "the log end".to_owned(), case.contract.read_then_lost)
         }
     };
-    let permission = if case.fault_between(since, answer.at) { granted } else { Permission::Forbidden };
+    let permission =
+        if case.may_be_taken_between(since, answer.at) { granted } else { Permission::Forbidden };
     let id = case.ledger.layout.id(answer.partition);
     case.findings.add(anomaly, permission, || {
         format!(

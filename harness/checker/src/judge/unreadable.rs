@@ -35,7 +35,7 @@ pub(super) fn book(case: &mut Case<'_>, partition: PartitionIndex, joined: &Join
         }
         let fault = case.explanation(missing.acked_at, partition, missing.offset);
         let of_newest = (joined.missing.len() - place) as u64;
-        let permission = permission(case, missing, fault, of_newest, kept_end);
+        let permission = permission(case, partition, missing, fault, of_newest, kept_end);
         case.losses.unreadable += 1;
         if let Some(fault) = fault {
             let window = case.faults[fault].struck_at.since(missing.acked_at);
@@ -56,13 +56,14 @@ pub(super) fn book(case: &mut Case<'_>, partition: PartitionIndex, joined: &Join
 /// refused from this one on.
 fn permission(
     case: &Case<'_>,
+    partition: PartitionIndex,
     missing: &Missing,
     fault: Option<usize>,
     of_newest: u64,
     kept_end: i64,
 ) -> Permission {
     let Some(fault) = fault else { return Permission::Forbidden };
-    match case.contract.loss {
+    match case.loss_since(missing.acked_at, partition, missing.offset) {
         Loss::Nothing => Permission::Forbidden,
         Loss::Anything | Loss::NothingAcknowledged => Permission::Permitted,
         Loss::Tail { messages, window } => {
