@@ -17,8 +17,9 @@
 
 mod meta;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use highwater_io::{FileError, Io, IoBuf, concurrent, fs};
 use highwater_model::{BrokerId, DirectoryId, LeaderEpoch, Offset, ProducerId, TopicId, TopicPartition};
@@ -173,6 +174,32 @@ pub struct ShardSeed {
     pub(crate) config: ShardConfig,
     pub(crate) default_log: LogConfig,
     pub(crate) partitions: Vec<PartitionSeed>,
+    pub(crate) taken_dirs: TakenDirs,
+}
+
+/// The partition directories of a data directory, on whichever of its shards. A topic that is created under the name of one that
+/// was deleted is another shard's, mostly: it waits until the first has given up the name.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct TakenDirs(Arc<Mutex<BTreeSet<PathBuf>>>);
+
+impl TakenDirs {
+    /// Takes a name for good, unless it is taken: whether it was free.
+    pub(crate) fn claim(&self, dir: &Path) -> bool {
+        self.lock().insert(dir.to_owned())
+    }
+
+    pub(crate) fn is_taken(&self, dir: &Path) -> bool {
+        self.lock().contains(dir)
+    }
+
+    /// Gives up a name: nothing is there any more, durably.
+    pub(crate) fn release(&self, dir: &Path) {
+        self.lock().remove(dir);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<PathBuf>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// An opened, locked and recovered data directory. Stays on the shard that opened it, and holds the lock.
@@ -329,6 +356,8 @@ impl DataDir {
         let generation = *self.io.random_uuid().as_bytes();
         let journal_root = self.path.join(JOURNAL_DIR);
         let generation_dir = journal_root.join(hex(&generation));
+        let taken_dirs = TakenDirs::default();
+        self.partitions.iter().for_each(|partition| _ = taken_dirs.claim(&partition.dir));
         let mut seeds: Vec<ShardSeed> = (0..shards.max(1))
             .map(|shard| ShardSeed {
                 data_dir: self.path.clone(),
@@ -337,6 +366,7 @@ impl DataDir {
                 config: self.options.shard.clone(),
                 default_log: self.options.default_log.clone(),
                 partitions: Vec::new(),
+                taken_dirs: taken_dirs.clone(),
             })
             .collect();
         for partition in std::mem::take(&mut self.partitions) {

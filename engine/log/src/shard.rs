@@ -25,7 +25,7 @@ use highwater_io::{BufPool, IO_ALIGNMENT, Io, MonoTime};
 use highwater_model::{Offset, Timestamp, TopicPartition};
 
 use crate::config::{LogConfig, ShardConfig};
-use crate::dir::ShardSeed;
+use crate::dir::{ShardSeed, TakenDirs};
 use crate::drain::DrainQueue;
 use crate::error::{LogError, OpenError, StorageFailure};
 use crate::journal::progress::Mark;
@@ -80,8 +80,8 @@ pub(crate) struct ShardCore {
     /// Idempotent producers that are remembered. What cuts and deletions took counts until the next checkpoint or expiry.
     producers: Cell<usize>,
     told_producers: Cell<bool>,
-    /// Their directories, of which no two are the same.
-    dirs: RefCell<BTreeSet<Rc<Path>>>,
+    /// The directories of all shards' partitions, of which no two are the same.
+    taken_dirs: TakenDirs,
     /// Producer snapshots as they were at rolls whose segments are not complete yet.
     rolled: RefCell<BTreeMap<SegmentKey, Vec<u8>>>,
     /// Segments written to since their last flush.
@@ -147,7 +147,8 @@ impl ShardLogs {
     /// # Errors
     /// [`OpenError`].
     pub async fn start(io: &Io, seed: ShardSeed) -> Result<ShardLogs, OpenError> {
-        let ShardSeed { data_dir, journal_dir, generation, config, default_log, partitions } = seed;
+        let ShardSeed { data_dir, journal_dir, generation, config, default_log, partitions, taken_dirs } =
+            seed;
         let slab_bytes = (config.hot_tail_bytes / LEAST_SLABS).clamp(LEAST_SLAB_BYTES, SLAB_BYTES);
         let slabs = (config.hot_tail_bytes / slab_bytes).max(LEAST_SLABS / 2);
         let hot_pool = BufPool::new(slab_bytes, slabs, slabs);
@@ -170,7 +171,7 @@ impl ShardLogs {
             partitions: RefCell::default(),
             producers: Cell::default(),
             told_producers: Cell::default(),
-            dirs: RefCell::default(),
+            taken_dirs,
             rolled: RefCell::default(),
             dirty: RefCell::default(),
             new_names: RefCell::default(),

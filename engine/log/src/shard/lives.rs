@@ -25,7 +25,6 @@ impl ShardLogs {
     pub(super) async fn create_all(&self, new: Vec<NewPartition>) -> Vec<Result<Partition, LogError>> {
         let core = &self.core;
         let _turn = core.create_turn.acquire(1).await;
-        let mut taken = BTreeSet::new();
         let mut made = Vec::with_capacity(new.len());
         let (mut begun, mut ids) = (Vec::new(), BTreeSet::new());
         for NewPartition { id, topic_name, config } in new {
@@ -51,11 +50,7 @@ impl ShardLogs {
                 made.push((id, config, Err(error)));
                 continue;
             }
-            let refused = core.refuses_creation(&dir).or_else(|| {
-                (!taken.insert(Rc::clone(&dir)))
-                    .then(|| LogError::NameInUse { path: dir.display().to_string().into() })
-            });
-            if let Some(refused) = refused {
+            if let Err(refused) = core.claim_dir(&dir) {
                 made.push((id, config, Err(refused)));
                 continue;
             }
@@ -65,7 +60,8 @@ impl ShardLogs {
         }
         // Some may have waited for a checkpoint, and the log may have begun to close. It waits for what begins now.
         if core.closing.get() {
-            for (place, ..) in begun.drain(..) {
+            for (place, _, dir) in begun.drain(..) {
+                core.taken_dirs.release(&dir);
                 made[place].2 = Err(LogError::Closed);
             }
         }
@@ -73,7 +69,12 @@ impl ShardLogs {
         for (place, id, outcome) in core.create_partition_dirs(begun).await {
             match outcome {
                 Ok(lost) => drop(is_lost.insert(id, lost)),
-                Err(error) => made[place].2 = Err(error),
+                Err(error) => {
+                    if let Ok(Some((dir, _))) = &made[place].2 {
+                        core.taken_dirs.release(dir);
+                    }
+                    made[place].2 = Err(error);
+                }
             }
         }
         made.into_iter()
@@ -161,27 +162,27 @@ impl ShardCore {
                 (found.base_offset, segment)
             })
             .collect();
-        self.dirs.borrow_mut().insert(Rc::clone(&dir));
         let core = PartitionCore::new(dir, state, segments, config, Rc::clone(&self.drain_queue));
         core.is_complete.set(is_complete);
         core.live.borrow_mut().closed = self.closing.get();
         self.partitions.borrow_mut().insert(core.id, core);
     }
 
-    fn refuses_creation(&self, dir: &Rc<Path>) -> Option<LogError> {
+    /// Takes the directory of a partition that is to be made.
+    fn claim_dir(&self, dir: &Path) -> Result<(), LogError> {
         if self.closing.get() {
-            return Some(LogError::Closed);
+            return Err(LogError::Closed);
         }
         if let Some(failure) = self.journal.progress().failure() {
-            return Some(failure.into());
+            return Err(failure.into());
         }
-        let is_taken = self.dirs.borrow().contains(dir);
-        is_taken.then(|| LogError::NameInUse { path: dir.display().to_string().into() })
+        let in_use = || LogError::NameInUse { path: dir.display().to_string().into() };
+        self.taken_dirs.claim(dir).then_some(()).ok_or_else(in_use)
     }
 
     /// The partition that has this directory still, though it is to be deleted.
     fn going_at(&self, dir: &Rc<Path>) -> Option<TopicPartition> {
-        if !self.dirs.borrow().contains(dir) {
+        if !self.taken_dirs.is_taken(dir) {
             return None;
         }
         let partitions = self.partitions.borrow();
@@ -283,7 +284,7 @@ impl ShardCore {
         let doomed = self.retire_dir(partition).await?;
         // Until now nothing else could take its name.
         self.partitions.borrow_mut().remove(&partition.id);
-        self.dirs.borrow_mut().remove(&partition.dir);
+        self.taken_dirs.release(&partition.dir);
         self.doomed.borrow_mut().push(doomed);
         self.remove_doomed().await
     }

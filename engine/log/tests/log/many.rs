@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::common::scene::{End, Scene};
-use crate::common::{append_one, id, open_with, options, read_values, small_log, small_shard};
+use crate::common::{DIR, append_one, create, id, open_with, options, read_values, small_log, small_shard};
 use highwater_io::Io;
 use highwater_io::sim::{DiskOp, Fault, FaultEffect};
 use highwater_log::{DataDir, LogError, NewPartition, OpenOptions, RecoveryReport, ShardConfig, ShardLogs};
-use highwater_model::Offset;
+use highwater_model::{Offset, TopicId, TopicPartition};
 
 const PARTITIONS: i32 = 2_000;
+const ENOSPC: i32 = 28;
 
 /// Descriptors that segments may keep; in use at once are no more than there are chunks and flushes in flight.
 const MAX_OPEN: usize = 16;
@@ -179,5 +180,57 @@ fn second_partition_of_a_directory_is_refused_among_others() {
         assert!(matches!(&made[..], [Ok(_), Err(LogError::NameInUse { .. }), Ok(_)]), "{made:?}");
         logs.delete_partition(&id(7)).await.expect("deleted");
         logs.create_partition(other.id, "a", small_log()).await.expect("the name is free again");
+    });
+}
+
+/// Starts two shards of one directory; partitions with an even index are the first one's.
+async fn open_two(io: &Io) -> (DataDir, ShardLogs, ShardLogs) {
+    let (mut dir, report) = DataDir::open(io, DIR.as_ref(), options()).await.expect("it opens");
+    assert_eq!((report.fenced, report.strays), (Vec::new(), Vec::new()));
+    let shard_of = |id: &TopicPartition| usize::from(id.topic_id.as_bytes()[0] % 2 == 0);
+    let seeds = dir.split(2, |id, _| shard_of(id)).await.expect("a new generation");
+    let mut logs = Vec::new();
+    for seed in seeds {
+        logs.push(ShardLogs::start(io, seed).await.expect("the shard starts"));
+    }
+    let second = logs.pop().expect("two");
+    (dir, logs.pop().expect("two"), second)
+}
+
+/// The next topic of a name is another shard's, as often as not.
+#[test]
+fn name_of_a_partition_is_taken_on_every_shard() {
+    let mut scene = Scene::new(1);
+    let of_another = TopicPartition { topic_id: TopicId::from_bytes([2; 16]), ..id(0) };
+    scene.live_and(End::Kill, move |io| async move {
+        let (_dir, first, second) = open_two(&io).await;
+        let old = create(&first, 0).await;
+        append_one(&old, b"old").await.acknowledged().await.expect("written");
+        let refused = second.create_partition(of_another, "topic", small_log()).await;
+        assert!(matches!(refused, Err(LogError::NameInUse { .. })), "{refused:?}");
+        assert_eq!(read_values(&old).await, [b"old".to_vec()]);
+    });
+    let disk = scene.disk();
+    scene.live_and(End::Kill, move |io| async move {
+        let (_dir, first, second) = open_two(&io).await;
+        // It is short of space when its directory is to have another name.
+        let full = disk.inject(Fault::new(DiskOp::Rename, FaultEffect::Errno(ENOSPC)).on("topic-0").times(1));
+        first.delete_partition(&id(0)).await.expect_err("short of space");
+        assert_eq!(disk.fired(full), 1);
+        let refused = second.create_partition(of_another, "topic", small_log()).await;
+        assert!(matches!(refused, Err(LogError::NameInUse { .. })), "{refused:?}");
+        // The next checkpoint makes up for it.
+        first.checkpoint().await.expect("a checkpoint");
+        let new = second.create_partition(of_another, "topic", small_log()).await.expect("the name is free");
+        append_one(&new, b"new").await.acknowledged().await.expect("written");
+        for logs in [&second, &first] {
+            logs.checkpoint().await.expect("a checkpoint");
+        }
+    });
+    scene.live_and(End::Kill, move |io| async move {
+        let (_dir, first, second) = open_two(&io).await;
+        assert!(first.partition(&id(0)).is_none());
+        let new = second.partition(&of_another).expect("is there");
+        assert_eq!(read_values(&new).await, [b"new".to_vec()]);
     });
 }
