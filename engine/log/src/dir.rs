@@ -22,7 +22,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use highwater_io::{FileError, Io, IoBuf, concurrent, fs};
-use highwater_model::{BrokerId, DirectoryId, LeaderEpoch, Offset, ProducerId, TopicId, TopicPartition};
+use highwater_model::{
+    BrokerId, DirectoryId, LeaderEpoch, NO_PARTITION_LEADER_EPOCH, Offset, ProducerId, TopicId,
+    TopicPartition,
+};
 
 use crate::checkpoint;
 use crate::config::{LogConfig, ShardConfig};
@@ -341,6 +344,15 @@ impl DataDir {
     /// The partitions as the next generation will have them.
     pub(crate) fn seeds_mut(&mut self) -> &mut [PartitionSeed] {
         &mut self.partitions
+    }
+
+    /// Begins the next leader epoch of every partition, at its end; durable with the [`split`](Self::split) that follows. For
+    /// those who note epochs nowhere else: an unflushed tail that was lost must not share one with what takes its place.
+    pub(crate) fn raise_epochs(&mut self) {
+        for PartitionSeed { state, .. } in &mut self.partitions {
+            let latest = state.epochs.latest().map_or(NO_PARTITION_LEADER_EPOCH, |latest| latest.epoch);
+            state.epochs.assign(LeaderEpoch(latest.0 + 1), state.next_offset);
+        }
     }
 
     /// Divides the partitions among `shards` shards as `assign` says (a number below `shards`), and begins a new

@@ -304,8 +304,15 @@ impl ShardCore {
         let extended = segment.extend_index(&self.io, self.direct, size_bytes, bound, interval).await;
         if let Err(error) = &extended {
             // The index is a hint, and without index files the segment is walked where that is needed: one that tells of a part
-            // would be taken for the whole. The damage shows when somebody reads there.
+            // would be taken for the whole, as would those of a stop before the last appends. The damage shows when somebody reads
+            // there.
             tracing::error!("{error}: the segment is kept, without index files");
+            for suffix in [INDEX_SUFFIX, TIME_INDEX_SUFFIX] {
+                match self.io.fs().remove_file(segment.path(suffix)).await {
+                    Err(error) if !error.is_not_found() => return Err(error),
+                    _ => {}
+                }
+            }
         }
         let (offsets, times) = {
             let index = segment.index.borrow();

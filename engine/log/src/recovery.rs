@@ -34,7 +34,9 @@ use crate::dir::{
 use crate::error::OpenError;
 use crate::journal::read_ahead::chunk_pool;
 use crate::journal::scan::{Access, Ending, Gap, JournalReader, Next};
-use crate::kafka_files::{INDEX_SUFFIX, LOG_SUFFIX, TIME_INDEX_SUFFIX, base_offset_of, segment_path};
+use crate::kafka_files::{
+    INDEX_SUFFIX, LOG_SUFFIX, SNAPSHOT_SUFFIX, TIME_INDEX_SUFFIX, base_offset_of, segment_path,
+};
 use crate::partition::state::PartitionState;
 use crate::recovery::replay::Replay;
 use crate::recovery::turns::InTurn;
@@ -403,7 +405,31 @@ pub(crate) async fn settle_segments(
         }
         settled.segments.push(SegmentFile { base_offset: base, size_bytes: size_bytes.min(len_bytes) });
     }
+    if state.fenced.is_none() {
+        remove_snapshots_between(io, dir, state, listing, &settled.segments).await?;
+    }
     Ok(settled)
+}
+
+/// Removes snapshots of producers that were written where the log ended at a stop, and that it has gone on from since, or was cut
+/// back from. One that comes back does no harm.
+async fn remove_snapshots_between(
+    io: &Io,
+    dir: &Path,
+    state: &PartitionState,
+    listing: &Listing,
+    segments: &[SegmentFile],
+) -> Result<(), OpenError> {
+    for offset in listing.names().filter_map(|name| base_offset_of(name, SNAPSHOT_SUFFIX)) {
+        let begins_segment = segments.binary_search_by_key(&offset, |segment| segment.base_offset).is_ok();
+        if !begins_segment && offset != state.next_offset && offset != state.segment_base {
+            match io.fs().remove_file(segment_path(dir, offset, SNAPSHOT_SUFFIX)).await {
+                Err(error) if !error.is_not_found() => return Err(error.into()),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Fences the partition as [`settle_segments`] would after a recovery, which writes what is from `rewritten_from` on. Nothing

@@ -17,7 +17,7 @@ mod to_the_end;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 
 use highwater_io::sync::{Semaphore, Watch};

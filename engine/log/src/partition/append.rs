@@ -418,8 +418,9 @@ impl Partition {
     }
 
     /// Removes the file that was made for a roll which never came, unless it would begin at `wanted`: the batch did not
-    /// fit on the medium, or its producer went away, and what comes now still goes into the segment before. Durable
-    /// before that is accepted: a restart would take the file for a segment, and hide what it seems to hold.
+    /// fit on the medium, or its producer went away, and what comes now still goes into the segment before. Removes, too, what
+    /// is left of a truncation that was short of something. Durable before more is accepted: a restart would take such a file
+    /// for a segment, and hide what it seems to hold.
     pub(crate) async fn drop_unused_segment(&self, wanted: Option<Offset>) -> Result<(), LogError> {
         let unused = {
             let live = self.core.live.borrow();
@@ -429,6 +430,11 @@ impl Partition {
         if let Some(unused) = unused {
             self.shard.remove_segments(&self.core, &[unused]).await?;
             self.core.live.borrow_mut().next_segment = None;
+        }
+        let cut_off = self.core.live.borrow().cut_off.clone();
+        if !cut_off.is_empty() {
+            self.shard.remove_segments(&self.core, &cut_off).await?;
+            self.core.live.borrow_mut().cut_off.clear();
         }
         Ok(())
     }

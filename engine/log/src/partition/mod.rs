@@ -106,6 +106,8 @@ pub(crate) struct Live {
     pub(crate) segments: BTreeMap<Offset, Rc<Segment>>,
     /// Made ahead for a roll; a segment of the log once that is accepted.
     pub(crate) next_segment: Option<Rc<Segment>>,
+    /// Taken by a truncation, and still on disk.
+    pub(crate) cut_off: Vec<Rc<Segment>>,
     pub(crate) tail: Tail,
     pub(crate) drain: DrainPoint,
     pub(crate) end_block: EndBlock,
@@ -202,6 +204,7 @@ impl PartitionCore {
             leader_epoch: state.epochs.latest().map_or(NO_PARTITION_LEADER_EPOCH, |latest| latest.epoch),
             segments,
             next_segment: None,
+            cut_off: Vec::new(),
             tail: Tail::default(),
             unflushed_messages: 0,
             flush_deadline: None,

@@ -196,7 +196,7 @@ impl Partition {
     }
 
     async fn apply_cut(&self, cut: &Cut, end_block: Bytes) -> Result<(), LogError> {
-        let removed: Vec<Rc<Segment>> = {
+        {
             let mut live = self.core.live.borrow_mut();
             live.tail.truncate(cut.next_offset);
             let later = live.segments.split_off(&Offset(cut.segment_base.0 + 1));
@@ -221,15 +221,15 @@ impl Partition {
             }
             live.end_block = EndBlock::Known(end_block.to_vec());
             live.repeat_end_block = !end_block.is_empty();
-            later.into_values().collect()
-        };
+            live.cut_off.extend(later.into_values());
+        }
         self.core.watermarks.update(|marks| {
             marks.log_end_offset = cut.next_offset;
             marks.durable_offset = marks.durable_offset.min(cut.next_offset);
             marks.log_start_offset = marks.log_start_offset.min(cut.next_offset);
         });
         self.shard.forget_rolls(&self.core, cut.segment_base);
-        self.shard.remove_segments(&self.core, &removed).await
+        self.drop_unused_segment(None).await
     }
 
     /// Moves the log's start to `offset`: what is below cannot be read any more, and whole segments below go. Beyond the

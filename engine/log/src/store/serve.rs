@@ -54,7 +54,7 @@ pub(super) enum Command {
 /// An open directory.
 pub(super) struct Serving {
     io: Io,
-    logs: ShardLogs,
+    pub(super) logs: ShardLogs,
     options: Rc<StoreOptions>,
     gatherers: RefCell<BTreeMap<TopicPartition, Rc<Gatherer>>>,
     /// Held while a log is looked up and created, so that all partitions of a topic get one id, and while one is deleted, so
@@ -91,6 +91,7 @@ async fn open(
     options: StoreOptions,
 ) -> Result<(DataDir, RecoveryReport, Rc<Serving>), OpenError> {
     let (mut dir, report) = DataDir::open(io, &path, OpenOptions::for_store(&options)).await?;
+    dir.raise_epochs();
     let seeds = dir.split(1, |_, _| 0).await?;
     let seed = seeds.into_iter().next().expect("one shard was asked for");
     let logs = ShardLogs::start(io, seed).await?;
@@ -184,8 +185,8 @@ impl Serving {
             }
         };
         self.gatherers.borrow_mut().entry(id).or_insert_with(|| {
-            // A start raises the epoch: an unflushed tail that was lost must not share one with what takes its place.
-            log.begin_epoch(LeaderEpoch(log.latest_epoch().0 + 1));
+            // The start has raised it, save where the log is new.
+            log.begin_epoch(log.latest_epoch().max(LeaderEpoch(0)));
             Gatherer::start(&self.io, log, Rc::clone(&self.options))
         });
         Ok(id)

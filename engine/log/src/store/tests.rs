@@ -8,7 +8,7 @@ use std::time::Duration;
 use highwater_io::sim::{DiskOp, Fault, FaultEffect, World, WorldConfig};
 use highwater_io::{DriverChoice, Io, mailbox};
 use highwater_model::compression::Compression;
-use highwater_model::{Offset, Timestamp};
+use highwater_model::{LeaderEpoch, Offset, Timestamp};
 use tokio::sync::Semaphore;
 
 use super::calls::Call;
@@ -108,6 +108,40 @@ fn acknowledged_records_survive_power_cuts_and_kills() {
             if seed % 3 == 2 { world.kill(node) } else { world.power_cut(node) }
         }
         assert!(acked.borrow().len() > WRITERS, "seed {seed}: hardly anything was acknowledged");
+    }
+}
+
+/// A power cut took an epoch with all its records, which somebody may have read, and the next start began it again.
+#[test]
+fn no_two_starts_share_a_leader_epoch() {
+    for seed in 0..20u64 {
+        let mut world = World::new(seed, WorldConfig::default());
+        let node = world.add_node("store");
+        let epochs: Rc<RefCell<Vec<LeaderEpoch>>> = Rc::default();
+        for life in 1..=4 {
+            world.start(node, vec![Rc::clone(&epochs)], |io, epochs| async move {
+                let unflushed = LogConfig { flush_messages: u64::MAX, ..LogConfig::default() };
+                let shared = open(&io, StoreOptions { log: unflushed, ..small() }).await;
+                let log = log(&shared, "events").await;
+                log.append(NewRecord::value("a record")).await.expect("taken").await.expect("stored");
+                let id = log.id();
+                let epoch = shared
+                    .call(Call::new(move |serving| async move {
+                        let log = serving.logs.partition(&id).expect("is there");
+                        Ok(log
+                            .epoch_at(Offset(log.watermarks().get().log_end_offset.0 - 1))
+                            .expect("of an epoch"))
+                    }))
+                    .await
+                    .expect("known");
+                epochs.borrow_mut().push(epoch);
+            });
+            world
+                .run_until(|_| epochs.borrow().len() == life)
+                .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+            world.power_cut(node);
+        }
+        assert!(epochs.borrow().is_sorted_by(|one, next| one < next), "seed {seed}: {epochs:?}");
     }
 }
 

@@ -187,7 +187,7 @@ fn second_partition_of_a_directory_is_refused_among_others() {
 async fn open_two(io: &Io) -> (DataDir, ShardLogs, ShardLogs) {
     let (mut dir, report) = DataDir::open(io, DIR.as_ref(), options()).await.expect("it opens");
     assert_eq!((report.fenced, report.strays), (Vec::new(), Vec::new()));
-    let shard_of = |id: &TopicPartition| usize::from(id.topic_id.as_bytes()[0] % 2 == 0);
+    let shard_of = |id: &TopicPartition| usize::from(id.topic_id.as_bytes()[0].is_multiple_of(2));
     let seeds = dir.split(2, |id, _| shard_of(id)).await.expect("a new generation");
     let mut logs = Vec::new();
     for seed in seeds {

@@ -194,6 +194,13 @@ fn segment_that_is_opened_while_a_truncation_makes_it_the_last_is_written_to() {
 /// segment: retention took records whose time had not come.
 #[test]
 fn segment_whose_index_could_not_be_made_is_not_deleted_before_its_time() {
+    // In the second case the index files of the first stop tell of old records alone.
+    for of_first_life_are_old in [30, 40] {
+        index_that_could_not_be_made(of_first_life_are_old);
+    }
+}
+
+fn index_that_could_not_be_made(of_first_life_are_old: usize) {
     const NEW: i64 = 1_000_000_000_000;
     // Close enough that no segment ends for its age.
     const OLD: i64 = NEW - 3_600_000;
@@ -220,7 +227,7 @@ fn segment_whose_index_could_not_be_made_is_not_deleted_before_its_time() {
         let (dir, logs, _) = open_with(&io, first).await;
         let partition = logs.create_partition(id(0), "topic", of_first).await.expect("created");
         for n in 0..40 {
-            append(partition.clone(), if n < 30 { OLD } else { NEW }).await;
+            append(partition.clone(), if n < of_first_life_are_old { OLD } else { NEW }).await;
         }
         logs.close().await.expect("a clean stop");
         dir.mark_clean().await.expect("marked");
@@ -333,4 +340,55 @@ fn replicated_batch_below_the_end_of_the_log_is_refused() {
         let ahead = partition.append(batch_at(12), LeaderEpoch(0), Origin::Replication).await;
         ahead.expect("compaction leaves gaps").acknowledged().await.expect("acknowledged");
     });
+}
+
+/// Segments whose files a truncation could not remove were in no list, and a later start took them for a part of the log that had
+/// grown past where they begin.
+#[test]
+fn segments_that_a_truncation_could_not_remove_do_not_come_back() {
+    let mut scene = Scene::new(1);
+    let disk = scene.disk();
+    scene.live_and(End::Kill, move |io| async move {
+        let (dir, logs, _) = open_with(&io, options()).await;
+        let partition = create(&logs, 0).await;
+        for n in 0..30u8 {
+            acknowledged(&partition, &[n; 3_000]).await;
+        }
+        logs.checkpoint().await.expect("a checkpoint");
+        let full = disk.inject(Fault::new(DiskOp::Remove, FaultEffect::Errno(ENOSPC)).on(".log").times(1));
+        partition.truncate_to(Offset(2)).await.expect_err("short of space");
+        assert_eq!(disk.fired(full), 1);
+        for n in 100..130u8 {
+            acknowledged(&partition, &[n; 2_900]).await;
+        }
+        logs.checkpoint().await.expect("a checkpoint");
+        logs.close().await.expect("a clean stop");
+        dir.mark_clean().await.expect("marked");
+    });
+    scene.live(move |io| async move {
+        let (_dir, logs, _) = open_with(&io, options()).await;
+        let partition = logs.partition(&id(0)).expect("is there");
+        let (kept, new) = ((0..2u8).map(|n| vec![n; 3_000]), (100..130u8).map(|n| vec![n; 2_900]));
+        assert_eq!(read_values(&partition).await, kept.chain(new).collect::<Vec<_>>());
+    });
+}
+
+/// Each clean stop writes what the producers have sent so far, where the log ends.
+#[test]
+fn snapshots_of_earlier_stops_are_removed() {
+    let mut scene = Scene::new(1);
+    let disk = scene.disk();
+    for life in 0..8u8 {
+        scene.live_and(End::Kill, move |io| async move {
+            let (dir, logs, _) = open_with(&io, options()).await;
+            let partition =
+                if life == 0 { create(&logs, 0).await } else { logs.partition(&id(0)).expect("is there") };
+            acknowledged(&partition, &[life; 3_000]).await;
+            logs.close().await.expect("a clean stop");
+            dir.mark_clean().await.expect("marked");
+        });
+    }
+    let names: Vec<String> =
+        disk.file_lengths().into_keys().filter(|name| name.ends_with(".snapshot")).collect();
+    assert!((1..=2).contains(&names.len()), "{names:?}");
 }
