@@ -22,10 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use highwater_io::{FileError, Io, IoBuf, concurrent, fs};
-use highwater_model::{
-    BrokerId, DirectoryId, LeaderEpoch, NO_PARTITION_LEADER_EPOCH, Offset, ProducerId, TopicId,
-    TopicPartition,
-};
+use highwater_model::{BrokerId, DirectoryId, LeaderEpoch, Offset, ProducerId, TopicId, TopicPartition};
 
 use crate::checkpoint;
 use crate::config::{LogConfig, ShardConfig};
@@ -350,7 +347,8 @@ impl DataDir {
     /// those who note epochs nowhere else: an unflushed tail that was lost must not share one with what takes its place.
     pub(crate) fn raise_epochs(&mut self) {
         for PartitionSeed { state, .. } in &mut self.partitions {
-            let latest = state.epochs.latest().map_or(NO_PARTITION_LEADER_EPOCH, |latest| latest.epoch);
+            // Where none is known, the first may be lost: that of a log which is made begins with its first append.
+            let latest = state.epochs.latest().map_or(LeaderEpoch(0), |latest| latest.epoch);
             state.epochs.assign(LeaderEpoch(latest.0 + 1), state.next_offset);
         }
     }

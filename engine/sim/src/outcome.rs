@@ -43,6 +43,13 @@ pub enum Breach {
     MemoryKept(usize),
 }
 
+impl Breach {
+    /// Whether it is the broker's, whatever its disk did: one that died, hangs or leaks does so by itself.
+    fn excused_by_nothing(&self) -> bool {
+        matches!(self, Breach::Ended(_) | Breach::NotServing | Breach::NotStopping | Breach::MemoryKept(_))
+    }
+}
+
 impl fmt::Display for Breach {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -147,6 +154,9 @@ impl Outcome {
         let lost = self.verdict.as_ref().is_some_and(|verdict| verdict.losses.records > 0);
         let violated = self.verdict.as_ref().is_none_or(|verdict| !verdict.violations.is_empty());
         let broken = violated || !self.breaches.is_empty();
+        if self.breaches.iter().any(Breach::excused_by_nothing) {
+            return Culprit::Broker;
+        }
         match (broken, self.flushes_lied > 0) {
             (false, false) => Culprit::Nobody,
             (false, true) => {
@@ -172,5 +182,26 @@ impl Outcome {
         let lied = (self.flushes_lied > 0 && !self.is_kept())
             .then(|| format!("the disk lied about {} flushes", self.flushes_lied));
         violations.chain(self.breaches.iter().map(Breach::to_string)).chain(lied).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disk_that_lies_excuses_no_broker_that_hangs() {
+        let outcome = |breach| Outcome {
+            seed: 1,
+            verdict: None,
+            breaches: vec![breach],
+            flushes_lied: 1,
+            trace_hash: 0,
+            figures: Figures::default(),
+            story: Vec::new(),
+            trace: None,
+        };
+        assert_eq!(outcome(Breach::NotStopping).culprit(), Culprit::Broker);
+        assert_eq!(outcome(Breach::StartRefused("a gap".to_owned())).culprit(), Culprit::Disk);
     }
 }

@@ -53,6 +53,9 @@ const TURN_BYTES: u64 = 64 << 10;
 /// A pause is no longer than this, so that a close or a deletion is noticed.
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
+/// What was not read or written in this time is not made up for.
+const MOST_AHEAD: Duration = Duration::from_secs(1);
+
 /// Kafka's file of the offsets up to which logs are clean; ours is one a partition, in its directory.
 /// Up to where a partition's log was compacted: a hint.
 pub(crate) const CLEANER_CHECKPOINT: &str = "cleaner-offset-checkpoint";
@@ -145,14 +148,33 @@ impl Plan {
 struct Pace<'a> {
     shard: &'a ShardCore,
     core: &'a PartitionCore,
+    budget: Budget,
+    since_turn: u64,
+}
+
+/// Bytes held against the time since a pass began. Time that passes without any is given up after a while: a pass that stood still
+/// does not make up for it beside everybody else.
+struct Budget {
     began_at: MonoTime,
     bytes: u64,
-    since_turn: u64,
+}
+
+impl Budget {
+    /// How long to wait before more, at this many bytes a second.
+    fn pause(&mut self, rate: u64, now: MonoTime) -> Duration {
+        let micros = u128::from(self.bytes) * 1_000_000 / u128::from(rate.max(1));
+        let due = Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX));
+        let since = now.since(self.began_at);
+        if since > due + MOST_AHEAD {
+            self.began_at = self.began_at + (since - due - MOST_AHEAD);
+        }
+        due.saturating_sub(now.since(self.began_at))
+    }
 }
 
 impl<'a> Pace<'a> {
     fn new(shard: &'a ShardCore, core: &'a PartitionCore) -> Self {
-        Pace { shard, core, began_at: shard.io.now(), bytes: 0, since_turn: 0 }
+        Pace { shard, core, budget: Budget { began_at: shard.io.now(), bytes: 0 }, since_turn: 0 }
     }
 
     /// Counts bytes, and waits where there were too many.
@@ -160,7 +182,7 @@ impl<'a> Pace<'a> {
     /// # Errors
     /// [`Stop::Stale`] when the log is closed or deleted.
     async fn spend(&mut self, bytes: u64) -> Result<(), Stop> {
-        self.bytes += bytes;
+        self.budget.bytes += bytes;
         self.since_turn += bytes;
         if self.since_turn < TURN_BYTES {
             return Ok(());
@@ -179,11 +201,9 @@ impl<'a> Pace<'a> {
         }
     }
 
-    fn pause(&self) -> Duration {
+    fn pause(&mut self) -> Duration {
         let Some(rate) = self.shard.config.cleaner_io_max_bytes_per_second else { return Duration::ZERO };
-        let micros = u128::from(self.bytes) * 1_000_000 / u128::from(rate.max(1));
-        let due = Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX));
-        due.saturating_sub(self.shard.io.now().since(self.began_at))
+        self.budget.pause(rate, self.shard.io.now())
     }
 }
 
@@ -717,6 +737,18 @@ impl Batches {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pass_that_stood_still_does_not_make_up_for_it() {
+        const RATE: u64 = 1_000_000;
+        let begin = MonoTime::default();
+        let mut budget = Budget { began_at: begin, bytes: RATE };
+        assert_eq!(budget.pause(RATE, begin), Duration::from_secs(1));
+        let later = begin + Duration::from_secs(61);
+        assert_eq!(budget.pause(RATE, later), Duration::ZERO);
+        budget.bytes += 3 * RATE;
+        assert_eq!(budget.pause(RATE, later), Duration::from_secs(2));
+    }
 
     #[test]
     fn clean_offset_is_read_back_and_nonsense_is_none() {

@@ -174,8 +174,11 @@ impl<'a> CrashPlan<'a> {
         self.chance.per_mille(self.config.garbage_per_mille)
     }
 
+    /// A device that keeps its power finishes the block that it writes.
     pub(crate) fn shears_block(&mut self) -> bool {
-        self.config.torn_unit == TornUnit::ShornBlock4096 && self.chance.per_mille(125)
+        self.kind == CrashKind::PowerCut
+            && self.config.torn_unit == TornUnit::ShornBlock4096
+            && self.chance.per_mille(125)
     }
 
     pub(crate) fn garbage(&mut self, len: usize) -> Vec<u8> {
