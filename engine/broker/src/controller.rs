@@ -11,11 +11,12 @@
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use highwater_cluster::image::{ApplyError, ConfigResource};
 use highwater_cluster::{MetadataImage, Record, lifecycle};
 use highwater_io::sync::Semaphore;
-use highwater_log::{AppendError, NewPartition};
+use highwater_log::{AppendError, LogError, NewPartition};
 use highwater_model::{PartitionIndex, Timestamp, TopicId, TopicPartition};
 use highwater_protocol::ErrorCode;
 
@@ -27,6 +28,18 @@ use crate::shard::Shard;
 
 /// Partitions that a shard opens or creates in one go: then others have their turn.
 const PARTITIONS_AT_ONCE: usize = 1024;
+
+/// Before what could not be made is tried again; then twice as long each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Whether a partition that could not be made may be made later.
+fn may_pass(error: &LogError) -> bool {
+    matches!(
+        error,
+        LogError::OutOfSpace { .. } | LogError::OutOfDescriptors { .. } | LogError::NameInUse { .. }
+    )
+}
 
 /// A change that was decided and could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -158,6 +171,7 @@ impl Shard {
         image: Arc<MetadataImage>,
         records: &[Record],
     ) -> Applied {
+        let _turn = self.metadata_turn.acquire(1).await;
         let created = records.iter().filter_map(|record| match record {
             Record::Partition { id, .. } if self.owner(id) == self.index => Some(*id),
             _ => None,
@@ -233,11 +247,38 @@ impl Shard {
                     Err(error) => {
                         tracing::error!(%topic, partition = id.partition.0, %error, "partition is not served");
                         is_complete = false;
+                        if may_pass(&error) {
+                            self.serve_later(id);
+                        }
                     }
                 }
             }
         }
         is_complete
+    }
+
+    fn serve_later(self: &Rc<Self>, id: TopicPartition) {
+        self.unserved.borrow_mut().insert(id);
+        if !self.serves_later.replace(true) {
+            let shard = Rc::clone(self);
+            self.io.spawn(async move { shard.serve_what_is_left().await }).detach();
+        }
+    }
+
+    /// Tries again to make what could not be made, until all of it is served or gone.
+    async fn serve_what_is_left(self: Rc<Self>) {
+        let mut pause = FIRST_PAUSE;
+        while !self.unserved.borrow().is_empty() && !self.is_stopping() {
+            self.io.sleep(pause).await;
+            pause = (2 * pause).min(LONGEST_PAUSE);
+            let _turn = self.metadata_turn.acquire(1).await;
+            let mut left = std::mem::take(&mut *self.unserved.borrow_mut());
+            left.retain(|id| self.partition(id).is_none());
+            // What fails again comes back into the list; what is not to be there any more does not.
+            let image = self.image();
+            self.open_partitions(left.into_iter().collect(), &image).await;
+        }
+        self.serves_later.set(false);
     }
 
     async fn remove_topic(self: &Rc<Self>, topic_id: &TopicId) -> bool {

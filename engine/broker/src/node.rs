@@ -575,7 +575,10 @@ async fn begin_shard(
     let image = shard.image();
     let all = image.topics().flat_map(|topic| topic.partition_ids().map(|(id, _)| id));
     let owned = all.filter(|id| shard.owner(id) == shard.index).collect();
-    shard.open_partitions(owned, &image).await;
+    {
+        let _turn = shard.metadata_turn.acquire(1).await;
+        shard.open_partitions(owned, &image).await;
+    }
     remove_leftovers(&shard, &image).await;
     shard.io.spawn(Rc::clone(&shard).serve_mailbox(mailbox)).detach();
     shard.watch_log_dirs();

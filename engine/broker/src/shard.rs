@@ -4,8 +4,8 @@
 //! parts: its beginning runs on the other shard in the order of sending, and what it returns is awaited there by itself,
 //! so that a slow piece holds up nobody. What only looks ([`Shard::look_on`]) ends when nobody waits for it any more. The order of beginnings is what keeps the batches of a producer in order.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -61,6 +61,12 @@ pub(crate) struct Shard {
     pub(crate) logs: Vec<Option<ShardLogs>>,
     pub(crate) partitions: RefCell<BTreeMap<TopicPartition, Rc<ShardPartition>>>,
     pub(crate) metadata: Watch<Arc<MetadataImage>>,
+    /// Held while partitions are made and removed as the metadata say.
+    pub(crate) metadata_turn: Semaphore,
+    /// Partitions that could not be made for want of something that may be there again later.
+    pub(crate) unserved: RefCell<BTreeSet<TopicPartition>>,
+    /// Whether somebody tries again.
+    pub(crate) serves_later: Cell<bool>,
     pub(crate) request_budget: RequestBudget,
     pub(crate) response_budget: Rc<ResponseBudget>,
     pub(crate) frame_pools: FramePools,
@@ -121,6 +127,9 @@ impl Shard {
             logs,
             partitions: RefCell::default(),
             metadata: Watch::new(image),
+            metadata_turn: Semaphore::new(1),
+            unserved: RefCell::default(),
+            serves_later: Cell::default(),
             request_budget: RequestBudget::new(config.network.request_memory_bytes),
             response_budget: ResponseBudget::new(config.fetch.response_memory_bytes),
             frame_pools: FramePools::new(config.network.request_memory_bytes),

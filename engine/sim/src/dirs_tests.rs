@@ -4,10 +4,12 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use highwater_broker::BrokerConfig;
-use highwater_io::sim::{Disk, DiskOp, Fault, NodeId, World, WorldConfig};
+use highwater_io::Io;
+use highwater_io::sim::{Disk, DiskOp, Fault, FaultEffect, NodeId, World, WorldConfig};
 use highwater_model::Timestamp;
 use highwater_model::batch::{BATCH_HEADER_BYTES, BatchBuilder, NewRecord, ProducerStamp, headers};
 use highwater_model::compression::Compression;
@@ -84,7 +86,7 @@ impl Stage {
         let state = (self.address(), self.disk(), play);
         self.world.start(self.client, vec![state], move |io, (address, disk, play)| async move {
             let wire = Connection::open(&io, address).await;
-            play(Client { wire }, disk).await;
+            play(Client { io, wire }, disk).await;
         });
         let (client, broker) = (self.client, self.broker);
         self.world.run_until(move |world| !world.is_up(client) || !world.is_up(broker)).expect("runs");
@@ -99,6 +101,7 @@ impl Stage {
 }
 
 struct Client {
+    io: Io,
     wire: Connection,
 }
 
@@ -266,6 +269,33 @@ fn directory_that_fails_is_fenced_on_every_shard_and_the_other_serves() {
             }
             assert_eq!(client.log_dirs().await, [(OK, 6), (OK, 2)]);
         });
+    }
+}
+
+/// It was told of to everybody, and served after the next start only.
+#[test]
+fn partition_that_could_not_be_made_for_want_of_space_is_served_when_there_is_some() {
+    const ENOSPC: i32 = 28;
+    for seed in seeds() {
+        let mut stage = Stage::new(seed);
+        stage.start();
+        stage.play(|mut client, disk| async move {
+            let full = Fault::new(DiskOp::Create, FaultEffect::Errno(ENOSPC)).on("u-");
+            let full = disk.inject(full);
+            client.create("u").await;
+            assert!(disk.fired(full) > 0);
+            assert_eq!(client.produce("u", 1, "early").await, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+            client.io.sleep(Duration::from_secs(2)).await;
+            disk.lift(full);
+            client.io.sleep(Duration::from_secs(30)).await;
+            for partition in 0..4 {
+                assert_eq!(client.produce("u", partition, &format!("p{partition}")).await, OK);
+            }
+            client.expect_intact("u").await;
+        });
+        stage.stop();
+        stage.start();
+        stage.play(|mut client, _| async move { client.expect_intact("u").await });
     }
 }
 
